@@ -1,0 +1,415 @@
+"""Every span, metric and attribute that vibevoice-otel emits, written once.
+
+Nothing else in the project spells a name: the recorder, the exporters' tests, the dashboards, the alert rules, the schema
+registry and docs/telemetry.md all read this module. The Prometheus names are a contract with users' queries; how a rename is
+announced stands in docs/stability.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal
+
+AttributeType = Literal["string", "int", "double", "boolean"]
+Instrument = Literal["counter", "histogram", "gauge", "updowncounter"]
+Stability = Literal["stable", "development"]
+
+SCHEMA_URL: Final = "https://vibevoice-otel.github.io/schemas/0.1.0"
+SCOPE: Final = "vibevoice_otel"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute key. ``official`` marks a key that OpenTelemetry's own registry defines (reused, not redefined)."""
+
+    key: str
+    type: AttributeType
+    brief: str
+    examples: tuple[str | int | float | bool, ...] = ()
+    members: tuple[str, ...] = ()
+    official: bool = False
+    opt_in: bool = False
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One kind of span. ``parent`` is the span it always lies inside, or None for the service's SERVER span."""
+
+    name: str
+    parent: str | None
+    brief: str
+    attributes: tuple[Attribute, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One instrument. ``source`` says which span or which live state it is read from (metrics/from_spans.py is the table)."""
+
+    name: str
+    instrument: Instrument
+    unit: str
+    brief: str
+    attributes: tuple[Attribute, ...]
+    source: str
+    buckets: tuple[float, ...] = ()
+    stability: Stability = "stable"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def prometheus(self) -> str:
+        """The series name in Prometheus, as both the Collector and the Python exporter write it (without _bucket, _sum ...)."""
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        total = "_total" if self.instrument == "counter" else ""
+        return self.name.replace(".", "_") + suffix + total
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The Prometheus label names, in the order of ``attributes``."""
+        return tuple(a.key.replace(".", "_") for a in self.attributes)
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+
+class Status(str, Enum):
+    """How a synthesis request ended. ``success / (success + error + timeout)`` is the success SLI."""
+
+    SUCCESS = "success"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class ErrorType:
+    """Values of ``error.type`` that we set ourselves; any other value is an exception's class name."""
+
+    BUSY: Final = "busy"
+    EMPTY_TEXT: Final = "empty_text"
+    NO_AUDIO: Final = "no_audio"
+    NAN_AUDIO: Final = "nan_audio"
+    SILENT_AUDIO: Final = "silent_audio"
+    SHUTDOWN: Final = "shutdown"
+    CLIENT_DISCONNECT: Final = "client_disconnect"
+    CLOSE_CODE: Final = "websocket_close_"  # + the code, when the service closed with one that means failure
+    OTHER: Final = "_OTHER"
+
+
+class Cache:
+    HIT: Final = "hit"
+    MISS: Final = "miss"
+
+
+class Branch:
+    """Which half of classifier-free guidance a language-model pass served."""
+
+    POSITIVE: Final = "positive"
+    NEGATIVE: Final = "negative"
+
+
+class Defect:
+    SILENT: Final = "silent"
+    NAN: Final = "nan"
+    CLIPPED: Final = "clipped"
+    ALL: Final = (SILENT, NAN, CLIPPED)
+
+
+class Clock:
+    """Which clock a duration was read from; the two never share a series."""
+
+    HOST: Final = "host"
+    DEVICE: Final = "device"
+
+
+class Part:
+    """Consecutive parts of the first-audio latency; their durations add up to it exactly."""
+
+    QUEUE: Final = "queue"
+    MODEL_LOAD: Final = "model_load"
+    VOICE_LOAD: Final = "voice_load"
+    PREPROCESS: Final = "preprocess"
+    PREFILL: Final = "prefill"
+    LM: Final = "lm"
+    DIFFUSION: Final = "diffusion"
+    DECODE: Final = "decode"
+    DELIVERY: Final = "delivery"  # from the end of the first decode to the return of the first send
+    OTHER: Final = "other"
+    ALL: Final = (QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, PREFILL, LM, DIFFUSION, DECODE, DELIVERY, OTHER)
+
+
+TEXT_LENGTH_RANGES: Final = (("short", 50), ("medium", 200), ("long", None))
+OTHER: Final = "other"  # the bounded value for a voice, cfg or steps outside what the service knows
+
+
+def text_length_range(characters: int) -> str:
+    """short below 50 characters, medium below 200, else long."""
+    for name, below in TEXT_LENGTH_RANGES:
+        if below is None or characters < below:
+            return name
+    raise AssertionError("unreachable: the last range has no upper bound")
+
+
+# ------------------------------------------------------------------------------------------------ service level objectives
+
+SLO_SUCCESS_RATIO: Final = 0.99
+SLO_FIRST_AUDIO_RATIO: Final = 0.95
+SLO_FIRST_AUDIO_SECONDS: Final = 0.45
+SLO_WINDOW_DAYS: Final = 30
+SLOW_FIRST_AUDIO_SECONDS: Final = 0.5  # the dashboards' "share above 500 ms"
+
+# ---------------------------------------------------------------------------------------------------------------- buckets
+
+# An edge at every SLO (0.3, 0.45, 0.5 s) so that a share above it is exact, not interpolated.
+FIRST_AUDIO_BUCKETS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
+STEP_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)
+LOAD_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+LAUNCH_BUCKETS: Final = (0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1)
+RATIO_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+MEMORY_BUCKETS: Final = (
+    0.0, 4096.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0, 268435456.0, 1073741824.0,
+)  # fmt: skip
+SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+
+# ------------------------------------------------------------------------------------------------------- metric attributes
+# As written, so that Prometheus labels come out as users expect.
+
+M_VOICE = Attribute("voice", "string", "The voice that spoke (bounded: the service's own voices, else 'other').", ("en-Carter_man",))
+M_STATUS = Attribute("status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
+M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
+M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
+M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
+M_TEXT_RANGE = Attribute(
+    "text_length_range", "string", "short < 50 characters, medium < 200, long.", ("short",), members=("short", "medium", "long")
+)
+M_DEVICE = Attribute("device_id", "string", "Index of the GPU.", ("0",))
+M_CACHE = Attribute("cache", "string", "Whether what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
+M_CLOCK = Attribute("clock", "string", "The clock that measured: host or device.", ("host",), members=(Clock.HOST, Clock.DEVICE))
+M_EVENT = Attribute("event", "string", "Allocator event.", ("oom",), members=("alloc", "free", "retry", "oom"))
+M_KIND = Attribute("kind", "string", "What is wrong with the frame.", ("silent",), members=Defect.ALL)
+M_ERROR_TYPE = Attribute("error_type", "string", "The error.type of the failed request.", ("RuntimeError", "nan_audio"))
+M_WHAT = Attribute("what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records"))
+M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_full", "export_failed"))
+M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
+M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
+M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transformers", "realtime"))
+
+# --------------------------------------------------------------------------------------------------------- span attributes
+
+VOICE = Attribute("vibevoice.voice", "string", "The voice that spoke.", ("en-Carter_man",))
+VOICE_REQUESTED = Attribute("vibevoice.voice.requested", "string", "The voice asked for, when another one spoke.", ("en-Nobody",))
+CFG = Attribute("vibevoice.cfg", "double", "Classifier-free guidance scale used.", (1.5,))
+CFG_REQUESTED = Attribute("vibevoice.cfg.requested", "string", "The scale asked for, when another was used.", ("-1",))
+STEPS = Attribute("vibevoice.steps", "int", "Diffusion steps a frame used.", (5,))
+STEPS_REQUESTED = Attribute("vibevoice.steps.requested", "string", "The steps asked for, when another number was used.", ("0",))
+STEPS_STICKY = Attribute("vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,))
+TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
+TEXT = Attribute("vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", opt_in=True)
+STATUS = Attribute("vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
+CACHE = Attribute("vibevoice.cache", "string", "hit when what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
+FRAMES = Attribute("vibevoice.frames", "int", "Audio frames generated.", (16,))
+AUDIO_DURATION = Attribute("vibevoice.audio.duration", "double", "Seconds of audio produced.", (2.13,))
+REAL_TIME_FACTOR = Attribute("vibevoice.real_time_factor", "double", "Generation time / audio time; below 1 is faster than real time.", (0.4,))
+FIRST_AUDIO_LATENCY = Attribute(
+    "vibevoice.first_audio.latency", "double", "Seconds from the request's arrival to the return of the first non-empty binary send.", (0.21,)
+)
+UNDERRUNS = Attribute("vibevoice.underruns", "int", "Times a listener who plays at once ran out of audio.", (0,))
+UNDERRUN_DURATION = Attribute("vibevoice.underrun.duration", "double", "Seconds of silence that such underruns made.", (0.0,))
+FRAMES_SILENT = Attribute("vibevoice.frames.silent", "int", "Frames with no sound in them.", (0,))
+FRAMES_NAN = Attribute("vibevoice.frames.nan", "int", "Frames with a sample that is not a number.", (0,))
+FRAMES_CLIPPED = Attribute("vibevoice.frames.clipped", "int", "Frames whose peak is above full scale.", (0,))
+LEADING_SILENCE = Attribute("vibevoice.leading_silence", "double", "Seconds of silence before the first sound.", (0.02,))
+AFTER_DISCONNECT_DURATION = Attribute(
+    "vibevoice.after_disconnect.duration", "double", "Seconds the model worked on after the listener had left.", (0.8,)
+)
+AFTER_DISCONNECT_FRAMES = Attribute("vibevoice.after_disconnect.frames", "int", "Frames made after the listener had left.", (6,))
+FRAMES_UNDELIVERED = Attribute("vibevoice.frames.undelivered", "int", "Frames computed but never handed to the socket.", (5,))
+EVENT_LOOP_BLOCKED = Attribute("vibevoice.event_loop.blocked", "double", "Seconds that a disconnect blocked the event loop.", (1.1,))
+CLOSE_CODE = Attribute("vibevoice.websocket.close_code", "int", "The close code that the service sent or received.", (1000,))
+STREAM_PARTIAL = Attribute("vibevoice.stream.partial", "boolean", "Exported before its request ended (a long stream is drained).", (True,))
+UNATTRIBUTED = Attribute("vibevoice.unattributed", "double", "Seconds of the generation under no named child.", (0.01,))
+SPANS_OMITTED = Attribute("vibevoice.spans.omitted", "int", "Spans of this trace left out by the span budget.", (0,))
+FRAME_INDEX = Attribute("vibevoice.frame.index", "int", "Position of the frame in the request, from 0.", (0,))
+STEP_INDEX = Attribute("vibevoice.step.index", "int", "Position of the step in its frame, from 0.", (0,))
+FRAME_STEPS = Attribute("vibevoice.frame.steps", "int", "Diffusion steps taken in this frame.", (5,))
+STEP_MEAN = Attribute("vibevoice.frame.step.mean", "double", "Mean step time in seconds, on a frame whose steps were left out.", (0.004,))
+STEP_MAX = Attribute("vibevoice.frame.step.max", "double", "Longest step in seconds, on a frame whose steps were left out.", (0.01,))
+FRAME_DEFECT = Attribute("vibevoice.frame.defect", "string", "What is wrong with this frame's audio.", ("silent",), members=Defect.ALL)
+FRAME_IDLE_SHARE = Attribute("vibevoice.frame.device.idle", "double", "Share of the frame in which the device waited for the host.", (0.1,))
+LM_BRANCH = Attribute(
+    "vibevoice.lm.branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
+)
+WINDOW_INDEX = Attribute("vibevoice.prefill.window", "int", "Position of the text window, from 0.", (0,))
+HOST_DURATION = Attribute("vibevoice.host.duration", "double", "Seconds by the host's clock, where the span itself is device time.", (0.004,))
+CLOCK = Attribute("vibevoice.clock", "string", "The clock that timed the span.", ("host",), members=(Clock.HOST, Clock.DEVICE))
+CLOCK_ERROR = Attribute("vibevoice.clock.error", "double", "Stated error in seconds of device times placed on the host's clock.", (0.00001,))
+SYNTHETIC = Attribute("vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,))
+GENERATION_THREADS = Attribute("vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,))
+
+ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
+GEN_AI_OUTPUT = Attribute("gen_ai.output.type", "string", "Always 'speech'.", ("speech",), official=True)
+GEN_AI_MODEL = Attribute("gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True)
+
+# ------------------------------------------------------------------------------------------------------------------ spans
+
+SYNTHESIZE = Span(
+    "vibevoice.synthesize",
+    None,
+    "One speech request, from the arrival of its WebSocket to the last thing done for it.",
+    (
+        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT, STATUS, ERROR_TYPE,
+        FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS, UNDERRUN_DURATION, FRAMES_SILENT, FRAMES_NAN,
+        FRAMES_CLIPPED, LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED,
+        EVENT_LOOP_BLOCKED, CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
+    ),
+)  # fmt: skip
+QUEUE = Span("vibevoice.queue", SYNTHESIZE.name, "Waiting for a turn: from the socket's acceptance to the start of the work.")
+MODEL_LOAD = Span("vibevoice.model.load", SYNTHESIZE.name, "The model made ready: cold (miss) or already there (hit).", (CACHE, GEN_AI_MODEL))
+VOICE_LOAD = Span("vibevoice.voice.load", SYNTHESIZE.name, "The voice's prompt made ready.", (CACHE, VOICE))
+PREPROCESS = Span("vibevoice.preprocess", SYNTHESIZE.name, "Text to model inputs.", (CACHE,))
+GENERATE = Span("vibevoice.generate", SYNTHESIZE.name, "The model's generation loop, on its own thread.", (UNATTRIBUTED, FRAMES))
+PREFILL = Span("vibevoice.prefill", GENERATE.name, "The language model reads a window of text.", (WINDOW_INDEX, CLOCK, HOST_DURATION))
+FRAME = Span(
+    "vibevoice.frame",
+    GENERATE.name,
+    "One audio frame, from its sampling's entry to the next frame's or the end.",
+    (FRAME_INDEX, FRAME_STEPS, FRAME_DEFECT, STEP_MEAN, STEP_MAX, FRAME_IDLE_SHARE, STREAM_PARTIAL),
+)
+STEP = Span(
+    "vibevoice.diffusion.step",
+    FRAME.name,
+    "One diffusion step: from the end of set_timesteps, or of the step before, to the return of scheduler.step.",
+    (STEP_INDEX, CLOCK, HOST_DURATION, STREAM_PARTIAL),
+)
+DECODE = Span("vibevoice.decode", FRAME.name, "Latent to waveform.", (CLOCK, HOST_DURATION, STREAM_PARTIAL))
+LM_FORWARD = Span("vibevoice.lm.forward", FRAME.name, "One pass of the language model.", (LM_BRANCH, STREAM_PARTIAL))
+SEMANTIC_ENCODE = Span("vibevoice.semantic_encode", FRAME.name, "The long-form model listens to its own frame.", (STREAM_PARTIAL,))
+CONNECTOR = Span("vibevoice.connector", FRAME.name, "Latents projected into the language model's space.", (STREAM_PARTIAL,))
+FIRST_CHUNK = Span("vibevoice.first_chunk", SYNTHESIZE.name, "A milestone: its duration is the first-audio latency.")
+
+SPANS: Final = (
+    SYNTHESIZE, QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, GENERATE, PREFILL, FRAME, STEP, DECODE, LM_FORWARD, SEMANTIC_ENCODE,
+    CONNECTOR, FIRST_CHUNK,
+)  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------------------- metrics
+
+REQUESTS = Metric(
+    "vibevoice.streaming.requests", "counter", "{request}", "Synthesis requests that ended, by how they ended.",
+    (M_VOICE, M_STATUS, M_CFG, M_STEPS), "span vibevoice.synthesize",
+)  # fmt: skip
+FIRST_AUDIO = Metric(
+    "vibevoice.first_audio.latency", "histogram", "s", "From the request's arrival to the first audio handed to the socket.",
+    (M_VOICE, M_TEXT_RANGE, M_CFG, M_STEPS), "span vibevoice.first_chunk", FIRST_AUDIO_BUCKETS,
+)  # fmt: skip
+INFERENCE = Metric(
+    "vibevoice.inference.duration", "histogram", "s", "One diffusion step.",
+    (M_VOICE, M_STEP_INDEX, M_CFG, M_STEPS, M_CLOCK), "span vibevoice.diffusion.step", STEP_BUCKETS,
+)  # fmt: skip
+GPU_MEMORY = Metric("vibevoice.gpu.memory", "gauge", "By", "Bytes that torch's allocator has handed out.", (M_DEVICE,), "live: torch")
+BUFFER_LENGTH = Metric(
+    "vibevoice.audio_buffer.length", "gauge", "{chunk}",
+    "Largest backlog of audio chunks among the voice's open streams; no point when none is open.", (M_VOICE,), "live: open timelines",
+)  # fmt: skip
+MEMORY_INCREASE = Metric(
+    "vibevoice.step.memory_increase", "histogram", "By", "Growth of allocated GPU memory over one diffusion step.",
+    (M_VOICE, M_STEP_INDEX, M_CFG, M_STEPS), "span vibevoice.diffusion.step", MEMORY_BUCKETS,
+)  # fmt: skip
+MEMORY_DECREASE = Metric(
+    "vibevoice.step.memory_decrease", "histogram", "By", "Shrinkage of allocated GPU memory over one diffusion step.",
+    (M_VOICE, M_STEP_INDEX, M_CFG, M_STEPS), "span vibevoice.diffusion.step", MEMORY_BUCKETS,
+)  # fmt: skip
+ACTIVE = Metric("vibevoice.streaming.active", "updowncounter", "{request}", "Requests open now.", (M_VOICE,), "live: open timelines")
+
+MODEL_LOAD_DURATION = Metric(
+    "vibevoice.model.load.duration", "histogram", "s", "Making the model ready.", (M_CACHE,), "span vibevoice.model.load", LOAD_BUCKETS
+)
+VOICE_LOAD_DURATION = Metric(
+    "vibevoice.voice.load.duration", "histogram", "s", "Making a voice ready.", (M_VOICE, M_CACHE), "span vibevoice.voice.load", LOAD_BUCKETS
+)
+PREPROCESS_DURATION = Metric(
+    "vibevoice.preprocess.duration", "histogram", "s", "Text to model inputs.",
+    (M_VOICE, M_TEXT_RANGE, M_CACHE), "span vibevoice.preprocess", LOAD_BUCKETS,
+)  # fmt: skip
+QUEUE_DURATION = Metric("vibevoice.queue.duration", "histogram", "s", "Waiting for a turn.", (M_VOICE,), "span vibevoice.queue", LOAD_BUCKETS)
+DECODE_DURATION = Metric(
+    "vibevoice.decode.duration", "histogram", "s", "Latent to waveform, one frame.", (M_VOICE, M_CLOCK), "span vibevoice.decode", STEP_BUCKETS
+)
+PREFILL_DURATION = Metric(
+    "vibevoice.prefill.duration", "histogram", "s", "The language model reads a window of text.",
+    (M_VOICE, M_CLOCK), "span vibevoice.prefill", LOAD_BUCKETS,
+)  # fmt: skip
+FIRST_AUDIO_PART = Metric(
+    "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to it.",
+    (M_VOICE, M_PART), "span vibevoice.first_chunk", FIRST_AUDIO_BUCKETS,
+)  # fmt: skip
+LAUNCH_LATENCY = Metric(
+    "vibevoice.kernel.launch_latency", "histogram", "s", "From the host's call to the start on an idle device.",
+    (M_DEVICE,), "span vibevoice.diffusion.step", LAUNCH_BUCKETS,
+)  # fmt: skip
+DEVICE_QUEUE = Metric(
+    "vibevoice.kernel.queue_latency", "histogram", "s", "From the host's call to the start on a device that was busy.",
+    (M_DEVICE,), "span vibevoice.diffusion.step", LAUNCH_BUCKETS,
+)  # fmt: skip
+GPU_MEMORY_PEAK = Metric("vibevoice.gpu.memory.peak", "gauge", "By", "Highest allocated bytes since start.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_RESERVED = Metric("vibevoice.gpu.memory.reserved", "gauge", "By", "Bytes reserved by torch's allocator.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_LIMIT = Metric(
+    "vibevoice.gpu.memory.limit", "gauge", "By", "The lesser of torch's cap and the card's total.", (M_DEVICE,), "live: torch"
+)
+GPU_MEMORY_FREE = Metric("vibevoice.gpu.memory.free", "gauge", "By", "Free on the card, other processes seen.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_EVENTS = Metric(
+    "vibevoice.gpu.memory.events", "counter", "{event}", "Allocator events: a retry is a near miss, an oom a failure.",
+    (M_DEVICE, M_EVENT), "live: torch",
+)  # fmt: skip
+AUDIO_PRODUCED = Metric("vibevoice.audio.produced", "counter", "s", "Seconds of audio made.", (M_VOICE,), "span vibevoice.synthesize")
+GENERATE_BUSY = Metric(
+    "vibevoice.generate.busy", "counter", "s", "Seconds spent generating; over audio.produced it is the fleet's real-time factor.",
+    (M_VOICE,), "span vibevoice.generate",
+)  # fmt: skip
+RTF = Metric(
+    "vibevoice.real_time_factor", "histogram", "{ratio}", "Generation time / audio time; below 1 is faster than real time.",
+    (M_VOICE, M_CFG, M_STEPS), "span vibevoice.synthesize", RATIO_BUCKETS,
+)  # fmt: skip
+UNDERRUN = Metric(
+    "vibevoice.playback.underrun", "counter", "{underrun}", "Times a listener who plays at once ran out of audio.",
+    (M_VOICE,), "span vibevoice.synthesize",
+)  # fmt: skip
+LEADING_SILENCE_SECONDS = Metric(
+    "vibevoice.leading_silence", "histogram", "s", "Silence before the first sound.", (M_VOICE,), "span vibevoice.synthesize", SILENCE_BUCKETS
+)
+DEFECTIVE_FRAMES = Metric(
+    "vibevoice.frames.defective", "counter", "{frame}", "Frames that are silent, not a number, or clipped.",
+    (M_VOICE, M_KIND), "span vibevoice.synthesize",
+)  # fmt: skip
+DROPPED = Metric(
+    "vibevoice.telemetry.dropped", "counter", "{item}", "Telemetry that was lost, and why.", (M_WHAT, M_REASON), "live: the recorder"
+)
+PROGRESS_AGE = Metric(
+    "vibevoice.streaming.oldest_progress_age", "gauge", "s", "Seconds since the least recent open stream last made a frame.",
+    (), "live: open timelines",
+)  # fmt: skip
+ERRORS = Metric("vibevoice.errors", "counter", "{error}", "Failed requests by cause.", (M_VOICE, M_ERROR_TYPE), "span vibevoice.synthesize")
+BUILD_INFO = Metric("vibevoice.build_info", "gauge", "{info}", "Always 1; what is running.", (M_VERSION, M_ADAPTER), "live: the recorder")
+
+METRICS: Final = (
+    REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
+    VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, LAUNCH_LATENCY,
+    DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
+    GENERATE_BUSY, RTF, UNDERRUN, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
+)  # fmt: skip
+
+# The resource says what was measured (target_info in Prometheus).
+R_MODEL = Attribute("vibevoice.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",))
+R_REVISION = Attribute("vibevoice.model.revision", "string", "The checkpoint's revision, where it has one.", ("1f2e3d",))
+R_DEVICE = Attribute("vibevoice.device", "string", "The device that generates.", ("cuda", "cpu"))
