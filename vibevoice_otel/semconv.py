@@ -17,6 +17,8 @@ Stability = Literal["stable", "development"]
 
 SCHEMA_URL: Final = "https://vibevoice-otel.github.io/schemas/0.1.0"
 SCOPE: Final = "vibevoice_otel"
+SAMPLE_RATE_HZ: Final = 24_000  # of every VibeVoice model; PCM16, mono
+SILENCE_PEAK: Final = 1e-4  # -80 dBFS: a frame whose peak is below it has no sound in it (PCM16's own step is 3e-5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,7 @@ M_ERROR_TYPE = Attribute("error_type", "string", "The error.type of the failed r
 M_WHAT = Attribute("what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records"))
 M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_full", "export_failed"))
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
+M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
 M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
 M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transformers", "realtime"))
 
@@ -354,6 +357,12 @@ FIRST_AUDIO_PART = Metric(
     "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to it.",
     (M_VOICE, M_PART), "span vibevoice.first_chunk", FIRST_AUDIO_BUCKETS,
 )  # fmt: skip
+FIRST_AUDIO_SLI = Metric(
+    "vibevoice.first_audio.slo", "counter", "{request}",
+    "Requests that count towards the first-audio objective: good when audio came in time, bad when late or failed before any. "
+    "Rejected ones, and listeners who left before the objective's time, do not count.",
+    (M_VOICE, M_RESULT), "span vibevoice.synthesize",
+)  # fmt: skip
 LAUNCH_LATENCY = Metric(
     "vibevoice.kernel.launch_latency", "histogram", "s", "From the host's call to the start on an idle device.",
     (M_DEVICE,), "span vibevoice.diffusion.step", LAUNCH_BUCKETS,
@@ -404,7 +413,7 @@ BUILD_INFO = Metric("vibevoice.build_info", "gauge", "{info}", "Always 1; what i
 
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
-    VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, LAUNCH_LATENCY,
+    VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, FIRST_AUDIO_SLI, LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
 )  # fmt: skip

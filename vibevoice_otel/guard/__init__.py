@@ -1,0 +1,1 @@
+"""What keeps telemetry from doing harm: bounded labels, redaction, sampling."""

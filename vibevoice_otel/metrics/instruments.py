@@ -1,0 +1,109 @@
+"""The OTel instruments of semconv.METRICS, with the label bounds enforced before the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from vibevoice_otel import semconv
+from vibevoice_otel.recording.records import Ids
+from vibevoice_otel.semconv import Metric
+
+Attributes = Mapping[str, str]
+Observe = Callable[[], Iterable[tuple[float, Attributes]]]
+#: What the OpenTelemetry specification calls the attribute set that stands for all beyond the limit.
+OVERFLOW: Mapping[str, Any] = {"otel.metric.overflow": True}
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def exemplar_context(trace_id: int, span_id: int) -> Context:
+    """A context whose current span is the (already ended) span that an exemplar shall name."""
+    return trace.set_span_in_context(NonRecordingSpan(SpanContext(trace_id, span_id, False, SAMPLED)))
+
+
+class Limits:
+    """Counts attribute sets and series; past either limit a measurement goes to the overflow set, so sums stay exact."""
+
+    def __init__(self, max_attribute_sets: int, max_series: int) -> None:
+        self._max_sets = max_attribute_sets
+        self._max_series = max_series
+        self._seen: dict[str, set[tuple[tuple[str, str], ...]]] = {}
+        self._series = 0
+
+    def admit(self, metric: Metric, attributes: Attributes) -> Mapping[str, Any]:
+        key = tuple(sorted(attributes.items()))
+        seen = self._seen.setdefault(metric.name, set())
+        if key in seen:
+            return attributes
+        cost = len(metric.buckets) + 3 if metric.instrument == "histogram" else 1
+        # One place in each instrument is the overflow set's own.
+        if len(seen) >= self._max_sets - 1 or self._series + cost > self._max_series:
+            return OVERFLOW
+        seen.add(key)
+        self._series += cost
+        return attributes
+
+
+class Instruments:
+    """Creates each instrument once and records into it."""
+
+    def __init__(self, provider: MeterProvider | None, version: str, limits: Limits) -> None:
+        self.meter: Meter = get_meter(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
+        self._limits = limits
+        self._synchronous: dict[str, Any] = {}
+        for metric in semconv.METRICS:
+            if metric.source.startswith("span ") or metric is semconv.DROPPED:
+                self._synchronous[metric.name] = self._create(metric)
+
+    def _create(self, metric: Metric) -> Any:
+        if metric.instrument == "counter":
+            return self.meter.create_counter(metric.name, metric.unit, metric.brief)
+        return self.meter.create_histogram(
+            metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets)
+        )
+
+    def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
+        """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
+        self._synchronous[metric.name].add(amount, self._limits.admit(metric, attributes))
+
+    def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None) -> None:
+        """Record into a histogram; ``exemplar`` is (trace id, span id) of an exported, sampled span, or None."""
+        context = exemplar_context(*exemplar) if exemplar is not None else NO_TRACE
+        self._synchronous[metric.name].record(value, self._limits.admit(metric, attributes), context=context)
+
+    def record_many(
+        self, metric: Metric, values: NDArray[np.float64], attributes: Attributes, trace_id: int = 0, span_ids: Ids | Sequence[int] = ()
+    ) -> None:
+        """Record each of ``values``, shape (n,). ``span_ids`` (n,) name the spans for exemplars; empty for none, 0 for not exported."""
+        bounded = self._limits.admit(metric, attributes)
+        record = self._synchronous[metric.name].record
+        if not len(span_ids):
+            for value in values.tolist():
+                record(value, bounded, context=NO_TRACE)
+            return
+        for value, span_id in zip(values.tolist(), np.asarray(span_ids).tolist(), strict=True):
+            record(value, bounded, context=exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
+
+    def observe(self, metric: Metric, read: Observe) -> None:
+        """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value, attributes)."""
+
+        def callback(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value, self._limits.admit(metric, attributes)) for value, attributes in read()]
+
+        create = {
+            "gauge": self.meter.create_observable_gauge,
+            "updowncounter": self.meter.create_observable_up_down_counter,
+            "counter": self.meter.create_observable_counter,
+        }[metric.instrument]
+        create(metric.name, [callback], metric.unit, metric.brief)
+
+
+#: An empty context: without it the SDK would take the current span of the recording thread for an exemplar.
+NO_TRACE = Context()

@@ -1,0 +1,337 @@
+"""Facts to span records. Pure: reads a timeline's columns, builds a Batch; no SDK, no clock, no thread.
+
+The rules of the tree stand here: every vibevoice.* record lies inside its parent in time, a frame runs from its sampling's entry
+to the next frame's or the end, a step from the end of set_timesteps or of the step before to the return of scheduler.step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from vibevoice_otel import semconv
+from vibevoice_otel.guard.cardinality import Bounds
+from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.parts import FirstAudioParts
+from vibevoice_otel.recording.playback import Playback
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Ints, Labels, Operation
+from vibevoice_otel.recording.timeline import Leaf, Note, Timeline
+from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SILENCE_PEAK, Branch, Defect, Part
+
+#: Leaf -> (span, attributes, part of the first-audio latency).
+LEAVES: dict[Leaf, tuple[semconv.Span, dict[str, str], str]] = {
+    Leaf.PREFILL: (semconv.PREFILL, {}, Part.PREFILL),
+    Leaf.LM_POSITIVE: (semconv.LM_FORWARD, {semconv.LM_BRANCH.key: Branch.POSITIVE}, Part.LM),
+    Leaf.LM_NEGATIVE: (semconv.LM_FORWARD, {semconv.LM_BRANCH.key: Branch.NEGATIVE}, Part.LM),
+    Leaf.DECODE: (semconv.DECODE, {}, Part.DECODE),
+    Leaf.SEMANTIC_ENCODE: (semconv.SEMANTIC_ENCODE, {}, Part.LM),
+    Leaf.CONNECTOR: (semconv.CONNECTOR, {}, Part.LM),
+}
+#: Cold operation -> part of the first-audio latency.
+NOTE_PARTS = {
+    semconv.QUEUE: Part.QUEUE,
+    semconv.MODEL_LOAD: Part.MODEL_LOAD,
+    semconv.VOICE_LOAD: Part.VOICE_LOAD,
+    semconv.PREPROCESS: Part.PREPROCESS,
+}
+NO_TIMES: Ints = np.empty(0, np.int64)
+
+
+class Assembly:
+    """The assembler's memory of one request between its batches.
+
+    Args:
+        timeline: the request's facts; this object is the only one that removes from its columns.
+        trace_id, root_id, server_id: of vibevoice.synthesize and its parent (0 for none).
+        sampled, recording: the sampler's word on vibevoice.synthesize.
+    """
+
+    def __init__(
+        self, timeline: Timeline, trace_id: int, root_id: int, server_id: int, bounds: Bounds, ids: IdSource, *, sampled: bool, recording: bool
+    ) -> None:
+        self.timeline = timeline
+        self._trace = (trace_id, root_id, server_id, sampled, recording)
+        self._bounds = bounds
+        self._ids = ids
+        self._generate_id = 0
+        self._frames = 0  # finished so far
+        self._delivered = 0
+        self._windows = 0
+        self._samples = 0
+        self._covered = 0  # ns under named leaves
+        self._generated_until: int | None = None  # ns up to which generate_seconds has been reported
+        self._defects = dict.fromkeys(Defect.ALL, 0)
+        self._after_disconnect = 0
+        self._playback = Playback()
+        self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
+        self._first_send: int | None = None
+        self.omitted = 0  # spans that the budget left out; the budget adds to it
+
+    def without_trace(self, root_id: int) -> None:
+        """There is no valid trace (no SDK): records get ids all the same, and nothing is exported."""
+        self._trace = (0, root_id, 0, False, False)
+
+    # ------------------------------------------------------------------------------------------------------------ batches
+
+    def drain(self) -> Batch | None:
+        """The frames that are complete in a request that is still open; None when there are fewer than one."""
+        if len(self.timeline.frames) < 2:
+            return None
+        return self._batch(cut=self.timeline.frames[-1], end=None)
+
+    def finish(self, *, end: int, shutdown: bool = False) -> Batch:
+        """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
+        return self._batch(cut=None, end=end, shutdown=shutdown)
+
+    def _batch(self, cut: int | None, end: int | None, *, shutdown: bool = False) -> Batch:
+        t = self.timeline
+        trace_id, root_id, server_id, sampled, recording = self._trace
+        batch = Batch(
+            request=t.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
+            labels=self._labels(), operations=[], blocks=[], final=end is not None, synthetic=t.asked.synthetic,
+        )  # fmt: skip
+        limit = end if end is not None else cut
+        assert limit is not None
+        generate_end = min(t.generate_end if t.generate_end is not None else limit, limit)
+        if t.generate_start is not None:
+            self._generation(batch, limit, generate_end)
+        self._notes(batch)
+        self._audio(batch)
+        self._sends(batch)
+        if end is not None:
+            self._close(batch, end, generate_end, shutdown=shutdown)
+        return batch
+
+    def _labels(self) -> Labels:
+        used, asked = self.timeline.used, self.timeline.asked
+        return Labels(
+            voice=self._bounds.voice(used.voice if used.voice is not None else asked.voice),
+            cfg=self._bounds.cfg(used.cfg),
+            steps=self._bounds.steps(used.steps),
+            text_length_range=semconv.text_length_range(asked.text_length or 0),
+        )
+
+    def _new_id(self) -> int:
+        return int(self._ids.take(1)[0])
+
+    def _wall(self, times: Ints) -> Ints:
+        return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)
+
+    def _operation(self, span: semconv.Span, start: int, end: int, parent: int, span_id: int | None = None) -> Operation:
+        to_wall = self.timeline.anchor.to_wall
+        return Operation(span, to_wall(start), to_wall(end), span_id if span_id is not None else self._new_id(), parent)
+
+    # --------------------------------------------------------------------------------------------------------- generation
+
+    def _generation(self, batch: Batch, limit: int, generate_end: int) -> None:
+        t = self.timeline
+        assert t.generate_start is not None
+        if not self._generate_id:
+            self._generate_id = self._new_id()
+        starts = _take(t.frames, limit, keep_equal=not batch.final)
+        bases = _take(t.bases, limit)
+        step_ends = _take(t.steps, limit)
+        frame_starts = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
+        until = generate_end if batch.final else limit
+        ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
+        frame_ids = self._ids.take(len(frame_starts))
+        partial: dict[str, AttributeValue] = {} if batch.final else {semconv.STREAM_PARTIAL.key: True}
+
+        frame_of_step = np.searchsorted(frame_starts, step_ends, "right") - 1
+        inside = frame_of_step >= 0
+        step_ends, frame_of_step = step_ends[inside], frame_of_step[inside]
+        if len(step_ends):
+            first_of_frame = np.searchsorted(frame_of_step, np.arange(len(frame_starts)))
+            index = np.arange(len(step_ends)) - first_of_frame[frame_of_step]
+            base = _base_of_frame(frame_starts, ends, bases)
+            step_starts = np.where(index == 0, base[frame_of_step], np.concatenate((step_ends[:1], step_ends[:-1])))
+            self._covered += int((step_ends - step_starts).sum())
+            self._early(((int(step_starts[0]), int(step_ends[frame_of_step == 0][-1]), Part.DIFFUSION),) if frame_of_step[0] == 0 else ())
+            block = Block(
+                semconv.STEP, self._wall(step_starts), self._wall(step_ends), self._ids.take(len(step_ends)), frame_ids[frame_of_step],
+                {semconv.STEP_INDEX.key: index, **partial},
+            )  # fmt: skip
+            batch.blocks.append(block)
+        if len(frame_starts):
+            per_frame = np.bincount(frame_of_step, minlength=len(frame_starts)).astype(np.int64)
+            numbers = np.arange(self._frames, self._frames + len(frame_starts))
+            attributes = {semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: per_frame, **partial}
+            batch.blocks.append(
+                Block(
+                    semconv.FRAME, self._wall(frame_starts), self._wall(ends), frame_ids, np.full(len(frame_starts), self._generate_id, np.uint64), attributes
+                )
+            )
+            self._frames += len(frame_starts)
+        for leaf in Leaf:
+            self._leaf(batch, leaf, limit, frame_starts, frame_ids, partial)
+        since = self._generated_until if self._generated_until is not None else t.generate_start
+        batch.generate_seconds = max(0, until - since) / 1e9
+        self._generated_until = until
+
+    def _leaf(self, batch: Batch, leaf: Leaf, limit: int, frame_starts: Ints, frame_ids: Ids, partial: dict[str, AttributeValue]) -> None:
+        column = self.timeline.leaves[leaf]
+        pairs = _take(column, limit, stride=2).reshape(-1, 2)
+        if not len(pairs):
+            return
+        span, fixed, part = LEAVES[leaf]
+        starts, ends = pairs[:, 0], pairs[:, 1]
+        parents = np.full(len(starts), self._generate_id, np.uint64)
+        attributes: dict[str, object] = {**fixed, **partial}
+        if span is semconv.PREFILL:
+            attributes = {semconv.WINDOW_INDEX.key: np.arange(self._windows, self._windows + len(starts))}
+            self._windows += len(starts)
+        elif len(frame_starts):
+            frame = np.searchsorted(frame_starts, starts, "right") - 1
+            parents[frame >= 0] = frame_ids[frame[frame >= 0]]
+        self._covered += int((ends - starts).sum())
+        self._early((int(s), int(e), part) for s, e in pairs[:4])
+        batch.blocks.append(Block(span, self._wall(starts), self._wall(ends), self._ids.take(len(starts)), parents, attributes))  # type: ignore[arg-type]
+
+    # -------------------------------------------------------------------------------------------------- everything around it
+
+    def _notes(self, batch: Batch) -> None:
+        t = self.timeline
+        notes: list[Note] = t.notes[:]
+        del t.notes[: len(notes)]
+        _, root_id, *_ = self._trace
+        for note in notes:
+            operation = self._operation(note.span, note.start, note.end, root_id)
+            operation.attributes.update(note.attributes)
+            operation.error_type = note.error_type
+            batch.operations.append(operation)
+            if note.span in NOTE_PARTS:
+                self._early(((note.start, note.end, NOTE_PARTS[note.span]),))
+
+    def _early(self, intervals: Iterable[tuple[int, int, str]]) -> None:
+        if self._parts is not None:
+            self._parts.add(intervals)
+
+    def _audio(self, batch: Batch) -> None:
+        t = self.timeline
+        count = min(len(t.audio_samples), len(t.audio_low), len(t.audio_high))
+        samples = t.audio_samples[:count]
+        low, high = np.array(t.audio_low[:count]), np.array(t.audio_high[:count])
+        for column in (t.audio_samples, t.audio_low, t.audio_high):
+            del column[:count]
+        nan = np.isnan(low) | np.isnan(high)
+        peak = np.maximum(np.abs(np.where(nan, 0.0, low)), np.abs(np.where(nan, 0.0, high)))
+        found = {Defect.NAN: nan, Defect.SILENT: ~nan & (peak < SILENCE_PEAK), Defect.CLIPPED: ~nan & (peak > 1.0)}
+        batch.defects = {kind: int(mask.sum()) for kind, mask in found.items()}
+        for kind, number in batch.defects.items():
+            self._defects[kind] += number
+        frames = batch.block(semconv.FRAME)
+        if frames is not None and any(batch.defects.values()):
+            names = np.full(len(frames), "", dtype="<U7")
+            offset = self._delivered - (self._frames - len(frames))  # the k-th frame handed over is the k-th frame made
+            for kind, mask in found.items():
+                rows = np.nonzero(mask)[0] + offset
+                names[rows[(rows >= 0) & (rows < len(frames))]] = kind
+            frames.attributes[semconv.FRAME_DEFECT.key] = names
+        self._delivered += count
+        self._samples += sum(samples)
+        batch.audio_seconds = sum(samples) / SAMPLE_RATE_HZ
+        if t.cancelled is not None:
+            self._after_disconnect += sum(1 for put in t.puts if put > t.cancelled)
+        elif not batch.final:
+            del t.puts[: max(0, len(t.puts) - 1)]
+
+    def _sends(self, batch: Batch) -> None:
+        t = self.timeline
+        sends = t.sends[: len(t.sends) // 3 * 3]
+        if self._first_send is None and sends:
+            self._first_send = sends[1]
+            batch.operations.append(self._operation(semconv.FIRST_CHUNK, t.opened, self._first_send, self._trace[1]))
+            if self._parts is not None:
+                batch.first_audio_parts = self._parts.divide(self._first_send)
+                self._parts = None
+        batch.underruns = self._playback.play(sends)
+        del t.sends[: len(sends)]
+
+    def _close(self, batch: Batch, end: int, generate_end: int, *, shutdown: bool) -> None:
+        t = self.timeline
+        _, root_id, server_id, *_ = self._trace
+        if t.generate_start is not None:
+            generate = self._operation(semconv.GENERATE, t.generate_start, max(t.generate_start, generate_end), root_id, self._generate_id)
+            generate.error_type = t.generate_error
+            uncovered = max(0, generate_end - t.generate_start - self._covered) / 1e9
+            generate.attributes = {semconv.FRAMES.key: self._frames, semconv.UNATTRIBUTED.key: uncovered}
+            batch.operations.append(generate)
+        heard = self._first_send is not None or (t.web_closed is None and self._frames > 0)
+        nan, silent = self._defects[Defect.NAN], self._defects[Defect.SILENT]
+        status, error = outcome.decide(t, self._delivered, nan, silent, heard=heard, shutdown=shutdown)
+        batch.status, batch.error_type = status, error
+        root = self._operation(semconv.SYNTHESIZE, t.opened, end, server_id, root_id)
+        root.error_type = error
+        root.attributes = self._root_attributes(status, generate_end)
+        batch.operations.append(root)
+
+    def _root_attributes(self, status: semconv.Status, generate_end: int) -> dict[str, AttributeValue]:
+        t = self.timeline
+        asked, used = t.asked, t.used
+        audio = self._samples / SAMPLE_RATE_HZ
+        generated = (generate_end - t.generate_start) / 1e9 if t.generate_start is not None else 0.0
+        after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled
+        values: dict[semconv.Attribute, AttributeValue | None] = {
+            semconv.GEN_AI_OUTPUT: "speech",
+            semconv.GEN_AI_MODEL: used.model,
+            semconv.VOICE: used.voice,
+            semconv.VOICE_REQUESTED: asked.voice if asked.voice and asked.voice != used.voice else None,
+            semconv.CFG: used.cfg,
+            semconv.CFG_REQUESTED: asked.cfg if asked.cfg and used.cfg is not None and not _same(asked.cfg, used.cfg) else None,
+            semconv.STEPS: used.steps,
+            semconv.STEPS_REQUESTED: asked.steps if asked.steps and used.steps is not None and not _same(asked.steps, used.steps) else None,
+            semconv.STEPS_STICKY: used.steps_sticky or None,
+            semconv.TEXT_LENGTH: asked.text_length,
+            semconv.TEXT: asked.text,
+            semconv.STATUS: status.value,
+            semconv.FRAMES: self._frames,
+            semconv.AUDIO_DURATION: audio,
+            semconv.REAL_TIME_FACTOR: generated / audio if audio and generated else None,
+            semconv.FIRST_AUDIO_LATENCY: (self._first_send - t.opened) / 1e9 if self._first_send is not None else None,
+            semconv.UNDERRUNS: self._playback.underruns,
+            semconv.UNDERRUN_DURATION: self._playback.stalled_seconds or None,
+            semconv.FRAMES_SILENT: self._defects[Defect.SILENT],
+            semconv.FRAMES_NAN: self._defects[Defect.NAN],
+            semconv.FRAMES_CLIPPED: self._defects[Defect.CLIPPED],
+            semconv.LEADING_SILENCE: t.leading_silence / SAMPLE_RATE_HZ if self._delivered else None,
+            semconv.AFTER_DISCONNECT_DURATION: (generate_end - t.cancelled) / 1e9 if after and t.cancelled is not None else None,
+            semconv.AFTER_DISCONNECT_FRAMES: self._after_disconnect if after else None,
+            semconv.FRAMES_UNDELIVERED: max(0, self._frames - self._delivered) or None,
+            semconv.EVENT_LOOP_BLOCKED: t.events_blocked / 1e9 or None,
+            semconv.CLOSE_CODE: t.close_code,
+            semconv.SPANS_OMITTED: self.omitted or None,
+            semconv.SYNTHETIC: asked.synthetic or None,
+            semconv.GENERATION_THREADS: t.streams_active,
+        }
+        return {attribute.key: value for attribute, value in values.items() if value is not None}
+
+
+def _take(column: list[int], limit: int, *, stride: int = 1, keep_equal: bool = False) -> Ints:
+    """Remove and return what ended by ``limit``, whole groups of ``stride`` only.
+
+    With ``keep_equal`` a value equal to the limit stays: the frame that begins there is not finished.
+    """
+    values = np.array(column[: len(column) // stride * stride], np.int64)
+    whole = int(np.searchsorted(values[stride - 1 :: stride], limit, "left" if keep_equal else "right")) * stride
+    del column[:whole]
+    return values[:whole]
+
+
+def _base_of_frame(frame_starts: Ints, frame_ends: Ints, bases: Ints) -> Ints:
+    """The first base inside each frame, else the frame's start (a scheduler whose set_timesteps is not hooked)."""
+    if not len(bases):
+        return frame_starts
+    at = np.minimum(np.searchsorted(bases, frame_starts), len(bases) - 1)
+    candidate = bases[at]
+    return np.where((candidate >= frame_starts) & (candidate <= frame_ends), candidate, frame_starts)
+
+
+def _same(text: str, value: float) -> bool:
+    """Whether what was asked for, raw, is the number that was used."""
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return number == value or (math.isnan(number) and math.isnan(value))

@@ -1,0 +1,42 @@
+"""Span ids, many at a time."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+
+from vibevoice_otel.recording.records import Ids
+
+
+class RandomIds:
+    """Uniform 64-bit ids from numpy's generator, seeded by the operating system and again after a fork."""
+
+    def __init__(self) -> None:
+        self._seed()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._seed)
+
+    def _seed(self) -> None:
+        self._generator = np.random.default_rng()
+
+    def take(self, count: int) -> Ids:
+        return self._generator.integers(1, 2**64, size=count, dtype=np.uint64, endpoint=False) if count else np.empty(0, np.uint64)
+
+
+class GeneratorIds:
+    """Ids from the operator's own generator, one call each."""
+
+    def __init__(self, generator: IdGenerator) -> None:
+        self._generator = generator
+
+    def take(self, count: int) -> Ids:
+        return np.array([self._generator.generate_span_id() for _ in range(count)], np.uint64)
+
+
+def source(generator: IdGenerator | None) -> RandomIds | GeneratorIds:
+    """numpy's ids unless the operator configured a generator of his own, which is then honoured."""
+    if generator is None or type(generator) is RandomIdGenerator:
+        return RandomIds()
+    return GeneratorIds(generator)

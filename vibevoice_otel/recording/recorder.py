@@ -1,0 +1,230 @@
+"""The requests that are open, and the one background thread that turns what they noted into records for every sink."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+
+from vibevoice_otel import semconv
+from vibevoice_otel.guard.cardinality import Bounds
+from vibevoice_otel.recording import ids, sdk
+from vibevoice_otel.recording.assembler import Assembly
+from vibevoice_otel.recording.clock import Anchor, now
+from vibevoice_otel.recording.emit import SpanEmitter
+from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
+from vibevoice_otel.recording.timeline import Asked, Timeline
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from vibevoice_otel.settings import Settings
+
+logger = logging.getLogger(__name__)
+#: After each batch the thread yields for this long, so that a backlog of them never starves the model of the interpreter.
+BREATH_SECONDS = 0.0005
+
+
+class Recorder:
+    """Opens timelines, watches them, and hands finished records to the sinks.
+
+    Args:
+        settings: the operator's.
+        provider: where the tracer comes from.
+        sinks: read every batch, in order, on the background thread. The span emitter always comes last.
+        on_drop: told (what, reason, count) of anything lost.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        provider: trace.TracerProvider,
+        sinks: Sequence[Sink] = (),
+        on_drop: Callable[[str, str, int], None] = lambda _what, _reason, _count: None,
+        id_source: IdSource | None = None,
+        version: str = "",
+    ) -> None:
+        self.settings = settings
+        self.bounds = Bounds(settings)
+        self.sinks: list[Sink] = list(sinks)
+        self.on_drop = on_drop
+        self.on_open: Callable[[Timeline], None] = lambda _timeline: None
+        self._tracer = trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
+        self.emitter = SpanEmitter(self._tracer)
+        self._ids = id_source or ids.source(sdk.id_generator(provider))
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._open: dict[Timeline, Assembly] = {}
+        self._ended: queue.SimpleQueue[Timeline | threading.Event | None] = queue.SimpleQueue()
+        self._pending = 0  # timelines that ended and are not yet assembled
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    # ------------------------------------------------------------------------------------------------------------ requests
+
+    @property
+    def timelines(self) -> list[Timeline]:
+        """The requests that are open now."""
+        with self._lock:
+            return list(self._open)
+
+    def open(self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None) -> Timeline:
+        """A request begins; ``part`` names the thread of control that must :meth:`release` it."""
+        opened = now() if opened is None else opened
+        timeline = Timeline(next(self._numbers), Anchor.take(), opened, asked)
+        span = self.emitter.open(timeline.request, timeline.anchor.to_wall(opened), context)
+        own = span.get_span_context()
+        server = trace.get_current_span(context).get_span_context()
+        timeline.context = trace.set_span_in_context(span, context)
+        timeline.parts.add(part)
+        assembly = Assembly(
+            timeline, own.trace_id, own.span_id, server.span_id if server.is_valid else 0, self.bounds, self._ids,
+            sampled=own.trace_flags.sampled, recording=span.is_recording(),
+        )  # fmt: skip
+        if not own.is_valid:  # no SDK, or tracing is off: the records still need ids of their own for the metrics' sake
+            assembly.without_trace(int(self._ids.take(1)[0]))
+        with self._lock:
+            self._open[timeline] = assembly
+            timeline.streams_active = len(self._open)
+        self.on_open(timeline)
+        self._ensure_thread()
+        return timeline
+
+    def hold(self, timeline: Timeline, part: str) -> None:
+        """Another thread of control now works for the request."""
+        with self._lock:
+            timeline.parts.add(part)
+
+    def release(self, timeline: Timeline, part: str) -> None:
+        """It is done; when it was the last one the request has ended."""
+        with self._lock:
+            if part not in timeline.parts:
+                return
+            timeline.parts.discard(part)
+            if timeline.parts or timeline not in self._open:
+                return
+            self._pending += 1
+        self._ended.put(timeline)
+
+    def standalone(
+        self, span: semconv.Span, start: int, end: int, attributes: dict[str, AttributeValue], error_type: str | None = None
+    ) -> None:
+        """An operation outside any request (the model loaded at start-up): a trace of its own, and its metric."""
+        anchor = Anchor.take()
+        first, last = anchor.to_wall(start), anchor.to_wall(end)
+        live = self._tracer.start_span(span.name, start_time=first, attributes=attributes)
+        if error_type is not None:
+            live.set_attribute(semconv.ERROR_TYPE.key, error_type)
+            live.set_status(Status(StatusCode.ERROR, error_type))
+        live.end(last)
+        own = live.get_span_context()
+        operation = Operation(span, first, last, own.span_id, 0, attributes, error_type)
+        voice = self.bounds.voice(str(attributes.get(semconv.VOICE.key, "")))
+        labels = Labels(voice, semconv.OTHER, semconv.OTHER, semconv.OTHER)
+        self._deliver(
+            Batch(
+                request=next(self._numbers), trace_id=own.trace_id, root_id=own.span_id, server_id=0, sampled=own.trace_flags.sampled,
+                recording=False, labels=labels, operations=[operation], blocks=[], final=False,
+            )
+        )  # fmt: skip
+
+    # -------------------------------------------------------------------------------------------------- the background thread
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None and not self._stopped:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="vibevoice-otel-recorder", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        due = time.monotonic() + self.settings.drain_interval
+        while True:
+            try:
+                item = self._ended.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                self._drain_long_streams()
+                due = time.monotonic() + self.settings.drain_interval
+                continue
+            if item is None:
+                return
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            self._finish(item)
+            time.sleep(BREATH_SECONDS)
+
+    def _drain_long_streams(self) -> None:
+        with self._lock:
+            running = list(self._open.items())
+        for timeline, assembly in running:
+            if timeline.parts:
+                self._assemble(assembly.drain)
+                time.sleep(BREATH_SECONDS)
+
+    def _finish(self, timeline: Timeline, *, shutdown: bool = False) -> None:
+        with self._lock:
+            assembly = self._open.pop(timeline, None)
+            self._pending = max(0, self._pending - 1)
+        if assembly is None:
+            return
+        moments = (timeline.web_closed, timeline.generate_end, timeline.work_end)
+        end = now() if shutdown else max((moment for moment in moments if moment is not None), default=now())
+        self._assemble(lambda: assembly.finish(end=end, shutdown=shutdown))
+
+    def _assemble(self, build: Callable[[], Batch | None]) -> None:
+        try:
+            batch = build()
+        except Exception:  # noqa: BLE001 - the service must never suffer from its telemetry
+            self.on_drop("records", "assembler_error", 1)
+            logger.warning("a request's telemetry could not be assembled and is lost", exc_info=True)
+            return
+        if batch is not None:
+            self._deliver(batch)
+
+    def _deliver(self, batch: Batch) -> None:
+        for sink in (*self.sinks, self.emitter):
+            try:
+                sink.consume(batch)
+            except Exception:  # noqa: BLE001 - one broken sink must not silence the others
+                self.on_drop("records", f"{type(sink).__name__}_error", 1)
+                logger.warning("%s failed on a request's records", type(sink).__name__, exc_info=True)
+
+    # ---------------------------------------------------------------------------------------------------------- life cycle
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until every request that has ended by now is assembled and delivered; False when ``timeout`` seconds passed."""
+        if self._thread is None or not self._thread.is_alive():
+            return True
+        done = threading.Event()
+        self._ended.put(done)
+        return done.wait(timeout)
+
+    def shutdown(self, timeout: float = 5.0) -> None:
+        """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.flush(timeout)
+        for timeline in self.timelines:
+            self._finish(timeline, shutdown=True)
+        if self._thread is not None:
+            self._ended.put(None)
+            self._thread.join(timeout)
+
+    def _after_fork(self) -> None:
+        """The child has none of the parent's threads, and none of its requests."""
+        self._lock = threading.Lock()
+        self._open = {}
+        self._ended = queue.SimpleQueue()
+        self._thread = None

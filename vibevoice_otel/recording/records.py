@@ -1,0 +1,127 @@
+"""The finished facts: one record for each operation, single or in columns. Every sink reads these and nothing else.
+
+Times are nanoseconds since 1970. Ids are the span ids that exporters will use, chosen here so that a child can be exported
+before its parent ends, and an exemplar can name a span that is yet to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vibevoice_otel import semconv
+
+AttributeValue = str | int | float | bool
+Ints = NDArray[np.int64]
+Ids = NDArray[np.uint64]
+Column = NDArray[np.int64] | NDArray[np.float64] | NDArray[np.str_] | AttributeValue
+
+
+@dataclass(slots=True)
+class Operation:
+    """One finished operation that happens once or rarely in a request."""
+
+    span: semconv.Span
+    start: int
+    end: int
+    span_id: int
+    parent_id: int
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    error_type: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start) / 1e9
+
+
+@dataclass(slots=True)
+class Block:
+    """n finished operations of one kind in one request, as columns of shape (n,), in order of time.
+
+    ``attributes`` maps a span attribute's key to a column of shape (n,) or to one value that all rows share.
+    ``exported`` is the span budget's word on each row, None when all are exported; metrics ignore it.
+    """
+
+    span: semconv.Span
+    start: Ints
+    end: Ints
+    span_id: Ids
+    parent_id: Ids
+    attributes: dict[str, Column] = field(default_factory=dict)
+    exported: NDArray[np.bool_] | None = None
+    #: Values that feed metrics but stand on no span, by name (for example memory changes of each step in bytes).
+    measures: dict[str, NDArray[np.int64] | NDArray[np.float64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Durations, shape (n,)."""
+        return (self.end - self.start) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The request's metric attribute values, already bounded."""
+
+    voice: str
+    cfg: str
+    steps: str
+    text_length_range: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a request has finished since its last batch. A short request has one, a long stream several.
+
+    The synthesize operation is in the last batch alone (``final``); children of earlier ones name its id already.
+    """
+
+    request: int  # a number unique in the process, the same for all batches of a request
+    trace_id: int
+    root_id: int  # span id of vibevoice.synthesize
+    server_id: int  # span id of its parent, 0 when there is none
+    sampled: bool
+    recording: bool  # a sampler may record (for processors) what it does not export
+    labels: Labels
+    operations: list[Operation]
+    blocks: list[Block]
+    final: bool
+    synthetic: bool = False
+    status: semconv.Status | None = None  # of the final batch
+    error_type: str | None = None
+    #: Seconds of each semconv.Part of the first-audio latency, in the batch that first knows it.
+    first_audio_parts: Mapping[str, float] | None = None
+    #: Frames by semconv.Defect kind, in this batch.
+    defects: Mapping[str, int] = field(default_factory=dict)
+    underruns: int = 0  # in this batch
+    audio_seconds: float = 0.0  # made in this batch
+    generate_seconds: float = 0.0  # spent generating, in this batch
+    device_id: str | None = None
+
+    def operation(self, span: semconv.Span) -> Operation | None:
+        """The first operation of this kind, if any."""
+        return next((op for op in self.operations if op.span is span), None)
+
+    def block(self, span: semconv.Span) -> Block | None:
+        """The block of this kind, if any."""
+        return next((b for b in self.blocks if b.span is span), None)
+
+
+class Sink(Protocol):
+    """Reads finished records. Called on the recorder's one background thread; must not keep it long."""
+
+    def consume(self, batch: Batch) -> None: ...
+
+
+class IdSource(Protocol):
+    """Where span ids come from (the SDK's generator, or many at once)."""
+
+    def take(self, count: int) -> Ids:
+        """``count`` non-zero random ids, shape (count,)."""
+        ...

@@ -1,0 +1,196 @@
+"""The hot path: what the observed threads write down while they work, and nothing more.
+
+A Timeline is one request. Its columns are plain lists, each appended to by one thread only; ``list.append`` is atomic, so no
+lock is taken. A diffusion step costs one clock read and one append. Nothing here builds a span, records a metric or formats
+a value; recording/assembler.py reads the columns later, on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vibevoice_otel.recording.clock import Anchor, now
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from vibevoice_otel import semconv
+    from vibevoice_otel.recording.records import AttributeValue
+
+
+class Leaf(IntEnum):
+    """Intervals that recur in every frame (or text window); each has a column of its own."""
+
+    PREFILL = 0
+    LM_POSITIVE = 1
+    LM_NEGATIVE = 2
+    DECODE = 3
+    SEMANTIC_ENCODE = 4
+    CONNECTOR = 5
+
+
+@dataclass(slots=True)
+class Note:
+    """One cold operation: at most a few in a request, so a small object is affordable."""
+
+    span: semconv.Span
+    start: int
+    end: int
+    attributes: dict[str, AttributeValue] = field(default_factory=dict)
+    error_type: str | None = None
+
+
+@dataclass(slots=True)
+class Asked:
+    """What the client asked for, raw. The text itself is kept only when the operator opted in."""
+
+    voice: str | None = None
+    cfg: str | None = None
+    steps: str | None = None
+    text_length: int | None = None
+    blank: bool = False  # nothing but white space to speak
+    text: str | None = None
+    synthetic: bool = False
+
+
+@dataclass(slots=True)
+class Used:
+    """What the service really used; each is None until an adapter has seen it."""
+
+    voice: str | None = None
+    cfg: float | None = None
+    steps: int | None = None
+    steps_sticky: bool = False
+    model: str | None = None
+    adapter: str | None = None
+
+
+class DeviceNotes(Protocol):
+    """What a device clock notes beside the host's times (recording/device.py). On a CPU there is none."""
+
+    def append(self, host_time: int) -> None:
+        """A diffusion step returned at ``host_time``."""
+
+    def base(self, host_time: int) -> None:
+        """The first step of a frame begins at ``host_time``."""
+
+    def enter(self, leaf: Leaf) -> None: ...
+
+    def leave(self, leaf: Leaf) -> None: ...
+
+
+class Timeline:
+    """The facts of one request. Times are ``clock.now()`` nanoseconds."""
+
+    __slots__ = (
+        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases", "cancelled",
+        "close_code", "context", "device", "events_blocked", "frames", "generate_end", "generate_error", "generate_start",
+        "heard", "last_progress", "leading_silence", "leaves", "notes", "opened", "parts", "puts", "puts_after_end", "request",
+        "sends", "service_closed", "steps", "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
+    )  # fmt: skip
+
+    def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:
+        self.request = request
+        self.anchor = anchor
+        self.opened = opened
+        self.asked = asked or Asked()
+        self.used = Used()
+        self.context: Context | None = None  # carries vibevoice.synthesize, for log correlation on the generation thread
+        self.streams_active = 1
+        self.parts: set[str] = set()  # threads of control that still work for the request; guarded by the recorder's lock
+        self.notes: list[Note] = []
+        # The socket, on the event loop.
+        self.accepted: int | None = None
+        self.sends: list[int] = []  # start, end, bytes of each non-empty binary send
+        self.close_code: int | None = None
+        self.service_closed: int | None = None  # when the service closed the socket
+        self.cancelled: int | None = None  # when the listener was seen to have left
+        self.web_closed: int | None = None
+        self.web_error: str | None = None
+        self.events_blocked = 0  # ns that closing the iterator held the event loop
+        # The work, on a worker thread.
+        self.work_start: int | None = None
+        self.work_end: int | None = None
+        self.work_error: str | None = None
+        self.audio_samples: list[int] = []  # per frame handed over: number of samples, least and greatest value
+        self.audio_low: list[float] = []
+        self.audio_high: list[float] = []
+        self.leading_silence = 0  # samples before the first sound
+        self.heard = False
+        # The model, on the generation thread.
+        self.generate_start: int | None = None
+        self.generate_end: int | None = None
+        self.generate_error: str | None = None
+        self.frames: list[int] = []  # entry of each frame's sampling
+        self.bases: list[int] = []  # start of each frame's first step
+        self.steps: list[int] = []  # end of each diffusion step
+        self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
+        self.puts: list[int] = []  # when each frame was put in the audio queue
+        self.puts_after_end = 0  # frames made after the stream had been ended
+        self.device: DeviceNotes | None = None
+        # Live state, read at collection.
+        self.last_progress = opened
+        self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
+
+    def leave(self, leaf: Leaf, started: int) -> None:
+        """Note that ``leaf`` ran from ``started`` until now. Two appends: start, then end."""
+        self.leaves[leaf].extend((started, now()))
+
+    def note(self, span: semconv.Span, start: int, end: int, error_type: str | None = None, **attributes: Any) -> None:
+        """Note a cold operation. ``attributes`` are span attribute keys with ``__`` for dots."""
+        self.notes.append(Note(span, start, end, {k.replace("__", "."): v for k, v in attributes.items()}, error_type))
+
+
+class _Thread(threading.local):
+    """What the generation thread looks up on every step. Class defaults serve every thread that has no request."""
+
+    timeline: Timeline | None = None
+    step: Callable[[int], None] | None = None  # appends a step's end; bound once a generation
+    negative: bool = False  # a language-model pass now serves the negative branch
+    prefilling: bool = False
+
+
+thread = _Thread()
+
+#: The request of the current task or worker thread (asyncio.to_thread copies it; a plain thread does not).
+current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", default=None)
+
+
+@contextmanager
+def bound(timeline: Timeline) -> Iterator[Timeline]:
+    """This thread generates for ``timeline`` until the block ends."""
+    before = (thread.timeline, thread.step)
+    thread.timeline = timeline
+    thread.step = timeline.steps.append if timeline.device is None else timeline.device.append
+    try:
+        yield timeline
+    finally:
+        thread.timeline, thread.step = before
+        thread.negative = thread.prefilling = False
+
+
+def timed(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``original`` with its duration noted as ``leaf`` when this thread generates for a request."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is None:
+            return original(*args, **kwargs)
+        device = timeline.device
+        if device is not None:
+            device.enter(leaf)
+        started = now()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            timeline.leave(leaf, started)
+            if device is not None:
+                device.leave(leaf)
+
+    return wrapper
