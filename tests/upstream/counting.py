@@ -1,0 +1,72 @@
+"""A witness inside the observed process: how often each function of the model ran, counted by the interpreter itself.
+
+``sys.setprofile`` sees every call of a Python function by its code object, wrapped or not, so the figures owe nothing to the
+hooks under test. The server's test harness puts this file on the path with an ``opentelemetry_pre_instrument`` entry point; the
+counts are written to $UPSTREAM_COUNTS at each SIGUSR1 (by renaming, so that a reader never sees half a file).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+# What is counted: the end of the file's name, and the function.
+WITNESSED = {
+    ("modeling_vibevoice_streaming_inference.py", "generate"),
+    ("modeling_vibevoice_streaming_inference.py", "sample_speech_tokens"),
+    ("modeling_vibevoice_streaming_inference.py", "forward_lm"),
+    ("modeling_vibevoice_streaming_inference.py", "forward_tts_lm"),
+    ("dpm_solver.py", "set_timesteps"),
+    ("dpm_solver.py", "step"),
+    ("modular_vibevoice_tokenizer.py", "decode"),
+    ("streamer.py", "put"),
+    ("streamer.py", "end"),
+    ("vibevoice_streaming_processor.py", "process_input_with_cached_prompt"),
+    ("app.py", "_ensure_voice_cached"),
+    ("app.py", "load"),
+    ("app.py", "chunk_to_pcm16"),
+    ("app.py", "_run_generation"),
+}
+
+
+class Witness:
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._names: dict[CodeType, str | None] = {}
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        try:
+            name = self._names[code]
+        except KeyError:
+            file = os.path.basename(code.co_filename)  # noqa: PTH119 - called from anywhere, so as little as can be
+            ours = "vibevoice_otel" in code.co_filename or (file, code.co_name) not in WITNESSED
+            # generate and friends sit under torch.no_grad: its own wrapper has another name, so each call counts once.
+            name = self._names[code] = None if ours else code.co_name
+        if name is not None:
+            self.counts[name] += 1
+
+    def dump(self, *_: Any) -> None:
+        path = os.environ["UPSTREAM_COUNTS"]
+        with open(f"{path}.new", "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(self.counts, file)
+        os.replace(f"{path}.new", path)  # noqa: PTH105
+
+
+def install() -> None:
+    if "UPSTREAM_COUNTS" not in os.environ:
+        return
+    witness = Witness()
+    signal.signal(signal.SIGUSR1, witness.dump)
+    threading.setprofile(witness)
+    sys.setprofile(witness)

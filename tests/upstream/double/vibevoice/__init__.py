@@ -1,0 +1,4 @@
+from vibevoice.modular.modeling_vibevoice_streaming_inference import VibeVoiceStreamingForConditionalGenerationInference
+from vibevoice.processor.vibevoice_streaming_processor import VibeVoiceStreamingProcessor
+
+__all__ = ["VibeVoiceStreamingForConditionalGenerationInference", "VibeVoiceStreamingProcessor"]
