@@ -156,7 +156,7 @@ OTHER: Final = "other"  # the bounded value for a voice, cfg or steps outside wh
 
 
 def text_length_range(characters: int) -> str:
-    """short below 50 characters, medium below 200, else long."""
+    """Short below 50 characters, medium below 200, else long."""
     for name, below in TEXT_LENGTH_RANGES:
         if below is None or characters < below:
             return name
@@ -223,9 +223,14 @@ STATUS = Attribute("vibevoice.status", "string", "How the request ended.", ("suc
 CACHE = Attribute("vibevoice.cache", "string", "hit when what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
 FRAMES = Attribute("vibevoice.frames", "int", "Audio frames generated.", (16,))
 AUDIO_DURATION = Attribute("vibevoice.audio.duration", "double", "Seconds of audio produced.", (2.13,))
-REAL_TIME_FACTOR = Attribute("vibevoice.real_time_factor", "double", "Generation time / audio time; below 1 is faster than real time.", (0.4,))
+REAL_TIME_FACTOR = Attribute(
+    "vibevoice.real_time_factor", "double", "Generation time / audio time; below 1 is faster than real time.", (0.4,)
+)
 FIRST_AUDIO_LATENCY = Attribute(
-    "vibevoice.first_audio.latency", "double", "Seconds from the request's arrival to the return of the first non-empty binary send.", (0.21,)
+    "vibevoice.first_audio.latency",
+    "double",
+    "Seconds from the request's arrival to the return of the first non-empty binary send.",
+    (0.21,),
 )
 UNDERRUNS = Attribute("vibevoice.underruns", "int", "Times a listener who plays at once ran out of audio.", (0,))
 UNDERRUN_DURATION = Attribute("vibevoice.underrun.duration", "double", "Seconds of silence that such underruns made.", (0.0,))
@@ -254,15 +259,21 @@ LM_BRANCH = Attribute(
     "vibevoice.lm.branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
 )
 WINDOW_INDEX = Attribute("vibevoice.prefill.window", "int", "Position of the text window, from 0.", (0,))
-HOST_DURATION = Attribute("vibevoice.host.duration", "double", "Seconds by the host's clock, where the span itself is device time.", (0.004,))
+HOST_DURATION = Attribute(
+    "vibevoice.host.duration", "double", "Seconds by the host's clock, where the span itself is device time.", (0.004,)
+)
 CLOCK = Attribute("vibevoice.clock", "string", "The clock that timed the span.", ("host",), members=(Clock.HOST, Clock.DEVICE))
-CLOCK_ERROR = Attribute("vibevoice.clock.error", "double", "Stated error in seconds of device times placed on the host's clock.", (0.00001,))
+CLOCK_ERROR = Attribute(
+    "vibevoice.clock.error", "double", "Stated error in seconds of device times placed on the host's clock.", (0.00001,)
+)
 SYNTHETIC = Attribute("vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,))
 GENERATION_THREADS = Attribute("vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,))
 
 ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
 GEN_AI_OUTPUT = Attribute("gen_ai.output.type", "string", "Always 'speech'.", ("speech",), official=True)
-GEN_AI_MODEL = Attribute("gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True)
+GEN_AI_MODEL = Attribute(
+    "gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True
+)
 
 # ------------------------------------------------------------------------------------------------------------------ spans
 
@@ -278,7 +289,9 @@ SYNTHESIZE = Span(
     ),
 )  # fmt: skip
 QUEUE = Span("vibevoice.queue", SYNTHESIZE.name, "Waiting for a turn: from the socket's acceptance to the start of the work.")
-MODEL_LOAD = Span("vibevoice.model.load", SYNTHESIZE.name, "The model made ready: cold (miss) or already there (hit).", (CACHE, GEN_AI_MODEL))
+MODEL_LOAD = Span(
+    "vibevoice.model.load", SYNTHESIZE.name, "The model made ready: cold (miss) or already there (hit).", (CACHE, GEN_AI_MODEL)
+)
 VOICE_LOAD = Span("vibevoice.voice.load", SYNTHESIZE.name, "The voice's prompt made ready.", (CACHE, VOICE))
 PREPROCESS = Span("vibevoice.preprocess", SYNTHESIZE.name, "Text to model inputs.", (CACHE,))
 GENERATE = Span("vibevoice.generate", SYNTHESIZE.name, "The model's generation loop, on its own thread.", (UNATTRIBUTED, FRAMES))
@@ -339,15 +352,29 @@ MODEL_LOAD_DURATION = Metric(
     "vibevoice.model.load.duration", "histogram", "s", "Making the model ready.", (M_CACHE,), "span vibevoice.model.load", LOAD_BUCKETS
 )
 VOICE_LOAD_DURATION = Metric(
-    "vibevoice.voice.load.duration", "histogram", "s", "Making a voice ready.", (M_VOICE, M_CACHE), "span vibevoice.voice.load", LOAD_BUCKETS
+    "vibevoice.voice.load.duration",
+    "histogram",
+    "s",
+    "Making a voice ready.",
+    (M_VOICE, M_CACHE),
+    "span vibevoice.voice.load",
+    LOAD_BUCKETS,
 )
 PREPROCESS_DURATION = Metric(
     "vibevoice.preprocess.duration", "histogram", "s", "Text to model inputs.",
     (M_VOICE, M_TEXT_RANGE, M_CACHE), "span vibevoice.preprocess", LOAD_BUCKETS,
 )  # fmt: skip
-QUEUE_DURATION = Metric("vibevoice.queue.duration", "histogram", "s", "Waiting for a turn.", (M_VOICE,), "span vibevoice.queue", LOAD_BUCKETS)
+QUEUE_DURATION = Metric(
+    "vibevoice.queue.duration", "histogram", "s", "Waiting for a turn.", (M_VOICE,), "span vibevoice.queue", LOAD_BUCKETS
+)
 DECODE_DURATION = Metric(
-    "vibevoice.decode.duration", "histogram", "s", "Latent to waveform, one frame.", (M_VOICE, M_CLOCK), "span vibevoice.decode", STEP_BUCKETS
+    "vibevoice.decode.duration",
+    "histogram",
+    "s",
+    "Latent to waveform, one frame.",
+    (M_VOICE, M_CLOCK),
+    "span vibevoice.decode",
+    STEP_BUCKETS,
 )
 PREFILL_DURATION = Metric(
     "vibevoice.prefill.duration", "histogram", "s", "The language model reads a window of text.",
@@ -372,7 +399,9 @@ DEVICE_QUEUE = Metric(
     (M_DEVICE,), "span vibevoice.diffusion.step", LAUNCH_BUCKETS,
 )  # fmt: skip
 GPU_MEMORY_PEAK = Metric("vibevoice.gpu.memory.peak", "gauge", "By", "Highest allocated bytes since start.", (M_DEVICE,), "live: torch")
-GPU_MEMORY_RESERVED = Metric("vibevoice.gpu.memory.reserved", "gauge", "By", "Bytes reserved by torch's allocator.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_RESERVED = Metric(
+    "vibevoice.gpu.memory.reserved", "gauge", "By", "Bytes reserved by torch's allocator.", (M_DEVICE,), "live: torch"
+)
 GPU_MEMORY_LIMIT = Metric(
     "vibevoice.gpu.memory.limit", "gauge", "By", "The lesser of torch's cap and the card's total.", (M_DEVICE,), "live: torch"
 )
@@ -395,7 +424,13 @@ UNDERRUN = Metric(
     (M_VOICE,), "span vibevoice.synthesize",
 )  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
-    "vibevoice.leading_silence", "histogram", "s", "Silence before the first sound.", (M_VOICE,), "span vibevoice.synthesize", SILENCE_BUCKETS
+    "vibevoice.leading_silence",
+    "histogram",
+    "s",
+    "Silence before the first sound.",
+    (M_VOICE,),
+    "span vibevoice.synthesize",
+    SILENCE_BUCKETS,
 )
 DEFECTIVE_FRAMES = Metric(
     "vibevoice.frames.defective", "counter", "{frame}", "Frames that are silent, not a number, or clipped.",

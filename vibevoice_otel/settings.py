@@ -89,9 +89,7 @@ class Settings:
     routes: tuple[str, ...] = _setting(("/stream",), _routes, "WebSocket paths that are speech requests.")
     capture_text: bool = _setting(False, _boolean, "Put the spoken text on vibevoice.synthesize. Off: it is nowhere.")
     websocket_spans: bool = _setting(False, _boolean, "Keep the FastAPI instrumentation's span for every WebSocket message.")
-    slo_first_audio: float = _setting(
-        semconv.SLO_FIRST_AUDIO_SECONDS, _number(0.001, 3600, "seconds"), "First-audio objective in seconds."
-    )
+    slo_first_audio: float = _setting(semconv.SLO_FIRST_AUDIO_SECONDS, _number(0.001, 3600, "seconds"), "First-audio objective in seconds.")
     max_attribute_sets: int = _setting(2000, _whole(10, 1_000_000), "Attribute sets an instrument before the overflow series.")
     max_series: int = _setting(50_000, _whole(100, 10_000_000), "Prometheus series a process before the overflow series.")
     max_cfg: float = _setting(10.0, _number(0.1, 1000), "cfg above this is labelled 'other'.")

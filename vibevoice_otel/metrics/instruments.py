@@ -65,9 +65,7 @@ class Instruments:
     def _create(self, metric: Metric) -> Any:
         if metric.instrument == "counter":
             return self.meter.create_counter(metric.name, metric.unit, metric.brief)
-        return self.meter.create_histogram(
-            metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets)
-        )
+        return self.meter.create_histogram(metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets))
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""

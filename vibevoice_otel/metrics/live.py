@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
@@ -41,9 +41,9 @@ def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     return [(max(ages, default=0.0), {})]
 
 
-def register(instruments: Instruments, recorder: Recorder, version: str, adapters: Iterable[str]) -> None:
-    """Register the gauges that read live state."""
+def register(instruments: Instruments, recorder: Recorder, version: str, adapters: Callable[[], Iterable[str]]) -> None:
+    """Register the gauges that read live state; ``adapters`` names those whose code has been seen."""
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
     instruments.observe(semconv.BUFFER_LENGTH, lambda: backlog(recorder))
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
-    instruments.observe(semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters) or "none"})])
+    instruments.observe(semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})])

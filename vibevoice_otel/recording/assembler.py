@@ -16,7 +16,7 @@ from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.parts import FirstAudioParts
 from vibevoice_otel.recording.playback import Playback
-from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Ints, Labels, Operation
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Column, Ids, IdSource, Ints, Labels, Operation
 from vibevoice_otel.recording.timeline import Leaf, Note, Timeline
 from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SILENCE_PEAK, Branch, Defect, Part
 
@@ -49,7 +49,16 @@ class Assembly:
     """
 
     def __init__(
-        self, timeline: Timeline, trace_id: int, root_id: int, server_id: int, bounds: Bounds, ids: IdSource, *, sampled: bool, recording: bool
+        self,
+        timeline: Timeline,
+        trace_id: int,
+        root_id: int,
+        server_id: int,
+        bounds: Bounds,
+        ids: IdSource,
+        *,
+        sampled: bool,
+        recording: bool,
     ) -> None:
         self.timeline = timeline
         self._trace = (trace_id, root_id, server_id, sampled, recording)
@@ -157,10 +166,15 @@ class Assembly:
         if len(frame_starts):
             per_frame = np.bincount(frame_of_step, minlength=len(frame_starts)).astype(np.int64)
             numbers = np.arange(self._frames, self._frames + len(frame_starts))
-            attributes = {semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: per_frame, **partial}
+            attributes: dict[str, Column] = {semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: per_frame, **partial}
             batch.blocks.append(
                 Block(
-                    semconv.FRAME, self._wall(frame_starts), self._wall(ends), frame_ids, np.full(len(frame_starts), self._generate_id, np.uint64), attributes
+                    semconv.FRAME,
+                    self._wall(frame_starts),
+                    self._wall(ends),
+                    frame_ids,
+                    np.full(len(frame_starts), self._generate_id, np.uint64),
+                    attributes,
                 )
             )
             self._frames += len(frame_starts)
@@ -178,7 +192,7 @@ class Assembly:
         span, fixed, part = LEAVES[leaf]
         starts, ends = pairs[:, 0], pairs[:, 1]
         parents = np.full(len(starts), self._generate_id, np.uint64)
-        attributes: dict[str, object] = {**fixed, **partial}
+        attributes: dict[str, Column] = {**fixed, **partial}
         if span is semconv.PREFILL:
             attributes = {semconv.WINDOW_INDEX.key: np.arange(self._windows, self._windows + len(starts))}
             self._windows += len(starts)
@@ -187,7 +201,7 @@ class Assembly:
             parents[frame >= 0] = frame_ids[frame[frame >= 0]]
         self._covered += int((ends - starts).sum())
         self._early((int(s), int(e), part) for s, e in pairs[:4])
-        batch.blocks.append(Block(span, self._wall(starts), self._wall(ends), self._ids.take(len(starts)), parents, attributes))  # type: ignore[arg-type]
+        batch.blocks.append(Block(span, self._wall(starts), self._wall(ends), self._ids.take(len(starts)), parents, attributes))
 
     # -------------------------------------------------------------------------------------------------- everything around it
 
@@ -251,16 +265,14 @@ class Assembly:
 
     def _close(self, batch: Batch, end: int, generate_end: int, *, shutdown: bool) -> None:
         t = self.timeline
-        _, root_id, server_id, *_ = self._trace
+        root_id, server_id = self._trace[1:3]
         if t.generate_start is not None:
             generate = self._operation(semconv.GENERATE, t.generate_start, max(t.generate_start, generate_end), root_id, self._generate_id)
             generate.error_type = t.generate_error
             uncovered = max(0, generate_end - t.generate_start - self._covered) / 1e9
             generate.attributes = {semconv.FRAMES.key: self._frames, semconv.UNATTRIBUTED.key: uncovered}
             batch.operations.append(generate)
-        heard = self._first_send is not None or (t.web_closed is None and self._frames > 0)
-        nan, silent = self._defects[Defect.NAN], self._defects[Defect.SILENT]
-        status, error = outcome.decide(t, self._delivered, nan, silent, heard=heard, shutdown=shutdown)
+        status, error = outcome.decide(t, shutdown=shutdown)
         batch.status, batch.error_type = status, error
         root = self._operation(semconv.SYNTHESIZE, t.opened, end, server_id, root_id)
         root.error_type = error

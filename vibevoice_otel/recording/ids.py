@@ -36,7 +36,7 @@ class GeneratorIds:
 
 
 def source(generator: IdGenerator | None) -> RandomIds | GeneratorIds:
-    """numpy's ids unless the operator configured a generator of his own, which is then honoured."""
+    """Numpy's ids unless the operator configured a generator of his own, which is then honoured."""
     if generator is None or type(generator) is RandomIdGenerator:
         return RandomIds()
     return GeneratorIds(generator)

@@ -17,17 +17,8 @@ REFUSALS = frozenset({1003, 1008, 1009, 1013})
 BUSY_CLOSE = 1013
 
 
-def decide(timeline: Timeline, frames: int, nan: int, silent: int, *, heard: bool, shutdown: bool = False) -> tuple[Status, str | None]:
-    """Status and ``error.type`` of an ended request.
-
-    Args:
-        timeline: its facts.
-        frames: audio frames that were handed over for delivery.
-        nan: how many of them hold a sample that is not a number.
-        silent: how many have no sound in them.
-        heard: some audio reached the socket or, in a program without one, was made.
-        shutdown: the process ends while the request is open.
-    """
+def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str | None]:
+    """Status and ``error.type`` of a request that has ended; ``shutdown`` when the process ends while it is open."""
     if shutdown:
         return Status.ERROR, ErrorType.SHUTDOWN
     worked = timeline.generate_start is not None
@@ -43,16 +34,22 @@ def decide(timeline: Timeline, frames: int, nan: int, silent: int, *, heard: boo
             return Status.TIMEOUT, error
         if failed_first:
             return Status.ERROR, error
-    if left is not None:
+    if left is not None and not _complete(timeline, left):
         return Status.CANCELLED, None
     if timeline.asked.blank and not worked:
         return Status.REJECTED, ErrorType.EMPTY_TEXT
     if code is not None and code not in NORMAL_CLOSE:
         return Status.ERROR, f"{ErrorType.CLOSE_CODE}{code}"
-    if nan:
+    if timeline.nan:
         return Status.ERROR, ErrorType.NAN_AUDIO
-    if frames and silent == frames:
+    if timeline.delivered and timeline.silent == timeline.delivered:
         return Status.ERROR, ErrorType.SILENT_AUDIO
-    if not heard:
+    served = timeline.web_closed is not None or timeline.accepted is not None
+    if timeline.first_send is None and (served or not (timeline.delivered or timeline.steps or timeline.frames)):
         return Status.ERROR, ErrorType.NO_AUDIO
     return Status.SUCCESS, None
+
+
+def _complete(timeline: Timeline, left: int) -> bool:
+    """Whether the listener had everything when he left: some clients close first once the audio has ended."""
+    return timeline.work_end is not None and timeline.work_end <= left and timeline.first_send is not None

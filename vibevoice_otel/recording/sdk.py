@@ -24,7 +24,14 @@ class SpanFactory(Protocol):
     """Makes and ends one span, as if the tracer had started it: on_start and on_end of every processor are called."""
 
     def __call__(
-        self, name: str, span_id: int, parent_id: int, start: int, end: int, attributes: Mapping[str, AttributeValue], error_type: str | None
+        self,
+        name: str,
+        span_id: int,
+        parent_id: int,
+        start: int,
+        end: int,
+        attributes: Mapping[str, AttributeValue],
+        error_type: str | None,
     ) -> None: ...
 
 
@@ -52,9 +59,9 @@ def _direct(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     inner: Any = tracer
     if not isinstance(inner, sdk_trace.Tracer):
         inner = getattr(inner, "_tracer", inner)  # the API's proxy, once a provider has been set
-    processor, resource, limits = inner.span_processor, inner.resource, inner._span_limits  # noqa: SLF001
-    scope, info, sampler = inner._instrumentation_scope, inner.instrumentation_info, inner.sampler  # noqa: SLF001
-    span_class = sdk_trace._Span  # noqa: SLF001
+    processor, resource, limits = inner.span_processor, inner.resource, inner._span_limits
+    scope, info, sampler = inner._instrumentation_scope, inner.instrumentation_info, inner.sampler
+    span_class = sdk_trace._Span
     own = root.get_span_context()
     contexts: dict[int, tuple[SpanContext, Any]] = {}
 

@@ -90,9 +90,9 @@ class Timeline:
 
     __slots__ = (
         "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases", "cancelled",
-        "close_code", "context", "device", "events_blocked", "frames", "generate_end", "generate_error", "generate_start",
-        "heard", "last_progress", "leading_silence", "leaves", "notes", "opened", "parts", "puts", "puts_after_end", "request",
-        "sends", "service_closed", "steps", "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
+        "close_code", "context", "delivered", "device", "events_blocked", "first_send", "frames", "generate_end", "generate_error", "generate_start",
+        "heard", "last_progress", "leading_silence", "leaves", "nan", "notes", "opened", "parts", "puts", "puts_after_end", "request",
+        "sends", "service_closed", "silent", "steps", "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
 
     def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:
@@ -108,6 +108,7 @@ class Timeline:
         # The socket, on the event loop.
         self.accepted: int | None = None
         self.sends: list[int] = []  # start, end, bytes of each non-empty binary send
+        self.first_send: int | None = None  # return of the first of them
         self.close_code: int | None = None
         self.service_closed: int | None = None  # when the service closed the socket
         self.cancelled: int | None = None  # when the listener was seen to have left
@@ -121,6 +122,9 @@ class Timeline:
         self.audio_samples: list[int] = []  # per frame handed over: number of samples, least and greatest value
         self.audio_low: list[float] = []
         self.audio_high: list[float] = []
+        self.delivered = 0  # frames handed over; how many of them hold not-a-number, how many no sound
+        self.nan = 0
+        self.silent = 0
         self.leading_silence = 0  # samples before the first sound
         self.heard = False
         # The model, on the generation thread.
@@ -154,6 +158,7 @@ class _Thread(threading.local):
     step: Callable[[int], None] | None = None  # appends a step's end; bound once a generation
     negative: bool = False  # a language-model pass now serves the negative branch
     prefilling: bool = False
+    pass_start: int = 0  # when the inputs of a language-model pass began to be prepared
 
 
 thread = _Thread()

@@ -1,0 +1,48 @@
+"""A diffusion scheduler's hooks, shared by every model: the hottest code of all.
+
+A step runs from the end of set_timesteps, or of the step before, to the return of ``step``: the diffusion head and the guidance
+mix run before ``step``, which alone is only the solver's arithmetic. So one clock read a step is all that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.timeline import thread
+
+
+def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
+    """Hook a scheduler class's ``set_timesteps`` and ``step``."""
+    hooks.replace(scheduler, "set_timesteps", _set_timesteps, "the start of each frame's first diffusion step")
+    hooks.replace(scheduler, "step", _step, "vibevoice.diffusion.step")
+
+
+def _set_timesteps(original: Callable[..., Any]) -> Callable[..., Any]:
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        timeline = thread.timeline
+        if timeline is not None:
+            at = now()
+            timeline.bases.append(at)
+            if timeline.device is not None:
+                timeline.device.base(at)
+        return result
+
+    return set_timesteps
+
+
+def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+    clock, local = now, thread
+
+    # The exact positional signature: every model calls it so, and binding *args would cost more than the note itself.
+    def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, model_output, timestep, sample, *args, **kwargs)
+        note = local.step
+        if note is not None:
+            note(clock())
+        return result
+
+    return step

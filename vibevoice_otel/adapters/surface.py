@@ -1,0 +1,316 @@
+"""The serving surface that upstream's server and the embedded one share: a StreamingTTSService around an AudioStreamer.
+
+Both adapters call these with their own classes. The request travels by the context variable into the worker thread, and on the
+AudioStreamer, which was made there, into the generation thread (a plain thread inherits no context).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from vibevoice_otel import semconv
+from vibevoice_otel.adapters.audio import note_chunk
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Asked, Timeline, bound, current, thread
+from vibevoice_otel.semconv import Cache
+
+#: Attribute of an AudioStreamer that holds its request's timeline.
+TIMELINE = "_vibevoice_otel_timeline"
+
+
+def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
+    """Hook a StreamingTTSService class: load, voices, preparation, stream, and the generation thread's target."""
+    replace = hooks.replace
+    replace(service, "load", lambda original: _load(recorder, original), "vibevoice.model.load")
+    replace(service, "_get_voice_resources", lambda original: _voice_used(recorder, original), "the voice that spoke")
+    replace(service, "_ensure_voice_cached", lambda original: _voice_load(recorder, original), "vibevoice.voice.load")
+    replace(service, "_prepare_inputs", _prepare, "vibevoice.preprocess")
+    replace(service, "stream", lambda original: _stream(recorder, original), "vibevoice.queue and the request's outcome")
+    replace(service, "_run_generation", lambda original: _run_generation(recorder, original), "the generation thread's part of the trace")
+
+
+def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
+    """Hook a module with AudioStreamer and AudioSampleIterator: the audio queue and what is read from it."""
+    streamer = getattr(module, "AudioStreamer", None)
+    iterator = getattr(module, "AudioSampleIterator", None)
+    if streamer is not None:
+        hooks.replace(streamer, "__init__", _streamer_init, "the audio queue's backlog")
+        hooks.replace(streamer, "put", _streamer_put, "frames put in the audio queue")
+    if iterator is not None:
+        hooks.replace(iterator, "__next__", _iterator_next, "audio defects, leading silence and audio seconds")
+
+
+def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
+    """Hook a model class's ``generate``."""
+    hooks.replace(model, "generate", lambda original: _generate(recorder, original), "vibevoice.generate")
+
+
+# ------------------------------------------------------------------------------------------------------------- the service
+
+
+def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+        cache = Cache.MISS if getattr(self, "model", None) is None else Cache.HIT
+        started, error = now(), None
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            model = str(getattr(self, "model_path", "") or "")
+            attributes: dict[str, Any] = {semconv.CACHE.key: cache, **({semconv.GEN_AI_MODEL.key: model} if model else {})}
+            _note_or_standalone(recorder, semconv.MODEL_LOAD, started, attributes, error, standalone=cache == Cache.MISS)
+            _learn(recorder, self)
+
+    return load
+
+
+def _note_or_standalone(
+    recorder: Recorder, span: semconv.Span, started: int, attributes: dict[str, Any], error: str | None, *, standalone: bool
+) -> None:
+    timeline = current.get()
+    if timeline is not None:
+        timeline.note(span, started, now(), error, **attributes)
+    elif standalone:
+        recorder.standalone(span, started, now(), attributes, error)
+
+
+def _learn(recorder: Recorder, service: Any) -> None:
+    """Take over the service's own list of voices, the bound on the voice label."""
+    presets = getattr(service, "voice_presets", None)
+    if presets and len(presets) != len(recorder.bounds.voices):
+        recorder.bounds.learn_voices(presets)
+
+
+def _voice_used(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_voice_resources(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _learn(recorder, self)
+        result = original(self, *args, **kwargs)
+        timeline = current.get()
+        if timeline is not None and isinstance(result, tuple) and result and isinstance(result[0], str):
+            timeline.used.voice = result[0]
+        return result
+
+    return get_voice_resources
+
+
+def _voice_load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def ensure_voice_cached(self: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        cache = Cache.HIT if key in getattr(self, "_voice_cache", ()) else Cache.MISS
+        timeline = current.get()
+        if timeline is not None:
+            timeline.used.voice = key  # known even when loading it fails
+        started, error = now(), None
+        try:
+            return original(self, key, *args, **kwargs)
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            attributes = {semconv.CACHE.key: cache, semconv.VOICE.key: key}
+            _note_or_standalone(recorder, semconv.VOICE_LOAD, started, attributes, error, standalone=cache == Cache.MISS)
+
+    return ensure_voice_cached
+
+
+def _prepare(original: Callable[..., Any]) -> Callable[..., Any]:
+    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+        timeline = current.get()
+        if timeline is None:
+            return original(*args, **kwargs)
+        # The prompt that the text is joined to is ready unless this very request had to load it.
+        loads = [note for note in timeline.notes if note.span is semconv.VOICE_LOAD]
+        cache = loads[-1].attributes[semconv.CACHE.key] if loads else Cache.HIT
+        started, error = now(), None
+        try:
+            return original(*args, **kwargs)
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            timeline.note(semconv.PREPROCESS, started, now(), error, **{semconv.CACHE.key: cache})
+
+    return prepare_inputs
+
+
+def _stream(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        asked = signature.bind_partial(*args, **kwargs).arguments
+        return _observed(recorder, original(*args, **kwargs), asked, args[0] if args else None)
+
+    return stream
+
+
+def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any) -> Iterator[Any]:
+    """The service's generator, its body timed from the first next(), its outcome noted. Runs on the worker thread."""
+    timeline = current.get()
+    token = None
+    if timeline is None:  # called without our middleware: from a script, or behind another kind of server
+        timeline = recorder.open("work", asked=_asked(asked))
+        token = current.set(timeline)
+    else:
+        recorder.hold(timeline, "work")
+        timeline.asked.text_length = timeline.asked.text_length if timeline.asked.text_length is not None else len(asked.get("text") or "")
+    try:
+        timeline.work_start = now()
+        if timeline.accepted is not None:
+            timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
+        model = getattr(service, "model_path", None)
+        timeline.used.model = str(model) if model else None
+        for chunk in chunks:
+            try:
+                yield chunk
+            except GeneratorExit:  # noqa: PERF203 - free on Python 3.11, and a yield is no hot loop
+                _close(timeline, chunks)
+                raise
+    except Exception as failure:
+        timeline.work_error = type(failure).__name__
+        raise
+    finally:
+        timeline.work_end = now()
+        recorder.release(timeline, "work")
+        if token is not None:
+            _reset(token)
+
+
+def _reset(token: Any) -> None:
+    with contextlib.suppress(ValueError):  # closed from another context than the one that began; that one's copy ends with it
+        current.reset(token)
+
+
+def _asked(arguments: dict[str, Any]) -> Asked:
+    text = arguments.get("text")
+    text = text if isinstance(text, str) else ""
+    voice, cfg, steps = (arguments.get(name) for name in ("voice_key", "cfg_scale", "inference_steps"))
+    return Asked(
+        voice=str(voice) if voice is not None else None, cfg=str(cfg) if cfg is not None else None,
+        steps=str(steps) if steps is not None else None, text_length=len(text), blank=not text.strip(),
+    )  # fmt: skip
+
+
+def _close(timeline: Timeline, chunks: Iterator[Any]) -> None:
+    """Close the service's generator; when that happens on an event loop, note for how long it was blocked."""
+    started = now()
+    try:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+    finally:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            timeline.events_blocked += now() - started
+
+
+# ------------------------------------------------------------------------------------------------------ the audio queue
+
+
+def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        timeline = current.get() or thread.timeline
+        if timeline is not None:
+            setattr(self, TIMELINE, timeline)
+            queues = self.audio_queues
+            timeline.backlog = lambda: max((each.qsize() for each in queues), default=0)
+
+    return init
+
+
+def _streamer_put(original: Callable[..., Any]) -> Callable[..., Any]:
+    def put(self: Any, *args: Any, **kwargs: Any) -> Any:
+        timeline = getattr(self, TIMELINE, None)
+        if timeline is not None:
+            at = now()
+            timeline.puts.append(at)
+            timeline.last_progress = at
+            if all(getattr(self, "finished_flags", (False,))):
+                timeline.puts_after_end += 1
+        return original(self, *args, **kwargs)
+
+    return put
+
+
+def _iterator_next(original: Callable[..., Any]) -> Callable[..., Any]:
+    def following(self: Any) -> Any:
+        chunk = original(self)
+        timeline = getattr(self.streamer, TIMELINE, None)
+        if timeline is not None:
+            note_chunk(timeline, chunk)
+        return chunk
+
+    return following
+
+
+# --------------------------------------------------------------------------------------------------- the generation thread
+
+
+def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    def run_generation(*args: Any, **kwargs: Any) -> Any:
+        streamer = signature.bind_partial(*args, **kwargs).arguments.get("audio_streamer")
+        timeline = getattr(streamer, TIMELINE, None)
+        if timeline is None:
+            return original(*args, **kwargs)
+        recorder.hold(timeline, "generation")
+        # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
+        token = otel_context.attach(timeline.context) if timeline.context is not None else None
+        try:
+            with bound(timeline):
+                return original(*args, **kwargs)
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+            recorder.release(timeline, "generation")
+
+    return run_generation
+
+
+def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is not None:
+            return _timed_generate(timeline, original, self, args, kwargs)
+        timeline = getattr(kwargs.get("audio_streamer"), TIMELINE, None) or current.get()
+        own = timeline is None
+        if timeline is None:  # a script that calls the model itself: the generation is the request
+            timeline = recorder.open("generation")
+        else:
+            recorder.hold(timeline, "generation")
+        timeline.used.model = timeline.used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        token = current.set(timeline) if own else None
+        try:
+            with bound(timeline):
+                return _timed_generate(timeline, original, self, args, kwargs)
+        finally:
+            recorder.release(timeline, "generation")
+            if token is not None:
+                _reset(token)
+
+    return generate
+
+
+def _timed_generate(timeline: Timeline, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
+    timeline.generate_start = now()
+    try:
+        return original(model, *args, **kwargs)
+    except BaseException as failure:
+        timeline.generate_error = type(failure).__name__
+        raise
+    finally:
+        timeline.generate_end = now()

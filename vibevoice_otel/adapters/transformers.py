@@ -1,0 +1,147 @@
+"""transformers' native VibeVoice (VibeVoiceForConditionalGeneration), in the embedded service or in any program.
+
+Threads: everything below runs on the thread that called ``generate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from vibevoice_otel.adapters import surface
+from vibevoice_otel.adapters.diffusion import hook_scheduler
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Leaf, thread, timed
+
+NAME = "transformers"
+
+
+class TransformersAdapter:
+    """Attaches as transformers' VibeVoice modules, and the embedded service's, are imported."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks(NAME, recorder.on_drop)
+
+    def instrument(self) -> None:
+        on_import = self.hooks.on_import
+        on_import("transformers.models.vibevoice.generation_vibevoice", self._generation)
+        on_import("transformers.models.vibevoice.modeling_vibevoice", self._modeling)
+        on_import("vibevoice_otel.service.engine", lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService))
+        on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
+
+    def _generation(self, module: ModuleType) -> None:
+        mixin = module.VibeVoiceGenerationMixin
+        replace = self.hooks.replace
+        replace(mixin, "_sample_audio_latent", self._frame, "vibevoice.frame")
+        replace(mixin, "_decode_audio_latent", lambda original: timed(Leaf.DECODE, original), "vibevoice.decode")
+        replace(mixin, "_step_negative_branch", _negative, "vibevoice.lm.forward (negative)")
+
+    def _modeling(self, module: ModuleType) -> None:
+        model = module.VibeVoiceForConditionalGeneration
+        replace = self.hooks.replace
+        surface.hook_generate(self.hooks, self._recorder, model)
+        replace(model, "_prefill", _prefill, "vibevoice.prefill")
+        replace(model, "prepare_inputs_for_generation", _prepare_pass, "the start of vibevoice.lm.forward (positive)")
+        replace(model, "forward", _forward, "vibevoice.lm.forward (positive)")
+        projector = getattr(module, "VibeVoiceMultiModalProjector", None)
+        if projector is not None:
+            replace(projector, "forward", lambda original: _outside_prefill(Leaf.CONNECTOR, original), "vibevoice.connector")
+
+    def _frame(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks, known = self.hooks, set[type]()
+
+        def sample_audio_latent(
+            self: Any,
+            positive: Any,
+            negative: Any,
+            noise_scheduler: Any,
+            num_diffusion_steps: int,
+            guidance_scale: float,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            timeline = thread.timeline
+            if timeline is None:
+                return original(self, positive, negative, noise_scheduler, num_diffusion_steps, guidance_scale, *args, **kwargs)
+            timeline.frames.append(now())
+            if timeline.used.steps is None:
+                timeline.used.steps, timeline.used.cfg = int(num_diffusion_steps), float(guidance_scale)
+            if type(noise_scheduler) not in known:  # any scheduler may be passed in; hook its class when it is first seen
+                known.add(type(noise_scheduler))
+                hook_scheduler(hooks, type(noise_scheduler))
+                semantic = getattr(getattr(self, "model", None), "semantic_tokenizer_encoder", None)
+                if semantic is not None:
+                    hooks.replace(
+                        type(semantic), "forward", lambda o: _outside_prefill(Leaf.SEMANTIC_ENCODE, o), "vibevoice.semantic_encode"
+                    )
+            return original(self, positive, negative, noise_scheduler, num_diffusion_steps, guidance_scale, *args, **kwargs)
+
+        return sample_audio_latent
+
+
+def _prefill(original: Callable[..., Any]) -> Callable[..., Any]:
+    observed = timed(Leaf.PREFILL, original)
+
+    def prefill(*args: Any, **kwargs: Any) -> Any:
+        thread.prefilling = True
+        try:
+            return observed(*args, **kwargs)
+        finally:
+            thread.prefilling = False
+
+    return prefill
+
+
+def _negative(original: Callable[..., Any]) -> Callable[..., Any]:
+    observed = timed(Leaf.LM_NEGATIVE, original)
+
+    def step_negative_branch(*args: Any, **kwargs: Any) -> Any:
+        thread.negative = True
+        try:
+            return observed(*args, **kwargs)
+        finally:
+            thread.negative = False
+
+    return step_negative_branch
+
+
+def _prepare_pass(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A positive pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
+
+    def prepare_inputs_for_generation(*args: Any, **kwargs: Any) -> Any:
+        if thread.timeline is not None:
+            thread.pass_start = now()
+        return original(*args, **kwargs)
+
+    return prepare_inputs_for_generation
+
+
+def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is None or thread.prefilling or thread.negative:
+            return original(*args, **kwargs)
+        started, thread.pass_start = thread.pass_start or now(), 0
+        try:
+            return original(*args, **kwargs)
+        finally:
+            timeline.leave(Leaf.LM_POSITIVE, started)
+
+    return forward
+
+
+def _outside_prefill(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Timed, but not inside the prefill, whose time it would count twice."""
+    observed = timed(leaf, original)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs) if thread.prefilling else observed(*args, **kwargs)
+
+    return wrapper

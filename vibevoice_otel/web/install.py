@@ -1,0 +1,77 @@
+"""Puts the two layers around any Starlette or FastAPI application of the process, without its knowledge.
+
+    outer (here)  >  OpenTelemetry's middleware, if any  >  RequestMiddleware  >  the application
+
+The outer one hides the spoken text from everything that reads the URL in between; RequestMiddleware restores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.web import query
+from vibevoice_otel.web.middleware import ORIGINAL_QUERY, Receive, RequestMiddleware, Scope, Send
+
+#: Attribute of an application: the middleware stack that we have seen, and whether RequestMiddleware is in it.
+STACK = "_vibevoice_otel_stack"
+#: Layers that stay outside ours: error pages, and OpenTelemetry's own.
+OUTSIDE = ("ServerErrorMiddleware", "OpenTelemetryMiddleware", "ExceptionHandlerMiddleware")
+
+
+class WebAdapter:
+    """Attaches when starlette.applications is imported."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks("web", recorder.on_drop)
+
+    def instrument(self) -> None:
+        self.hooks.on_import("starlette.applications", self._attach)
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
+
+    def _attach(self, module: ModuleType) -> None:
+        self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
+
+    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        recorder = self._recorder
+
+        async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            # A mounted application sees the mark of the one that it is mounted in, and is left alone.
+            if scope["type"] in {"websocket", "http"} and ORIGINAL_QUERY not in scope and _inside(self, recorder):
+                text = scope.get("query_string", b"")
+                hidden = text if recorder.settings.capture_text else query.redact(text)
+                scope = dict(scope, query_string=hidden, **{ORIGINAL_QUERY: text})
+            await original(self, scope, receive, send)
+
+        return call
+
+
+def _inside(application: Any, recorder: Recorder) -> bool:
+    """Whether RequestMiddleware is in the application's stack, put there if need be (the stack is built once, on first use)."""
+    if application.middleware_stack is None:
+        application.middleware_stack = application.build_middleware_stack()
+    seen, inside = application.__dict__.get(STACK, (None, False))
+    if seen is not application.middleware_stack:
+        inside = _insert(application.middleware_stack, recorder)
+        setattr(application, STACK, (application.middleware_stack, inside))
+    return bool(inside)
+
+
+def _insert(stack: Any, recorder: Recorder) -> bool:
+    """Put RequestMiddleware inside the layers that must stay outside it, and quieten the span-per-message noise."""
+    layer, outer = stack, None
+    while type(layer).__name__ in OUTSIDE and hasattr(layer, "app"):
+        if type(layer).__name__ == "OpenTelemetryMiddleware" and not recorder.settings.websocket_spans:
+            layer.exclude_receive_span = layer.exclude_send_span = True
+        outer, layer = layer, layer.app
+    if outer is None:
+        recorder.on_drop("hooks", "unknown_middleware_stack", 1)
+        return False
+    outer.app = RequestMiddleware(layer, recorder)
+    return True
