@@ -127,9 +127,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             problems.append(f"{name}={text!r} is not valid: allowed is {error}")
     # A misspelt setting must not be silently ignored. Names used by the command line alone are not ours to judge.
-    for name in sorted(env):
-        if name.startswith(PREFIX) and name not in known and name not in CLI_VARIABLES:
-            problems.append(f"{name} is not a setting: known are {', '.join(sorted(known))}")
+    unknown = (name for name in sorted(env) if name.startswith(PREFIX) and name not in known and name not in CLI_VARIABLES)
+    problems.extend(f"{name} is not a setting: known are {', '.join(sorted(known))}" for name in unknown)
     if problems:
         raise SettingsError(problems)
     return Settings(**values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -92,34 +93,41 @@ class FromSpans:
         if batch.synthetic:
             self._probe(batch)
             return
-        labels, put = batch.labels, self._instruments
-        if batch.request and (batch.final or batch.blocks):
-            self.start_at_zero(labels)
-        for row in OPERATIONS:
-            for operation in batch.operations:
-                if operation.span is row.span:
-                    put.record(row.metric, operation.seconds, row.labels(labels, operation.attributes), _exemplar(batch, operation))
-        for rule in BLOCKS:
-            for block in batch.blocks:
-                if block.span is rule.span:
-                    scalars = {k: v for k, v in block.attributes.items() if isinstance(v, str)}
-                    put.record_many(rule.metric, block.seconds, rule.labels(labels, scalars), batch.trace_id, _exemplars(batch, block))
+        if batch.final or batch.blocks:
+            self.start_at_zero(batch.labels)
+        self._operations(batch)
+        self._blocks(batch)
+        self._sums(batch)
+        if batch.final:
+            self._request(batch)
+
+    def _operations(self, batch: Batch) -> None:
+        for row, operation in product(OPERATIONS, batch.operations):
+            if operation.span is row.span:
+                attributes = row.labels(batch.labels, operation.attributes)
+                self._instruments.record(row.metric, operation.seconds, attributes, _exemplar(batch, operation))
+
+    def _blocks(self, batch: Batch) -> None:
+        for row, block in product(BLOCKS, batch.blocks):
+            if block.span is row.span:
+                attributes = row.labels(batch.labels, {k: v for k, v in block.attributes.items() if isinstance(v, str)})
+                self._instruments.record_many(row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block))
         steps = batch.block(semconv.STEP)
         if steps is not None:
             self._steps(batch, steps)
+
+    def _sums(self, batch: Batch) -> None:
+        put, voice = self._instruments, {"voice": batch.labels.voice}
         for part, seconds in (batch.first_audio_parts or {}).items():
-            put.record(semconv.FIRST_AUDIO_PART, seconds, {"voice": labels.voice, "part": part})
-        if batch.audio_seconds:
-            put.add(semconv.AUDIO_PRODUCED, batch.audio_seconds, {"voice": labels.voice})
-        if batch.generate_seconds:
-            put.add(semconv.GENERATE_BUSY, batch.generate_seconds, {"voice": labels.voice})
+            put.record(semconv.FIRST_AUDIO_PART, seconds, {**voice, "part": part})
+        for metric, amount in ((semconv.AUDIO_PRODUCED, batch.audio_seconds), (semconv.GENERATE_BUSY, batch.generate_seconds)):
+            if amount:
+                put.add(metric, amount, voice)
         if batch.underruns:
-            put.add(semconv.UNDERRUN, batch.underruns, {"voice": labels.voice})
+            put.add(semconv.UNDERRUN, batch.underruns, voice)
         for kind, count in batch.defects.items():
             if count:
-                put.add(semconv.DEFECTIVE_FRAMES, count, {"voice": labels.voice, "kind": kind})
-        if batch.final:
-            self._request(batch)
+                put.add(semconv.DEFECTIVE_FRAMES, count, {**voice, "kind": kind})
 
     def _steps(self, batch: Batch, steps: Block) -> None:
         labels = batch.labels

@@ -196,7 +196,7 @@ class Recorder:
         for sink in (*self.sinks, self.emitter):
             try:
                 sink.consume(batch)
-            except Exception:
+            except Exception:  # noqa: PERF203 - one broken sink must not silence the others
                 self.on_drop("records", f"{type(sink).__name__}_error", 1)
                 logger.warning("%s failed on a request's records", type(sink).__name__, exc_info=True)
 

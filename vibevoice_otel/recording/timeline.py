@@ -89,10 +89,11 @@ class Timeline:
     """The facts of one request. Times are ``clock.now()`` nanoseconds."""
 
     __slots__ = (
-        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases", "cancelled",
-        "close_code", "context", "delivered", "device", "events_blocked", "first_send", "frames", "generate_end", "generate_error", "generate_start",
-        "heard", "last_progress", "leading_silence", "leaves", "nan", "notes", "opened", "parts", "puts", "puts_after_end", "request",
-        "sends", "service_closed", "silent", "steps", "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
+        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases",
+        "cancelled", "close_code", "context", "delivered", "device", "events_blocked", "first_send", "frames",
+        "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan",
+        "notes", "opened", "parts", "puts", "puts_after_end", "request", "sends", "service_closed", "silent", "steps",
+        "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
 
     def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:
@@ -169,7 +170,7 @@ current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", def
 
 @contextmanager
 def bound(timeline: Timeline) -> Iterator[Timeline]:
-    """This thread generates for ``timeline`` until the block ends."""
+    """The calling thread generates for ``timeline`` until the block ends."""
     before = (thread.timeline, thread.step)
     thread.timeline = timeline
     thread.step = timeline.steps.append if timeline.device is None else timeline.device.append

@@ -1,4 +1,4 @@
-"""The request's timeline as the socket sees it. A plain ASGI class, inside the OpenTelemetry middleware (whose SERVER span it continues)."""
+"""The request's timeline as the socket sees it. A plain ASGI class inside the OpenTelemetry one, whose SERVER span it continues."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""Programs without a server: what the processor read is remembered until ``generate``, which is the request, takes it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, thread
+
+#: A preparation older than this, in nanoseconds, is not part of the generation that follows: the program did something else.
+RECENT = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Preparation:
+    start: int
+    end: int
+    characters: int | None
+
+
+class _Last(threading.local):
+    preparation: _Preparation | None = None
+
+
+_last = _Last()
+
+
+def remember(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A processor's entry point; inside a request it is already timed by what calls it."""
+
+    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current.get() is not None or thread.timeline is not None:
+            return original(self, *args, **kwargs)
+        started = now()
+        result = original(self, *args, **kwargs)
+        _last.preparation = _Preparation(started, now(), characters(kwargs.get("text", args[0] if args else None)))
+        return result
+
+    return process
+
+
+def characters(text: Any) -> int | None:
+    """Characters to speak in a processor's ``text``: a script or a list of them; None for a path, whose content is not seen."""
+    if isinstance(text, str):
+        return None if text.endswith((".txt", ".json")) and os.path.exists(text) else len(text)  # noqa: PTH110 - text may be no path
+    if isinstance(text, list | tuple):
+        lengths = [characters(part) for part in text]
+        return None if None in lengths else sum(length for length in lengths if length is not None)
+    return None
+
+
+def open_request(recorder: Recorder, part: str) -> Timeline:
+    """Open the request that a bare ``generate`` is: from the preparation just before it on this thread, if there was one."""
+    last, _last.preparation = _last.preparation, None
+    if last is None or now() - last.end > RECENT:
+        return recorder.open(part)
+    timeline = recorder.open(part, asked=Asked(text_length=last.characters), opened=last.start)
+    timeline.note(semconv.PREPROCESS, last.start, last.end)
+    return timeline

@@ -1,0 +1,98 @@
+"""microsoft/VibeVoice's realtime model, in its own WebSocket server (demo/web/app.py) or in any program.
+
+Threads: the service's ``stream`` and the processor run on an asyncio.to_thread worker, ``generate`` and all below it on a thread of
+its own, the close of an abandoned stream on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.adapters import prepared, upstream
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Leaf, thread
+
+NAME = "realtime"
+
+
+class RealtimeAdapter:
+    """Attaches as upstream's realtime modules, and its server, are imported."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks(NAME, recorder.on_drop)
+
+    def instrument(self) -> None:
+        on_import = self.hooks.on_import
+        on_import("vibevoice.modular.modeling_vibevoice_streaming", self._parts)
+        on_import("vibevoice.modular.modeling_vibevoice_streaming_inference", self._model)
+        on_import("vibevoice.processor.vibevoice_streaming_processor", self._processor)
+        upstream.hook_shared(self.hooks, self._recorder)
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
+
+    def _parts(self, module: ModuleType) -> None:
+        connector = self.hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
+        if connector is not None:
+            self.hooks.replace(connector, "forward", upstream.connector, semconv.CONNECTOR.name)
+
+    def _model(self, module: ModuleType) -> None:
+        model = self.hooks.owner(module, "VibeVoiceStreamingForConditionalGenerationInference", "everything that the model does")
+        if model is None:
+            return
+        upstream.hook_model(self.hooks, self._recorder, model)
+        self.hooks.replace(model, "forward_lm", _forward_lm, semconv.PREFILL.name)
+        self.hooks.replace(model, "forward_tts_lm", _forward_tts_lm, "vibevoice.lm.forward, and the end of vibevoice.prefill")
+
+    def _processor(self, module: ModuleType) -> None:
+        processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", "the text's length, in a program without the server")
+        if processor is not None:
+            part = "vibevoice.preprocess, in a program without the server"
+            self.hooks.replace(processor, "process_input_with_cached_prompt", prepared.remember, part)
+
+
+def _forward_lm(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A window of text: the text model reads it here, the speech model right after, in forward_tts_lm."""
+
+    def forward_lm(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is not None:
+            thread.prefilling = True
+            thread.pass_start = thread.pass_start or now()
+            if timeline.device is not None:
+                timeline.device.enter(Leaf.PREFILL)
+        return original(*args, **kwargs)
+
+    return forward_lm
+
+
+def _forward_tts_lm(original: Callable[..., Any]) -> Callable[..., Any]:
+    """After forward_lm the end of a prefill; else, once a frame each, the positive and then the negative pass."""
+
+    def forward_tts_lm(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is None:
+            return original(*args, **kwargs)
+        device = timeline.device
+        leaf = Leaf.PREFILL if thread.prefilling else Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE
+        started, thread.pass_start = thread.pass_start or now(), 0
+        if device is not None and leaf is not Leaf.PREFILL:
+            device.enter(leaf)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            timeline.leave(leaf, started)
+            if device is not None:
+                device.leave(leaf)
+            if leaf is Leaf.PREFILL:
+                thread.prefilling = False
+            else:
+                thread.negative = not thread.negative
+
+    return forward_tts_lm
