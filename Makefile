@@ -1,0 +1,52 @@
+# Everything that a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+# Needs Python 3.11 or later, make and git. Never calls sudo or a system package manager; names what is missing instead.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint format bench dist clean lock
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+
+$(VENV)/.service: requirements/service.txt pyproject.toml
+	@$(PYTHON) tools/bootstrap.py --venv $(VENV) --requirements requirements/service.txt
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt pyproject.toml
+	@$(PYTHON) tools/bootstrap.py --venv $(VENV) --requirements requirements/test.txt
+	@touch $@ $(VENV)/.service
+
+demo: $(VENV)/.service ## run the main job: speech requests, a trace in the terminal, metrics (ARGS=--once ends there)
+	@$(BIN)/vibevoice-otel demo $(ARGS)
+
+serve: $(VENV)/.service ## the embedded service under the launcher (ARGS are the service's)
+	@$(BIN)/opentelemetry-instrument $(BIN)/vibevoice-otel serve $(ARGS)
+
+test: $(VENV)/.test ## every test that this machine can run
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test ## rewrite to the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dist: $(VENV)/.test ## wheel and sdist, checked
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+lock: ## pin every dependency again, with hashes and without addresses (needs uv)
+	uv pip compile pyproject.toml --extra service --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -o requirements/service.txt --no-header -q
+	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
+
+clean: ## remove what was built here
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache
