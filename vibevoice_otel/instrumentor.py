@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 
 from vibevoice_otel import __version__, semconv, settings
 from vibevoice_otel.adapters.hooks import HookPoint, Hooks
+from vibevoice_otel.adapters.realtime import RealtimeAdapter
 from vibevoice_otel.adapters.transformers import TransformersAdapter
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
@@ -76,7 +77,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
         recorder = Recorder(chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options)
         recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
-        adapters: tuple[Adapter, ...] = (TransformersAdapter(recorder), WebAdapter(recorder))
+        adapters: tuple[Adapter, ...] = (TransformersAdapter(recorder), RealtimeAdapter(recorder), WebAdapter(recorder))
         live.register(instruments, recorder, __version__, lambda: sorted({a.hooks.adapter for a in adapters if a.hooks.modules} - {"web"}))
         for adapter in adapters:
             adapter.instrument()

@@ -71,7 +71,8 @@ class Hooks:
     def replace(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str) -> bool:
         """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
 
-        ``owner`` is a class or a module. Replacing twice is harmless: the second time does nothing.
+        ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is harmless, by
+        another adapter too (they share what upstream's models share): the second time does nothing.
         """
         where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace("..", ".").strip(".")
         if isinstance(owner, ModuleType):
@@ -93,6 +94,20 @@ class Hooks:
             self._undo.append(lambda: _restore(owner, name, own, replacement))
         return True
 
+    def owner(self, module: ModuleType, name: str, part: str) -> Any | None:
+        """The class ``name`` of ``module``; None, with one warning, when there is none."""
+        found = getattr(module, name, None)
+        if not isinstance(found, type):
+            self._found(f"{module.__name__}.{name}", part, found=False)
+            return None
+        return found
+
+    def _found(self, where: str, part: str, *, found: bool) -> None:
+        self.points.append(HookPoint(self.adapter, where, part, found))
+        if not found:
+            self.on_drop("hooks", "missing", 1)
+            logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
+
     def undo(self) -> None:
         """Restore every function that was replaced and attach no more."""
         with self._lock:
@@ -106,7 +121,7 @@ class Hooks:
 
 def _restore(owner: Any, name: str, own: object, replacement: Callable[..., Any]) -> None:
     present = vars(owner).get(name)
-    if isinstance(present, staticmethod):
+    if isinstance(present, staticmethod | classmethod):
         present = present.__func__
     if present is not replacement:
         return  # somebody wrapped it after us; our wrapper stays inside theirs, where it finds no request to note for

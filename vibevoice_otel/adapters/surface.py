@@ -16,6 +16,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from vibevoice_otel import semconv
+from vibevoice_otel.adapters import prepared
 from vibevoice_otel.adapters.audio import note_chunk
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
@@ -169,6 +170,7 @@ def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], 
             timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
         model = getattr(service, "model_path", None)
         timeline.used.model = str(model) if model else None
+        _used(timeline, asked, service)
         for chunk in chunks:
             try:
                 yield chunk
@@ -183,6 +185,16 @@ def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], 
         recorder.release(timeline, "work")
         if token is not None:
             _reset(token)
+
+
+def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:
+    """What the service is about to use; the model's own hooks correct it. A request that fails before them has its labels all the same."""
+    cfg = asked.get("cfg_scale")
+    steps = asked.get("inference_steps") or getattr(service, "inference_steps", None)
+    if isinstance(cfg, int | float):
+        timeline.used.cfg = float(cfg)
+    if isinstance(steps, int) and steps > 0:
+        timeline.used.steps = steps
 
 
 def _reset(token: Any) -> None:
@@ -289,7 +301,7 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
         timeline = getattr(kwargs.get("audio_streamer"), TIMELINE, None) or current.get()
         own = timeline is None
         if timeline is None:  # a script that calls the model itself: the generation is the request
-            timeline = recorder.open("generation")
+            timeline = prepared.open_request(recorder, "generation")
         else:
             recorder.hold(timeline, "generation")
         timeline.used.model = timeline.used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None

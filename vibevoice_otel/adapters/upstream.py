@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import surface
@@ -38,7 +38,7 @@ def hook_shared(hooks: Hooks, recorder: Recorder) -> None:
             surface.hook_service(hooks, recorder, vars(module)[SERVICE])
 
 
-def is_service(candidate: Any) -> bool:
+def is_service(candidate: Any) -> TypeGuard[type]:
     """Whether this is a class with upstream's service surface."""
     return isinstance(candidate, type) and hasattr(candidate, "_run_generation") and hasattr(candidate, "stream")
 
@@ -56,7 +56,7 @@ def _tokenizer(hooks: Hooks, module: ModuleType) -> None:
 
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
-    service = vars(module).get(SERVICE)
+    service: Any = vars(module).get(SERVICE)
     if is_service(service):
         surface.hook_service(hooks, recorder, service)
     elif hasattr(module, "AudioStreamer"):  # upstream's server, its service renamed; any other 'web.app' is not our affair
@@ -133,14 +133,19 @@ INITIAL_STEPS = "_vibevoice_otel_initial_steps"
 
 def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
     def set_ddpm_inference_steps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        started = now()
         result = original(self, *args, **kwargs)
         steps = getattr(self, "ddpm_inference_steps", None)
         timeline = current.get()
         if timeline is None:
             setattr(self, INITIAL_STEPS, steps)
-        elif isinstance(steps, int):
+            return result
+        if isinstance(steps, int):
             timeline.used.steps = steps
             timeline.used.steps_sticky = steps != getattr(self, INITIAL_STEPS, steps) and not _asked_for(timeline, steps)
+        if not any(note.span is semconv.MODEL_LOAD for note in timeline.notes):
+            # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it ready.
+            timeline.note(semconv.MODEL_LOAD, started, now(), **{semconv.CACHE.key: Cache.HIT})
         return result
 
     return set_ddpm_inference_steps
@@ -181,7 +186,7 @@ def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., A
 
 def _loading_service(depth: int = 4) -> Any | None:
     """The class of the service whose ``load`` calls us, if one does. Looks at the callers' frames: once, at start-up."""
-    frame = sys._getframe(2)  # noqa: SLF001 - inspect.stack() would read source files
+    frame = sys._getframe(2)  # inspect.stack() would read source files
     for _ in range(depth):
         owner = type(frame.f_locals.get("self"))
         if is_service(owner):
