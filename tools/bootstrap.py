@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--requirements", type=Path, required=True)
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
-        return _fail(f"Python {OLDEST[0]}.{OLDEST[1]} or later is needed, this is {platform.python_version()}: make PYTHON=/path/to/python3 ...")
+        return _fail(
+            f"Python {OLDEST[0]}.{OLDEST[1]} or later is needed, this is {platform.python_version()}: make PYTHON=/path/to/python3 ..."
+        )
     python = arguments.venv / "bin" / "python"
     if not python.exists():
         if shutil.which("git") is None:
@@ -45,7 +47,16 @@ def main() -> int:
     )
     if free < float(disk):
         return _fail(f"{disk} GB of disk are needed under {arguments.venv.parent.resolve()}")
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--progress-bar", "on" if sys.stdout.isatty() else "off"]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--progress-bar",
+        "on" if sys.stdout.isatty() else "off",
+    ]
     environment = {**os.environ, "PIP_NO_INPUT": "1"}
     for step in (["--require-hashes", "-r", str(arguments.requirements)], ["--no-deps", "-e", str(ROOT)]):
         if subprocess.run([*pip, *step], env=environment, check=False).returncode:

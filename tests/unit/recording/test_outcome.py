@@ -1,0 +1,63 @@
+"""How requests end: each row is a promise about status and error.type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.timeline import Timeline
+
+from .builders import MS, request
+
+
+def _set(**values: object) -> Callable[[Timeline], None]:
+    def change(t: Timeline) -> None:
+        for name, value in values.items():
+            setattr(t, name, value)
+
+    return change
+
+
+def _blank(t: Timeline) -> None:
+    t.asked.blank = True
+    t.generate_start = t.generate_end = t.first_send = None
+    t.delivered = 0
+
+
+REFUSED = {"generate_start": None, "generate_end": None, "first_send": None, "delivered": 0}
+CASES = {
+    "all went well": (_set(), "success", None),
+    "the client closes first, with everything heard": (_set(cancelled=32 * MS, service_closed=None), "success", None),
+    "busy": (_set(close_code=1013, **REFUSED), "rejected", "busy"),
+    "text too long": (_set(close_code=1009, **REFUSED), "rejected", "websocket_close_1009"),
+    "nothing to say": (_blank, "rejected", "empty_text"),
+    "the listener leaves": (_set(cancelled=15 * MS, service_closed=None), "cancelled", None),
+    "the listener leaves, then the model fails": (_set(cancelled=15 * MS, generate_error="RuntimeError"), "cancelled", None),
+    "the model fails, then the listener leaves": (_set(cancelled=31 * MS, generate_error="RuntimeError"), "error", "RuntimeError"),
+    "the model fails and the socket closes 1000": (_set(generate_error="RuntimeError"), "error", "RuntimeError"),
+    "a voice is corrupt": (_set(work_error="UnpicklingError", **REFUSED), "error", "UnpicklingError"),
+    "the handler fails": (_set(web_error="KeyError"), "error", "KeyError"),
+    "the service's own limit": (_set(work_error="TimeoutError", close_code=1011), "timeout", "TimeoutError"),
+    "closed as failed": (_set(close_code=1011), "error", "websocket_close_1011"),
+    "not a number": (_set(nan=1), "error", "nan_audio"),
+    "all silent": (_set(silent=2), "error", "silent_audio"),
+    "some silent": (_set(silent=1), "success", None),
+    "no audio at all": (_set(first_send=None, delivered=0, sends=[]), "error", "no_audio"),
+    "a send finds the peer gone": (_set(web_error="WebSocketDisconnect", cancelled=15 * MS, service_closed=None), "cancelled", None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outcome(name: str) -> None:
+    """Status and error.type follow from the facts, in this order of precedence."""
+    change, status, error = CASES[name]
+    t = request()
+    change(t)
+    assert outcome.decide(t) == (status, error)
+
+
+def test_shutdown_wins() -> None:
+    """A process that ends ends its open requests as errors of type shutdown."""
+    assert outcome.decide(request(), shutdown=True) == ("error", "shutdown")
