@@ -1,0 +1,37 @@
+"""``python -m vibevoice_otel.service``: the embedded service under uvicorn."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from vibevoice_otel.service.settings import ServiceSettings, ServiceSettingsError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until told to stop; 2 when a setting is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="vibevoice-otel serve", description="A VibeVoice streaming service (settings: VIBEVOICE_SERVICE_*)."
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (8000; 0 for any)")
+    parser.add_argument("--model", help="a checkpoint: a path or a hub id; without one, a random model that makes noise")
+    parser.add_argument("--device", help="cpu, cuda or mps (cpu)")
+    parser.add_argument("--concurrency", type=int, help="requests that work at once (2)")
+    parser.add_argument("--queue", type=int, help="requests that may wait (8)")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = ServiceSettings.load(**vars(arguments))
+    except ServiceSettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    import uvicorn  # noqa: PLC0415 - after the settings, so that a wrong one is told at once
+
+    from vibevoice_otel.service.app import create_app  # noqa: PLC0415
+
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The speech service behind the socket: load, voices, preparation, and a generator of audio chunks for each request."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vibevoice_otel.service import voices
+from vibevoice_otel.service.faults import pause
+from vibevoice_otel.service.model import StreamingVibeVoice, inject, random_model, schedule
+from vibevoice_otel.service.processor import ByteProcessor, CheckpointProcessor
+from vibevoice_otel.service.settings import ServiceSettings
+from vibevoice_otel.service.streamer import AudioStreamer
+from vibevoice_otel.service.voices import Voice
+
+logger = logging.getLogger(__name__)
+SAMPLE_RATE = 24_000
+FRAMES_PER_SECOND = 7.5
+#: Speech is about 15 characters a second; the random model speaks for as long as real speech of the text would take.
+CHARACTERS_PER_FRAME = 2
+MIN_FRAMES = 4
+MAX_FRAMES = 7500
+RANDOM = "random"
+RANDOM_NOTICE = "the model has random weights: it makes noise, not speech (VIBEVOICE_SERVICE_MODEL takes a real checkpoint)"
+Log = Callable[..., None]
+
+
+class StreamingTTSService:
+    """Loads the model once and streams speech for any number of threads.
+
+    Attributes:
+        voice_presets: name of each voice to where its prompt comes from.
+        default_voice_key: the voice for whoever names none, or an unknown one.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self.model_path = settings.model if settings.model != RANDOM else "random-vibevoice"
+        self.device = settings.device
+        self.inference_steps = settings.steps
+        self.model: StreamingVibeVoice | None = None
+        self.processor: ByteProcessor | CheckpointProcessor | None = None
+        self.voice_presets: dict[str, str] = {name: f"random:{name}" for name in voices.NAMES}
+        self.default_voice_key = settings.voice if settings.voice in self.voice_presets else voices.NAMES[0]
+        self._voice_cache: dict[str, Voice] = {}
+        self._loading = threading.Lock()
+        self._voice_lock = threading.Lock()
+
+    @property
+    def is_random(self) -> bool:
+        return self.settings.model == RANDOM
+
+    def load(self) -> None:
+        """Make the model ready: cold the first time, at once after. Safe to call from any thread."""
+        if self.model is not None:
+            return
+        with self._loading:
+            if self.model is not None:
+                return
+            pause(self.settings.faults.load_delay)
+            if self.is_random:
+                torch.set_num_threads(1)  # a second thread only thrashes on a model this small
+                self.processor, model = ByteProcessor(), random_model(self.settings.seed, self.settings.faults)
+                logger.warning(RANDOM_NOTICE)
+            else:
+                self.processor, model = self._checkpoint()
+            self.model = model.to(self.device)
+
+    def _checkpoint(self) -> tuple[ByteProcessor | CheckpointProcessor, StreamingVibeVoice]:
+        path = self.settings.model
+        local = Path(path)
+        if local.is_dir() and not (local / "tokenizer_config.json").exists():
+            processor: ByteProcessor | CheckpointProcessor = ByteProcessor()  # a random model that was saved to disk
+        else:
+            from transformers import AutoProcessor  # noqa: PLC0415 - heavy, and only for a checkpoint
+
+            processor = CheckpointProcessor(AutoProcessor.from_pretrained(path))
+        dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
+        model: StreamingVibeVoice = StreamingVibeVoice.from_pretrained(path, dtype=dtype).eval()
+        inject(model, self.settings.faults)
+        return processor, model
+
+    def _ensure_voice_cached(self, key: str) -> Voice:
+        with self._voice_lock:
+            if key not in self._voice_cache:
+                self._voice_cache[key] = voices.load(key, self.settings.faults)
+            return self._voice_cache[key]
+
+    def _get_voice_resources(self, requested_key: str | None) -> tuple[str, Voice]:
+        key = requested_key if requested_key in self.voice_presets else self.default_voice_key
+        assert key is not None
+        return key, self._ensure_voice_cached(key)
+
+    def _prepare_inputs(self, text: str, resources: Voice) -> dict[str, Any]:
+        assert self.processor is not None
+        pause(self.settings.faults.preprocess_delay)
+        inputs: dict[str, Any] = {name: value.to(self.device) for name, value in self.processor(text.strip(), resources).items()}
+        if isinstance(self.processor, ByteProcessor):
+            inputs.update(schedule(inputs["input_ids"].shape[1], frames_of(text)))
+        else:
+            inputs["max_new_tokens"] = MAX_FRAMES
+        return inputs
+
+    def _run_generation(
+        self,
+        inputs: dict[str, Any],
+        audio_streamer: AudioStreamer,
+        errors: list[BaseException],
+        cfg_scale: float,
+        steps: int,
+        voice: str,
+        stop_event: threading.Event,
+    ) -> None:
+        """The generation thread: errors are left in ``errors`` for the reader, who is always told of the end."""
+        assert self.model is not None
+        try:
+            import diffusers  # noqa: PLC0415 - slow to import, and only the generation needs it
+
+            # One scheduler a request: it keeps its position, so two threads must not share one.
+            scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+            self.model.stream(
+                audio_streamer, stop_event, voice, **inputs, noise_scheduler=scheduler, num_diffusion_steps=steps, guidance_scale=cfg_scale
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
+            errors.append(error)
+        finally:
+            audio_streamer.end()
+
+    def stream(
+        self,
+        text: str,
+        cfg_scale: float = 1.5,
+        inference_steps: int | None = None,
+        voice_key: str | None = None,
+        log_callback: Log | None = None,
+        stop_event: threading.Event | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Float32 chunks of shape (samples,), at 24 kHz, as they are made.
+
+        The body runs on whichever thread takes the first chunk; generation has a thread of its own, which has ended when this has.
+
+        Raises:
+            TimeoutError: at ``deadline`` (time.monotonic()).
+            Exception: whatever the model raised.
+        """
+        if not text.strip():
+            return
+        log = log_callback or _no_log
+        self.load()
+        voice, resources = self._get_voice_resources(voice_key)
+        steps = inference_steps if inference_steps is not None else self.settings.steps
+        inputs = self._prepare_inputs(text, resources)
+        streamer = AudioStreamer(1, deadline)
+        errors: list[BaseException] = []
+        stop = stop_event or threading.Event()
+        thread = threading.Thread(
+            target=self._run_generation,
+            args=(inputs, streamer, errors, cfg_scale, steps, voice, stop),
+            name="vibevoice-generation",
+            daemon=True,
+        )
+        thread.start()
+        samples = 0
+        try:
+            for tensor in streamer.get_stream(0):
+                chunk: NDArray[np.float32] = tensor.to(torch.float32).numpy().reshape(-1)
+                samples += chunk.size
+                log("model_progress", generated_sec=samples / SAMPLE_RATE, chunk_sec=chunk.size / SAMPLE_RATE)
+                yield chunk
+        finally:
+            stop.set()
+            timed_out = deadline is not None and time.monotonic() >= deadline
+            thread.join(timeout=1.0 if timed_out else None)  # a model that hangs must not hold the reader as well
+        if errors:
+            raise errors[0]
+
+    def chunk_to_pcm16(self, chunk: NDArray[np.float32]) -> bytes:
+        """PCM16, little-endian; what is not a number is silence."""
+        return (np.nan_to_num(np.clip(chunk, -1.0, 1.0)) * 32767.0).astype("<i2").tobytes()
+
+    def warm_up(self) -> None:
+        """Load, and generate one short text, so that the first listener does not wait for it."""
+        with contextlib.closing(self.stream("warm up")) as chunks:
+            for _ in chunks:
+                pass
+
+
+def frames_of(text: str) -> int:
+    """Frames that speech of this text takes, at about 15 characters a second."""
+    return max(MIN_FRAMES, min(MAX_FRAMES, -(-len(text.strip()) // CHARACTERS_PER_FRAME)))
+
+
+def _no_log(event: str, **data: Any) -> None:
+    """Nobody listens."""

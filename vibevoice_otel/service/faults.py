@@ -1,0 +1,49 @@
+"""Faults for tests: each is a small wrapper around a real part, so that the time really passes, or the failure happens, inside it.
+
+Set by ``VIBEVOICE_SERVICE_FAULTS`` (JSON) alone; no request can reach them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Delays are in seconds, in each call of the part."""
+
+    load_delay: float = 0.0
+    queue_delay: float = 0.0  # a request waits so long for its turn
+    voice_delay: Mapping[str, float] = field(default_factory=dict)  # loading a voice's prompt
+    preprocess_delay: float = 0.0
+    lm_delay: float = 0.0  # in the language model
+    step_delay: float = 0.0  # in the diffusion head
+    slow_voices: Mapping[str, float] = field(default_factory=dict)  # step_delay of one voice
+    decode_delay: float = 0.0
+    first_audio_delay: float = 0.0  # between the first decode and the queue
+    corrupt_voices: tuple[str, ...] = ()
+    fail_at_frame: int | None = None
+    hang_at_frame: int | None = None  # for hang_seconds
+    hang_seconds: float = 3600.0
+    nan_frames: tuple[int, ...] = ()
+    silent: bool = False
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> Faults:
+        """Raises ValueError naming what is unknown."""
+        if not isinstance(values, dict):
+            raise ValueError("a JSON object is needed")
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but not for zero seconds (which would yield the interpreter)."""
+    if seconds > 0:
+        time.sleep(seconds)

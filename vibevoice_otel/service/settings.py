@@ -1,0 +1,82 @@
+"""What the service can be told, by ``VIBEVOICE_SERVICE_*``, each validated with a message that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from vibevoice_otel.service.faults import Faults
+
+PREFIX = "VIBEVOICE_SERVICE_"
+DEFAULT_VOICE = "en-Carter_man"
+
+
+class ServiceSettingsError(ValueError):
+    """A setting is wrong; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """The variable of field ``x_y`` is ``VIBEVOICE_SERVICE_X_Y``."""
+
+    model: str = "random"  # or a path, or a hub id
+    device: str = "cpu"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    voice: str = DEFAULT_VOICE
+    cfg: float = 1.5
+    steps: int = 5
+    concurrency: int = 2
+    queue: int = 8  # requests that may wait for a slot; beyond, the service is busy
+    timeout: float = 60.0  # seconds, waiting included
+    max_text: int = 5000  # characters
+    seed: int = 0
+    faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        checks: dict[str, tuple[bool, str]] = {
+            "port": (0 <= self.port <= 65535, "0 to 65535"),
+            "cfg": (0 < self.cfg <= 10, "a number above 0, at most 10"),
+            "steps": (1 <= self.steps <= 100, "1 to 100"),
+            "concurrency": (1 <= self.concurrency <= 1024, "1 to 1024"),
+            "queue": (0 <= self.queue <= 100_000, "0 to 100000"),
+            "timeout": (0 < self.timeout <= 3600, "seconds above 0, at most 3600"),
+            "max_text": (1 <= self.max_text <= 1_000_000, "1 to 1000000 characters"),
+        }
+        for name, (ok, allowed) in checks.items():
+            if not ok:
+                raise ServiceSettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)!r} is not valid: allowed is {allowed}")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> ServiceSettings:
+        """From the environment; ``overrides`` (from the command line) win.
+
+        Raises:
+            ServiceSettingsError: naming the variable and what is allowed.
+        """
+        env = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            text = env.get(PREFIX + spec.name.upper())
+            if text is not None:
+                values[spec.name] = _parse(spec.name, str(spec.type), text)
+        values.update({name: value for name, value in overrides.items() if value is not None})
+        return cls(**values)
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    variable = PREFIX + name.upper()
+    if kind == "Faults":
+        try:
+            return Faults.from_mapping(json.loads(text))
+        except ValueError as error:
+            raise ServiceSettingsError(f"{variable} is not valid: {error}") from None
+    converters: dict[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": (float, "a number"), "str": (str, "text")}
+    convert, allowed = converters[kind]
+    try:
+        return convert(text)
+    except ValueError:
+        raise ServiceSettingsError(f"{variable}={text!r} is not valid: allowed is {allowed}") from None
