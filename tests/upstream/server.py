@@ -37,6 +37,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log_file: Path
     counts_file: Path
+    sink: Sink
 
     @property
     def log(self) -> str:
@@ -113,7 +114,7 @@ def serve(
     with log_file.open("wb") as log:
         process = subprocess.Popen([*LAUNCHER, *command], cwd=tree.path, env=variables, stdout=log, stderr=subprocess.STDOUT)
     try:
-        yield Server(_port(process, log_file), process, log_file, where / "counts.json")
+        yield Server(_port(process, log_file), process, log_file, where / "counts.json", sink)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -71,7 +71,9 @@ class Assembly:
         self._samples = 0
         self._covered = 0  # ns under named leaves
         self._generated_until: int | None = None  # ns up to which generate_seconds has been reported
+        self._sent = 0
         self._defects = dict.fromkeys(Defect.ALL, 0)
+        self._defective: dict[int, str] = {}  # by number, frames that have no record yet
         self._after_disconnect = 0
         self._playback = Playback()
         self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
@@ -86,9 +88,13 @@ class Assembly:
 
     def drain(self) -> Batch | None:
         """The frames that are complete in a request that is still open; None when there are fewer than one."""
-        if len(self.timeline.frames) < 2:
+        frames = self.timeline.frames
+        last = len(frames) - 1
+        if last < 1:
             return None
-        return self._batch(cut=self.timeline.frames[-1], end=None)
+        # A frame's audio is looked at a moment after it was made; where it is looked at at all, the frame waits for it.
+        looked_at = self._delivered + len(self.timeline.audio_samples) - self._frames
+        return self._batch(cut=frames[looked_at if 0 < looked_at < last else last], end=None)
 
     def finish(self, *, end: int, shutdown: bool = False) -> Batch:
         """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
@@ -236,18 +242,23 @@ class Assembly:
         for kind, number in batch.defects.items():
             self._defects[kind] += number
         frames = batch.block(semconv.FRAME)
-        if frames is not None and any(batch.defects.values()):
+        for kind, mask in found.items():  # the k-th frame handed over is the k-th frame made
+            self._defective.update(dict.fromkeys((np.nonzero(mask)[0] + self._delivered).tolist(), kind))
+        if frames is not None and self._defective:
             names = np.full(len(frames), "", dtype="<U7")
-            offset = self._delivered - (self._frames - len(frames))  # the k-th frame handed over is the k-th frame made
-            for kind, mask in found.items():
-                rows = np.nonzero(mask)[0] + offset
-                names[rows[(rows >= 0) & (rows < len(frames))]] = kind
+            for number in [number for number in self._defective if number < self._frames]:
+                row = number - (self._frames - len(frames))
+                kind = self._defective.pop(number)
+                if row >= 0:
+                    names[row] = kind
             frames.attributes[semconv.FRAME_DEFECT.key] = names
         self._delivered += count
         self._samples += sum(samples)
         batch.audio_seconds = sum(samples) / SAMPLE_RATE_HZ
         if t.cancelled is not None:
-            self._after_disconnect += sum(1 for put in t.puts if put > t.cancelled)
+            puts = t.puts[:]
+            del t.puts[: len(puts)]
+            self._after_disconnect += sum(1 for put in puts if put > t.cancelled)
         elif not batch.final:
             del t.puts[: max(0, len(t.puts) - 1)]
 
@@ -260,6 +271,7 @@ class Assembly:
             if self._parts is not None:
                 batch.first_audio_parts = self._parts.divide(self._first_send)
                 self._parts = None
+        self._sent += len(sends) // 3
         batch.underruns = self._playback.play(sends)
         del t.sends[: len(sends)]
 
@@ -310,7 +322,7 @@ class Assembly:
             semconv.LEADING_SILENCE: t.leading_silence / SAMPLE_RATE_HZ if self._delivered else None,
             semconv.AFTER_DISCONNECT_DURATION: (generate_end - t.cancelled) / 1e9 if after and t.cancelled is not None else None,
             semconv.AFTER_DISCONNECT_FRAMES: self._after_disconnect if after else None,
-            semconv.FRAMES_UNDELIVERED: max(0, self._frames - self._delivered) or None,
+            semconv.FRAMES_UNDELIVERED: max(0, self._frames - (self._delivered if t.accepted is None else self._sent)) or None,
             semconv.EVENT_LOOP_BLOCKED: t.events_blocked / 1e9 or None,
             semconv.CLOSE_CODE: t.close_code,
             semconv.SPANS_OMITTED: self.omitted or None,

@@ -37,6 +37,9 @@ class VibeVoiceStreamingForConditionalGenerationInference:
     def set_ddpm_inference_steps(self, num_steps=None):
         self.ddpm_inference_steps = num_steps or 20
 
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
+        return {"input_ids": input_ids}
+
     def forward_lm(self, input_ids=None, **kwargs):
         return SimpleNamespace(last_hidden_state=torch.zeros(1, input_ids.shape[-1], LATENT))
 
@@ -71,10 +74,8 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 read += text.shape[1]
                 if length + read + made > LONGEST:
                     break
-                heard = self.forward_lm(input_ids=text, return_dict=True)
-                hidden = self.forward_tts_lm(
-                    input_ids=text, tts_text_masks=torch.ones(1, 1), lm_last_hidden_state=heard.last_hidden_state
-                ).last_hidden_state
+                heard = self.forward_lm(**self.prepare_inputs_for_generation(text), return_dict=True)
+                hidden = self._pass(text, torch.ones(1, 1), heard.last_hidden_state)
             for _ in range(TTS_SPEECH_WINDOW_SIZE):
                 latent = self.sample_speech_tokens(hidden[which, -1], negative[which, -1], cfg_scale=cfg_scale).unsqueeze(1)
                 audio = self.model.acoustic_tokenizer.decode(latent, cache=cache, sample_indices=which, use_cache=True, debug=False)
@@ -85,8 +86,8 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 if length + read + made > LONGEST:
                     break
                 speech = torch.zeros(1, 1)
-                hidden = self.forward_tts_lm(input_ids=text, tts_text_masks=speech, lm_last_hidden_state=embedded).last_hidden_state
-                negative = self.forward_tts_lm(input_ids=text, tts_text_masks=speech, lm_last_hidden_state=embedded).last_hidden_state
+                hidden = self._pass(text, speech, embedded)
+                negative = self._pass(text, speech, embedded)
                 if made > 1.25 * read + 0.7 and not bool(torch.isnan(hidden).any()):
                     finished = True
                     audio_streamer.end(which)
@@ -95,6 +96,10 @@ class VibeVoiceStreamingForConditionalGenerationInference:
         if audio_streamer is not None:
             audio_streamer.end()
         return SimpleNamespace(speech_outputs=None)
+
+    def _pass(self, text, kind, states):
+        inputs = self.prepare_inputs_for_generation(text)
+        return self.forward_tts_lm(**inputs, tts_text_masks=kind, lm_last_hidden_state=states).last_hidden_state
 
     @torch.no_grad()
     def sample_speech_tokens(self, condition, neg_condition, cfg_scale=3.0):
