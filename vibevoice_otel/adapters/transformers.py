@@ -30,6 +30,7 @@ class TransformersAdapter:
         on_import = self.hooks.on_import
         on_import("transformers.models.vibevoice.generation_vibevoice", self._generation)
         on_import("transformers.models.vibevoice.modeling_vibevoice", self._modeling)
+        on_import("transformers.generation.logits_process", self._guidance)
         on_import("vibevoice_otel.service.engine", lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService))
         on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
 
@@ -42,6 +43,7 @@ class TransformersAdapter:
         replace(mixin, "_sample_audio_latent", self._frame, "vibevoice.frame")
         replace(mixin, "_decode_audio_latent", lambda original: timed(Leaf.DECODE, original), "vibevoice.decode")
         replace(mixin, "_step_negative_branch", _negative, "vibevoice.lm.forward (negative)")
+        replace(mixin, "_reset_negative_cache_for_audio_start", _negative_begins, "the start of vibevoice.lm.forward (negative)")
 
     def _modeling(self, module: ModuleType) -> None:
         model = module.VibeVoiceForConditionalGeneration
@@ -50,9 +52,16 @@ class TransformersAdapter:
         replace(model, "_prefill", _prefill, "vibevoice.prefill")
         replace(model, "prepare_inputs_for_generation", _prepare_pass, "the start of vibevoice.lm.forward (positive)")
         replace(model, "forward", _forward, "vibevoice.lm.forward (positive)")
+        replace(model, "_update_model_kwargs_for_generation", _pass_ends, "the end of vibevoice.lm.forward (positive)")
         projector = getattr(module, "VibeVoiceMultiModalProjector", None)
         if projector is not None:
             replace(projector, "forward", lambda original: _outside_prefill(Leaf.CONNECTOR, original), "vibevoice.connector")
+
+    def _guidance(self, module: ModuleType) -> None:
+        # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional pass a token.
+        processor = getattr(module, "UnbatchedClassifierFreeGuidanceLogitsProcessor", None)
+        if processor is not None:
+            self.hooks.replace(processor, "__call__", _negative, "vibevoice.lm.forward (guidance on the logits)")
 
     def _frame(self, original: Callable[..., Any]) -> Callable[..., Any]:
         hooks, known = self.hooks, set[type]()
@@ -99,24 +108,38 @@ def _prefill(original: Callable[..., Any]) -> Callable[..., Any]:
     return prefill
 
 
-def _negative(original: Callable[..., Any]) -> Callable[..., Any]:
-    observed = timed(Leaf.LM_NEGATIVE, original)
+def _negative_begins(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The negative branch's cache is put right at the head of its pass."""
 
-    def step_negative_branch(*args: Any, **kwargs: Any) -> Any:
+    def reset_negative_cache(*args: Any, **kwargs: Any) -> Any:
+        if thread.timeline is not None:
+            thread.pass_start = now()
+        return original(*args, **kwargs)
+
+    return reset_negative_cache
+
+
+def _negative(original: Callable[..., Any]) -> Callable[..., Any]:
+    def negative_pass(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is None:
+            return original(*args, **kwargs)
+        started, thread.pass_start = thread.pass_start or now(), 0
         thread.negative = True
         try:
-            return observed(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             thread.negative = False
+            timeline.leave(Leaf.LM_NEGATIVE, started)
 
-    return step_negative_branch
+    return negative_pass
 
 
 def _prepare_pass(original: Callable[..., Any]) -> Callable[..., Any]:
     """A positive pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
 
     def prepare_inputs_for_generation(*args: Any, **kwargs: Any) -> Any:
-        if thread.timeline is not None:
+        if thread.timeline is not None and not thread.prefilling and not thread.negative:
             thread.pass_start = now()
         return original(*args, **kwargs)
 
@@ -135,6 +158,21 @@ def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
             timeline.leave(Leaf.LM_POSITIVE, started)
 
     return forward
+
+
+def _pass_ends(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A positive pass ends with its caches and masks carried on, which directly follows ``forward``."""
+
+    def update_model_kwargs_for_generation(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        timeline = thread.timeline
+        if timeline is not None and not thread.negative and not thread.prefilling:
+            passes = timeline.leaves[Leaf.LM_POSITIVE]
+            if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
+                passes[-1] = now()
+        return result
+
+    return update_model_kwargs_for_generation
 
 
 def _outside_prefill(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -161,6 +161,7 @@ class Assembly:
             first_of_frame = np.searchsorted(frame_of_step, np.arange(len(frame_starts)))
             index = np.arange(len(step_ends)) - first_of_frame[frame_of_step]
             base = _base_of_frame(frame_starts, ends, bases)
+            self._covered += int((base - frame_starts).sum())  # a frame's own preparation, under the frame's name
             step_starts = np.where(index == 0, base[frame_of_step], np.concatenate((step_ends[:1], step_ends[:-1])))
             self._covered += int((step_ends - step_starts).sum())
             self._early(((int(step_starts[0]), int(step_ends[frame_of_step == 0][-1]), Part.DIFFUSION),) if frame_of_step[0] == 0 else ())

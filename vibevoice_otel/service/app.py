@@ -99,6 +99,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     service = StreamingTTSService(chosen)
     app = FastAPI(title="VibeVoice streaming service", openapi_url=None)
     app.state.tts_service = service
+    slots = Slots(chosen.concurrency, chosen.queue)
 
     @app.get("/")
     def about() -> dict[str, Any]:
@@ -117,15 +118,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
     @app.websocket("/stream")
     async def stream(socket: WebSocket) -> None:
-        slots: Slots = app.state.__dict__.setdefault("slots", None) or _slots(app, chosen)
         await serve(socket, service, slots, chosen)
 
     return app
-
-
-def _slots(app: FastAPI, settings: ServiceSettings) -> Slots:
-    app.state.slots = Slots(settings.concurrency, settings.queue)  # made on the event loop that will use it
-    return app.state.slots  # type: ignore[no-any-return]
 
 
 async def serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings) -> None:
@@ -182,7 +177,7 @@ async def serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, s
 
 
 async def _send(socket: WebSocket, session: Session, service: StreamingTTSService, chunks: Iterator[Any]) -> None:
-    end = object()
+    end: Any = object()
     first = True
     try:
         while not session.left.is_set():

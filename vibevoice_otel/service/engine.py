@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -52,6 +51,7 @@ class StreamingTTSService:
         self.voice_presets: dict[str, str] = {name: f"random:{name}" for name in voices.NAMES}
         self.default_voice_key = settings.voice if settings.voice in self.voice_presets else voices.NAMES[0]
         self._voice_cache: dict[str, Voice] = {}
+        self._scheduler: Any = None
         self._loading = threading.Lock()
         self._voice_lock = threading.Lock()
 
@@ -64,9 +64,12 @@ class StreamingTTSService:
         if self.model is not None:
             return
         with self._loading:
-            if self.model is not None:
-                return
+            if self.model is not None:  # another thread loaded it meanwhile
+                return  # type: ignore[unreachable]
             pause(self.settings.faults.load_delay)
+            import diffusers  # noqa: PLC0415 - slow to import, and only a loaded model needs it
+
+            self._scheduler = diffusers.DPMSolverMultistepScheduler
             if self.is_random:
                 torch.set_num_threads(1)  # a second thread only thrashes on a model this small
                 self.processor, model = ByteProcessor(), random_model(self.settings.seed, self.settings.faults)
@@ -123,10 +126,8 @@ class StreamingTTSService:
         """The generation thread: errors are left in ``errors`` for the reader, who is always told of the end."""
         assert self.model is not None
         try:
-            import diffusers  # noqa: PLC0415 - slow to import, and only the generation needs it
-
             # One scheduler a request: it keeps its position, so two threads must not share one.
-            scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+            scheduler = self._scheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
             self.model.stream(
                 audio_streamer, stop_event, voice, **inputs, noise_scheduler=scheduler, num_diffusion_steps=steps, guidance_scale=cfg_scale
             )
@@ -190,9 +191,8 @@ class StreamingTTSService:
 
     def warm_up(self) -> None:
         """Load, and generate one short text, so that the first listener does not wait for it."""
-        with contextlib.closing(self.stream("warm up")) as chunks:
-            for _ in chunks:
-                pass
+        for _ in self.stream("warm up"):
+            pass
 
 
 def frames_of(text: str) -> int:

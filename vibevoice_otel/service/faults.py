@@ -35,12 +35,13 @@ class Faults:
     def from_mapping(cls, values: Any) -> Faults:
         """Raises ValueError naming what is unknown."""
         if not isinstance(values, dict):
-            raise ValueError("a JSON object is needed")
+            raise ValueError("a JSON object is needed")  # noqa: TRY004 - the content is wrong, not the caller
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**arguments)
 
 
 def pause(seconds: float) -> None:

@@ -27,7 +27,7 @@ from vibevoice_otel.service.streamer import AudioStreamer
 RANDOM_PEAK = 0.3
 
 
-class StreamingVibeVoice(VibeVoiceForConditionalGeneration):
+class StreamingVibeVoice(VibeVoiceForConditionalGeneration):  # type: ignore[misc]
     """VibeVoice that puts every decoded frame into the calling thread's audio streamer."""
 
     def __init__(self, config: VibeVoiceConfig) -> None:
@@ -65,7 +65,10 @@ class StreamingVibeVoice(VibeVoiceForConditionalGeneration):
             audio.fill_(float("nan"))
         if frame == 0:
             pause(faults.first_audio_delay)
-        streamer.put(audio[mask], mask.nonzero().view(-1))
+        if streamer.batch_size == 1:  # the service's own case; a mask of one is no question
+            streamer.put(audio, (0,))
+        else:
+            streamer.put(audio[mask], mask.nonzero().view(-1))
 
     def delay_of_step(self) -> float:
         return self.faults.step_delay + self.faults.slow_voices.get(getattr(self._thread, "voice", ""), 0.0)
@@ -121,7 +124,7 @@ def random_model(seed: int, faults: Faults) -> StreamingVibeVoice:
     """A random model whose output is scaled, once, to the loudness of speech."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = StreamingVibeVoice(random_config()).eval()
+        model: StreamingVibeVoice = StreamingVibeVoice(random_config()).eval()
         latent = torch.randn(1, 4, model.config.audio_config.hidden_size)
         with torch.no_grad():
             peak = float(model.model.audio_tower.decode(latent).audio.abs().max())

@@ -19,7 +19,7 @@ def test_a_request_becomes_this_tree() -> None:
         "vibevoice.queue 1-3 15<61453",
         "vibevoice.voice.load 3-5 16<61453 cache=miss voice=en-Carter_man",
         "vibevoice.preprocess 5-6 17<61453 cache=miss",
-        "vibevoice.generate 7-30 1<61453 frames=2 unattributed=0.007",
+        "vibevoice.generate 7-30 1<61453 frames=2 unattributed=0.005",
         "vibevoice.prefill 8-10 8<1 prefill.window=0",
         "vibevoice.frame 10-20 2<1 frame.index=0 frame.steps=2",
         "vibevoice.diffusion.step 11-13 4<2 step.index=0",
