@@ -63,8 +63,22 @@ class Witness:
         os.replace(f"{path}.new", path)  # noqa: PTH105
 
 
+def _stay_on_loopback() -> None:
+    """Upstream's script listens on every address; a test must not."""
+    import uvicorn
+
+    run = uvicorn.run
+
+    def on_loopback(app: Any, **settings: Any) -> None:
+        run(app, **{**settings, "host": "127.0.0.1", "port": 0})
+
+    uvicorn.run = on_loopback
+
+
 def install() -> None:
-    if "UPSTREAM_COUNTS" not in os.environ:
+    if "UPSTREAM_LOOPBACK" in os.environ:
+        _stay_on_loopback()
+    if not os.environ.get("UPSTREAM_COUNTS"):
         return
     witness = Witness()
     signal.signal(signal.SIGUSR1, witness.dump)

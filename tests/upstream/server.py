@@ -75,7 +75,6 @@ def serve(
     where: Path,
     *,
     command: Sequence[str] = UVICORN,
-    threading: bool = True,
     environment: dict[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run ``command`` in ``tree`` until the block ends (SIGINT, as Ctrl-C).
@@ -85,17 +84,16 @@ def serve(
         sink: where its telemetry goes.
         where: a folder of this server's own, for its log and counts.
         command: as the user types it after ``opentelemetry-instrument``.
-        threading: whether opentelemetry-instrumentation-threading carries the context into threads.
         environment: more variables.
     """
     _witness(where / "witness")
-    disabled = [] if threading else ["threading"]
     variables = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join((str(where / "witness"), str(tree.path), str(REPOSITORY))),
         "PYTHONUNBUFFERED": "1",
         "TQDM_DISABLE": "1",
+        "UPSTREAM_LOOPBACK": "1",
         "MODEL_PATH": str(tree.model),
         "MODEL_DEVICE": "cpu",
         "UPSTREAM_COUNTS": str(where / "counts.json"),
@@ -107,7 +105,6 @@ def serve(
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_METRIC_EXPORT_INTERVAL": "300",
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(disabled),
         **(environment or {}),
     }
     log_file = where / "server.log"

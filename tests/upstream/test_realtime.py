@@ -74,10 +74,15 @@ def test_metrics_are_the_spans_and_the_witness(server: Server, sink: Sink) -> No
         assert sum(p.sum for p in sink.metric(metric.name)) == pytest.approx(seconds, rel=1e-6), metric.name
 
     for metric, span in (
-        (semconv.INFERENCE, semconv.STEP), (semconv.DECODE_DURATION, semconv.DECODE), (semconv.PREFILL_DURATION, semconv.PREFILL),
-        (semconv.FIRST_AUDIO, semconv.FIRST_CHUNK), (semconv.QUEUE_DURATION, semconv.QUEUE), (semconv.VOICE_LOAD_DURATION, semconv.VOICE_LOAD),
-        (semconv.MODEL_LOAD_DURATION, semconv.MODEL_LOAD), (semconv.PREPROCESS_DURATION, semconv.PREPROCESS),
-    ):  # fmt: skip
+        (semconv.INFERENCE, semconv.STEP),
+        (semconv.DECODE_DURATION, semconv.DECODE),
+        (semconv.PREFILL_DURATION, semconv.PREFILL),
+        (semconv.FIRST_AUDIO, semconv.FIRST_CHUNK),
+        (semconv.QUEUE_DURATION, semconv.QUEUE),
+        (semconv.VOICE_LOAD_DURATION, semconv.VOICE_LOAD),
+        (semconv.MODEL_LOAD_DURATION, semconv.MODEL_LOAD),
+        (semconv.PREPROCESS_DURATION, semconv.PREPROCESS),
+    ):
         compare(metric, span)
     assert total(sink, semconv.DECODE_DURATION) == counts["decode"]
     assert total(sink, semconv.REQUESTS) == len([each for each in spans if each.name == semconv.SYNTHESIZE.name])
