@@ -268,6 +268,10 @@ CLOCK_ERROR = Attribute(
 )
 SYNTHETIC = Attribute("vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,))
 GENERATION_THREADS = Attribute("vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,))
+# On the SERVER span of a service that lets insight.Policy choose (opt-in).
+RECOMMENDATION_STEPS = Attribute("vibevoice.recommendation.steps", "int", "Diffusion steps that the policy chose.", (10,))
+RECOMMENDATION_CFG = Attribute("vibevoice.recommendation.cfg", "double", "Guidance scale that the policy chose.", (1.3,))
+RECOMMENDATION_REASON = Attribute("vibevoice.recommendation.reason", "string", "Why, or why it chose nothing.", ("nothing observed yet",))
 
 ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
 GEN_AI_OUTPUT = Attribute("gen_ai.output.type", "string", "Always 'speech'.", ("speech",), official=True)

@@ -1,0 +1,212 @@
+"""``vibevoice-otel insight``: capacity, voices, recommend."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.insight.source import SourceError, parse_bytes, parse_duration
+
+if TYPE_CHECKING:
+    from vibevoice_otel.insight.source import Source
+
+PROMETHEUS = "http://127.0.0.1:9090"
+EXPORTER = "http://127.0.0.1:9464/metrics"
+URL_VARIABLE = "VIBEVOICE_OTEL_PROMETHEUS_URL"
+TOKEN_VARIABLE = "VIBEVOICE_OTEL_PROMETHEUS_TOKEN"  # noqa: S105 the variable's name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one question. Returns 0 when there is an answer (which may be that the data does not suffice), else 1."""
+    arguments = _parser().parse_args(argv)
+    try:
+        report = _ask(arguments)
+        if arguments.plot:
+            from vibevoice_otel.insight import plots
+
+            plots.save(report, arguments.plot)
+    except (SourceError, ValueError, OSError) as error:
+        print(f"vibevoice-otel insight: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"scipy", "matplotlib"}:
+            raise
+        print(f"vibevoice-otel insight: {error.name} is not installed: pip install 'vibevoice-otel[insight]'", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(plain(report), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from vibevoice_otel.insight import tables
+
+        tables.show(report, Console(highlight=False))
+    return 0
+
+
+def plain(value: Any) -> Any:
+    """A report as JSON holds it: no infinity, no NaN (both become null), no tuple, no curve for plots."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "curve"}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _ask(arguments: argparse.Namespace) -> Any:
+    source = _source(arguments)
+    if arguments.question == "capacity":
+        from vibevoice_otel.insight.capacities import capacity
+
+        return capacity(
+            source,
+            streams=arguments.streams,
+            gpu_memory=arguments.gpu_memory,
+            concurrency=arguments.concurrency,
+            slo_seconds=arguments.slo,
+        )
+    if arguments.question == "voices":
+        from vibevoice_otel.insight.profiles import voices
+
+        return voices(source, slo_seconds=arguments.slo)
+    from vibevoice_otel.insight.recommendation import Rails, recommend
+
+    rails = Rails(slo_seconds=arguments.slo)
+    return recommend(source, text_length=arguments.text_length, voice=arguments.voice, rails=rails)
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    match = dict(arguments.match)
+    if arguments.environment:
+        match["environment"] = arguments.environment
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if arguments.token_file:
+        token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
+    common = {"match": match, "token": token, "headers": dict(arguments.header), "ca_file": arguments.ca_file}
+    if arguments.scrape:
+        from vibevoice_otel.insight.snapshot import SnapshotSource
+
+        return SnapshotSource.scrape(arguments.scrape, **common)
+    from vibevoice_otel.insight.prometheus import PrometheusSource
+
+    url = arguments.prometheus or os.environ.get(URL_VARIABLE) or PROMETHEUS
+    return PrometheusSource(url, window=arguments.window, end=arguments.at, **common)
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+@_checked
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise ValueError(f"{text!r} is not allowed: a whole number from 1 to 1000000")
+    return int(text)
+
+
+@_checked
+def _length(text: str) -> int:
+    if not text.isdigit() or int(text) > 10_000_000:
+        raise ValueError(f"{text!r} is not allowed: a number of characters from 0 to 10000000")
+    return int(text)
+
+
+@_checked
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 3600:
+        raise ValueError(f"{text!r} is not allowed: seconds above 0, at most 3600")
+    return value
+
+
+@_checked
+def _moment(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time: allowed is 2026-11-24T12:00:00Z or seconds since 1970") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+@_checked
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise ValueError(f"{text!r} is not allowed: NAME=VALUE")
+    return name.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vibevoice-otel insight", description="Answers from what was measured. docs/insight.md explains every method."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    where = shared.add_argument_group("where the data is")
+    either = where.add_mutually_exclusive_group()
+    either.add_argument("--prometheus", metavar="URL", help=f"Prometheus or a compatible store (default {PROMETHEUS}, or {URL_VARIABLE})")
+    either.add_argument(
+        "--scrape",
+        metavar="URL",
+        nargs="?",
+        const=EXPORTER,
+        help=f"one look at a metrics page instead, such as the demo's (default {EXPORTER})",
+    )
+    where.add_argument("--window", metavar="DURATION", type=_checked(parse_duration), default=86400.0, help="how far back (default 1d)")
+    where.add_argument("--at", metavar="TIME", type=_moment, help="end of the window (default now)")
+    where.add_argument("--environment", metavar="NAME", help="only series with this environment label")
+    where.add_argument(
+        "--match", metavar="LABEL=VALUE", type=_pair, action="append", default=[], help="only series with this label; repeatable"
+    )
+    where.add_argument("--token-file", metavar="FILE", help=f"file with a bearer token (or {TOKEN_VARIABLE})")
+    where.add_argument("--header", metavar="NAME=VALUE", type=_pair, action="append", default=[], help="more request headers; repeatable")
+    where.add_argument("--ca-file", metavar="FILE", help="authority of the server's certificate, PEM")
+    shown = shared.add_argument_group("how it is shown")
+    shown.add_argument("--json", action="store_true", help="for machines")
+    shown.add_argument("--plot", metavar="FILE.png", help="a picture as well")
+    default = semconv.SLO_FIRST_AUDIO_SECONDS
+    shared.add_argument("--slo", metavar="SECONDS", type=_seconds, default=default, help=f"first-audio objective (default {default:g})")
+
+    questions = parser.add_subparsers(dest="question", required=True, metavar="{capacity,voices,recommend}")
+    capacity = questions.add_parser("capacity", parents=[shared], help="how many streams a card holds, and what stops it first")
+    capacity.add_argument("--streams", metavar="N", type=_count, help="how many are wanted: answers yes or no")
+    capacity.add_argument(
+        "--gpu-memory", metavar="SIZE", type=_checked(parse_bytes), help="memory of the card in question, such as 24GiB (default: as seen)"
+    )
+    capacity.add_argument(
+        "--concurrency", metavar="N", type=_count, help="requests the service works on at once (default: inferred from the waits)"
+    )
+    questions.add_parser("voices", parents=[shared], help="a quality profile of each voice, ranked")
+    recommend = questions.add_parser("recommend", parents=[shared], help="steps and cfg for a text and a voice")
+    recommend.add_argument("--text-length", metavar="CHARACTERS", type=_length, required=True, help="length of the text")
+    recommend.add_argument("--voice", metavar="NAME", help="the voice that will speak (default: any)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

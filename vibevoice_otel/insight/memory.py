@@ -1,0 +1,158 @@
+"""Memory against streams: a straight line with a spread that grows with it, from resampled blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vibevoice_otel.insight.observations import Device, Process, blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+Z_MEMORY = 2.326  # the line is drawn where 99 % of moments lie below
+_SCALE = 2.0**30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFit:
+    """``base + slope * n`` GiB on average, with variance ``noise + spread * n`` and third moment ``skew * n`` about it.
+
+    Arrays are (draws,), the first from all blocks.
+    """
+
+    base: Floats
+    slope: Floats
+    noise: Floats
+    spread: Floats
+    skew: Floats
+    overhead: float  # reserved over allocated at their highest: fragmentation and the allocator's cache
+    transient: float  # GiB by which the peak exceeds what the line explains
+    peak: float  # GiB
+    limit: float  # GiB, the card's; NaN where not reported
+    most: float  # streams seen at once
+    samples: int
+    levels: int  # how many different numbers of streams were seen
+    curved: bool
+
+    def quantile(self, streams: Floats | float) -> Floats:
+        """GiB, fragmentation included, below which 99 % of moments with ``streams`` streams lie; (draws,).
+
+        Cornish and Fisher's expansion: a few long texts make the upper end longer than a normal distribution's.
+        """
+        variance = np.maximum(self.noise + self.spread * streams, 1e-12)
+        tail = Z_MEMORY * np.sqrt(variance) + (Z_MEMORY**2 - 1) / 6 * self.skew * streams / variance
+        return (self.base + self.slope * streams + tail + self.transient) * self.overhead
+
+    def capacity(self, limit: float) -> Floats:
+        """Streams that fit in ``limit`` GiB in 99 % of moments; infinite where memory does not grow with streams; (draws,)."""
+        with np.errstate(divide="ignore"):
+            most = np.where(self.slope > 0, limit / np.maximum(self.slope, 1e-12), 0.0)
+        low, high = np.zeros_like(most), most
+        for _ in range(50):
+            middle = (low + high) / 2
+            fits = self.quantile(middle) <= limit
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        return np.where(self.slope > 0, low, np.inf)
+
+
+def fit(
+    processes: Sequence[Process], device_id: str, slots: int | None, size: int, draws: int, rng: np.random.Generator
+) -> MemoryFit | None:
+    """Fit one card of like processes; None when its memory was not reported.
+
+    ``slots``: how many requests the service works on at once, where known: those that still wait hold no memory.
+    """
+    moments, raw_n, raw_m = [], [], []
+    seen: list[Device] = []
+    first = [d.allocated for p in processes if (d := p.devices.get(device_id)) is not None and not np.isnan(d.allocated).all()]
+    origin = float(np.nanmean(np.concatenate(first))) / _SCALE if first else 0.0  # powers of what is far from zero lose digits
+    for process in processes:
+        device = process.devices.get(device_id)
+        if device is None:
+            continue
+        both = ~np.isnan(process.active) & ~np.isnan(device.allocated)
+        n = np.where(both, np.minimum(process.active, slots) if slots else process.active, 0.0)
+        m = np.where(both, device.allocated / _SCALE - origin, 0.0)
+        seen.append(device)
+        raw_n.append(n[both])
+        raw_m.append(m[both])
+        one = both.astype(np.float64)
+        moments.append(blocks(np.where(both, _powers(one, n, m), 0.0), size))
+    if not seen or not sum(len(n) for n in raw_n):
+        return None
+    block = np.concatenate(moments, axis=1)
+    block = block[:, block[0] > 0]
+    n_all, m_all = np.concatenate(raw_n), np.concatenate(raw_m)
+    count = block.shape[1]
+    if count < 2:
+        block, count = _powers(np.ones_like(n_all), n_all, m_all), len(n_all)
+    weights = np.vstack([np.ones(count), rng.multinomial(count, np.full(count, 1 / count), size=draws)])
+    base, slope, noise, spread, skew = _moments_to_line(block @ weights.T)
+    base, m_all = base + origin, m_all + origin
+    peak = max(_most(d.peak) for d in seen) / _SCALE
+    peak = max(peak, float(m_all.max()))
+    pools = [_most(d.reserved) / max(_most(d.peak), _most(d.allocated)) for d in seen if _most(d.reserved) > 0]
+    limits = [_most(d.limit) for d in seen if _most(d.limit) > 0]
+    most = float(n_all.max())
+    # The highest of many moments lies above their 99 % quantile by chance alone; only beyond that is a peak unexplained.
+    extreme = Z_MEMORY + np.sqrt(2 * np.log(max(len(n_all) / 100, 1.0)))
+    between = most + 2  # a stream or two may have come and gone between two scrapes
+    explained = float(base[0] + slope[0] * between + extreme * np.sqrt(max(noise[0] + spread[0] * between, 0.0)))
+    return MemoryFit(
+        base,
+        slope,
+        noise,
+        spread,
+        skew,
+        max(1.0, *pools) if pools else 1.0,
+        max(0.0, peak - explained),
+        peak,
+        min(limits) / _SCALE if limits else float("nan"),
+        most,
+        len(n_all),
+        len(np.unique(n_all)),
+        _curved(n_all, m_all, size),
+    )
+
+
+def _most(values: Floats) -> float:
+    return float(np.nanmax(values)) if not np.isnan(values).all() else 0.0
+
+
+def _powers(one: Floats, n: Floats, m: Floats) -> Floats:
+    return np.stack([one, n, n**2, n**3, m, n * m, n**2 * m, m**2, n * m**2, m**3])
+
+
+def _moments_to_line(sums: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Least squares for the mean, then moments of the residuals, from sums of powers; all (draws,)."""
+    one, n, n2, n3, m, nm, n2m, m2, nm2, m3 = sums
+    determinant = one * n2 - n**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        b = np.where(determinant > 1e-9, (one * nm - n * m) / determinant, 0.0)
+        a = (m - b * n) / one
+        e2 = np.maximum(m2 + a**2 * one + b**2 * n2 - 2 * a * m - 2 * b * nm + 2 * a * b * n, 0.0)
+        ne2 = nm2 + a**2 * n + b**2 * n3 - 2 * a * nm - 2 * b * n2m + 2 * a * b * n2
+        line1, line2, line3 = a * m + b * nm, a * m2 + b * nm2, a**3 * one + 3 * a**2 * b * n + 3 * a * b**2 * n2 + b**3 * n3
+        e3 = m3 - 3 * line2 + 3 * (a * line1 + b * (a * nm + b * n2m)) - line3
+        spread = np.where(determinant > 1e-9, (one * ne2 - n * e2) / determinant, 0.0)
+        noise = (e2 - spread * n) / one
+        steep = e2 / np.maximum(n, 1e-9)
+    spread, noise = np.where(noise < 0, steep, spread), np.maximum(noise, 0.0)
+    noise = np.where(spread < 0, e2 / one, noise)
+    return a, b, noise, np.maximum(spread, 0.0), np.maximum(e3, 0.0) / np.maximum(n, 1e-9)
+
+
+def _curved(n: Floats, m: Floats, size: int) -> bool:
+    """Does a parabola fit clearly better? Samples within a block repeat each other, so they count as ``len / size``."""
+    if len(np.unique(n)) < 4:
+        return False
+    line = m - np.polyval(np.polyfit(n, m, 1), n)
+    bend = m - np.polyval(np.polyfit(n, m, 2), n)
+    gain = float(line @ line - bend @ bend) / max(float(bend @ bend) / max(len(n) - 3, 1), 1e-12)
+    return gain / size > 12.0 and float(line.std()) > 0.02 * float(np.ptp(m))

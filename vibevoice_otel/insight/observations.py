@@ -1,0 +1,183 @@
+"""What a window of data says about load: per process, cut into blocks that can be resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vibevoice_otel import semconv
+from vibevoice_otel.insight.source import Source, Track
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_BLOCKS = 60  # blocks aimed at: enough to resample, each long enough to be almost independent of its neighbours
+_BLOCK_SERVICES = 8.0  # a block lasts at least this many mean generation times
+Key = frozenset[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Process:
+    """One observed process. Counters are increments a grid step; gauges as sampled, NaN where absent. Arrays are (steps,)."""
+
+    labels: dict[str, str]
+    active: Floats
+    requests: Floats  # that got their turn, so all but the rejected
+    rejected: Floats
+    busy: Floats
+    audio: Floats
+    first_audio: Floats  # (buckets, steps), not cumulative
+    first_audio_sum: Floats
+    waits: Floats
+    waits_sum: Floats
+    waits_felt: Floats  # waits above the smallest that a person could notice
+    device_seconds: Floats  # NaN throughout where no device clock reported
+    devices: dict[str, Device] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Device:
+    """One card as a process sees it: bytes, (steps,) each."""
+
+    allocated: Floats
+    peak: Floats
+    reserved: Floats
+    limit: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Everything observed. ``edges`` are the first-audio bucket edges."""
+
+    times: Floats
+    step: float
+    edges: Floats
+    processes: list[Process]
+
+
+_FELT_WAIT = 0.005  # an edge of the queue histogram
+_OWN = ("device_id", "status", "le", "clock")
+
+
+def _key(track: Track) -> Key:
+    return frozenset((name, value) for name, value in track.labels.items() if name not in _OWN)
+
+
+def increments(values: Floats) -> Floats:
+    """Growth of a counter a step; after a restart it grew by what it shows. Gaps (NaN) are bridged, nothing precedes the first."""
+    out = np.zeros_like(values)
+    seen = np.flatnonzero(~np.isnan(values))
+    if seen.size > 1:
+        known = values[seen]
+        change = np.diff(known)
+        out[seen[1:]] = np.where(change < 0, known[1:], change)
+    return out
+
+
+def observe(source: Source) -> Window | None:
+    """Read the window; None when the source knows one instant alone or nothing was ever active."""
+    active = source.history(semconv.ACTIVE.prometheus, semconv.ACTIVE.labels)
+    if not active:
+        return None
+    times = active[0].times
+    by_key = {_key(track): track for track in active}
+    zeros = {key: np.zeros_like(times) for key in by_key}
+
+    def counters(series: str, drop: Sequence[str], **only: Sequence[str]) -> dict[Key, Floats]:
+        sums = {key: value.copy() for key, value in zeros.items()}
+        for track in source.history(series, drop) or ():
+            if _key(track) in sums and all(track.labels.get(name) in allowed for name, allowed in only.items()):
+                sums[_key(track)] += increments(track.values)
+        return sums
+
+    ended = ("voice", "cfg", "steps")
+    requests = counters(semconv.REQUESTS.prometheus, ended, status=[s.value for s in semconv.Status if s is not semconv.Status.REJECTED])
+    rejected = counters(semconv.REQUESTS.prometheus, ended, status=[semconv.Status.REJECTED.value])
+    busy = counters(semconv.GENERATE_BUSY.prometheus, ("voice",))
+    audio = counters(semconv.AUDIO_PRODUCED.prometheus, ("voice",))
+    first, queue = semconv.FIRST_AUDIO.prometheus, semconv.QUEUE_DURATION.prometheus
+    first_sum = counters(f"{first}_sum", semconv.FIRST_AUDIO.labels)
+    waits = counters(f"{queue}_count", ("voice",))
+    waits_sum = counters(f"{queue}_sum", ("voice",))
+    buckets = _buckets(source, f"{first}_bucket", semconv.FIRST_AUDIO.labels, zeros)
+    edges = np.array(sorted(buckets), dtype=np.float64)
+    felt = _buckets(source, f"{queue}_bucket", ("voice",), zeros)
+    below = felt.get(_FELT_WAIT, zeros)
+    device = _device_seconds(source, zeros)
+    processes = {
+        key: Process(
+            dict(track.labels),
+            track.values,
+            requests[key],
+            rejected[key],
+            busy[key],
+            audio[key],
+            np.maximum(np.diff(np.array([buckets[e][key] for e in edges]), axis=0, prepend=0.0), 0.0)
+            if edges.size
+            else np.empty((0, len(times))),
+            first_sum[key],
+            waits[key],
+            waits_sum[key],
+            np.maximum(waits[key] - below[key], 0.0),
+            device[key],
+        )
+        for key, track in by_key.items()
+    }
+    _add_devices(source, processes, times)
+    return Window(times, float(times[1] - times[0]) if len(times) > 1 else 1.0, edges, list(processes.values()))
+
+
+def _buckets(source: Source, series: str, drop: Sequence[str], zeros: dict[Key, Floats]) -> dict[float, dict[Key, Floats]]:
+    found: dict[float, dict[Key, Floats]] = {}
+    for track in source.history(series, drop) or ():
+        if _key(track) in zeros:
+            sums = found.setdefault(float(track.labels["le"]), {key: value.copy() for key, value in zeros.items()})
+            sums[_key(track)] += increments(track.values)
+    return found
+
+
+def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Floats]:
+    sums = {key: np.full_like(value, np.nan) for key, value in zeros.items()}
+    for metric in (semconv.INFERENCE, semconv.DECODE_DURATION, semconv.PREFILL_DURATION):
+        drop = [name for name in metric.labels if name != "clock"]
+        for track in source.history(f"{metric.prometheus}_sum", drop) or ():
+            if track.labels.get("clock") == semconv.Clock.DEVICE and _key(track) in sums:
+                sums[_key(track)] = np.nan_to_num(sums[_key(track)]) + increments(track.values)
+    return sums
+
+
+def _add_devices(source: Source, processes: dict[Key, Process], times: Floats) -> None:
+    for field_name, metric in (
+        ("allocated", semconv.GPU_MEMORY),
+        ("peak", semconv.GPU_MEMORY_PEAK),
+        ("reserved", semconv.GPU_MEMORY_RESERVED),
+        ("limit", semconv.GPU_MEMORY_LIMIT),
+    ):
+        for track in source.history(metric.prometheus, ()) or ():
+            process = processes.get(_key(track))
+            if process is not None:
+                empty = [np.full_like(times, np.nan) for _ in range(4)]
+                device = process.devices.setdefault(track.labels.get("device_id", "0"), Device(*empty))
+                setattr(device, field_name, track.values)
+
+
+def block_steps(window: Window, processes: Sequence[Process]) -> int:
+    """Grid steps a block: a sixtieth of the time observed, and never shorter than a few generation times."""
+    requests = sum(float(p.requests.sum()) for p in processes)
+    busy = sum(float(p.busy.sum()) for p in processes)
+    service = busy / requests if requests else 0.0
+    steps = sum(int(np.count_nonzero(~np.isnan(p.active))) for p in processes)
+    return max(1, round(max(steps / _BLOCKS, _BLOCK_SERVICES * service / window.step)))
+
+
+def blocks(values: Floats, size: int) -> Floats:
+    """Sums over consecutive blocks of ``size`` steps, (..., blocks); a last, incomplete block is left out, NaN counts as zero."""
+    count = values.shape[-1] // size
+    kept = np.nan_to_num(values[..., : count * size])
+    result: Floats = kept.reshape(*values.shape[:-1], count, size).sum(axis=-1)
+    return result

@@ -1,0 +1,365 @@
+"""A quality profile of each voice: ranked, with evidence, and an outlier named only where it is one statistically."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vibevoice_otel import semconv
+from vibevoice_otel.insight import stats
+from vibevoice_otel.insight.cells import Cell, Setting, by_voice, read_cells, total
+from vibevoice_otel.insight.source import Origin, Source
+from vibevoice_otel.insight.stats import CONFIDENCE, Estimate, Quantile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LEAST_REQUESTS = 20  # as the alerts: below it nothing is said of a voice but its counts
+FALSE_DISCOVERIES = 0.05
+_POSTERIOR_DRAWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """In what a voice differs from the others, how much (odds or rate ratio) and how surely (false discovery rate controlled)."""
+
+    what: str
+    ratio: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Effect of one more diffusion step and of 1.0 more cfg: seconds of first audio, and the odds ratio of failing.
+
+    None where the voice was not observed at settings that tell them apart. ``shrunk``: pulled towards the fleet's effect.
+    """
+
+    latency_per_step: Estimate | None
+    latency_per_cfg: Estimate | None
+    failure_odds_per_step: Estimate | None
+    failure_odds_per_cfg: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceProfile:
+    """All that is known of one voice in the window. Shares are 0..1, times in seconds, rates a minute of audio."""
+
+    voice: str
+    rank: int | None  # None: too few requests to rank
+    requests: float  # that ended by themselves: success, error, timeout
+    cancelled: float
+    rejected: float
+    error_share: Estimate | None
+    late_share: Estimate | None
+    unhappy: Estimate | None  # failed or late, shrunk towards the fleet: what ranks
+    p50: Quantile | None
+    p95: Quantile | None
+    p99: Quantile | None
+    real_time_factor: float | None
+    real_time_p95: Quantile | None
+    audio_minutes: float
+    underruns: Estimate | None
+    defects: Estimate | None
+    defect_kinds: dict[str, float]
+    sensitivity: Sensitivity
+    outlier_in: list[Outlier]
+    vanished: bool
+    settings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MostStable:
+    """The voice least likely to disappoint. ``probability``: that it truly is the best of those ranked."""
+
+    voice: str
+    probability: float
+    evidence: str
+    not_separable_from: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class VoicesReport:
+    """Voices, best first; those with too few requests come last, unranked."""
+
+    origin: Origin
+    confidence: float
+    voices: list[VoiceProfile]
+    most_stable: MostStable | None
+    fleet: Sensitivity
+    notes: list[str]
+
+
+def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECONDS, seed: int = 0) -> VoicesReport:
+    """Profile every voice seen in the window.
+
+    Raises:
+        SourceError: when the source cannot be read.
+    """
+    cells = list(read_cells(source).values())
+    names = sorted({c.voice for c in cells if c.ended or c.first_audio})
+    notes: list[str] = []
+    if not names:
+        seen = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
+        notes.append(
+            f"{len(seen)} voices are known, none was asked to speak in the window."
+            if seen
+            else "No speech request is recorded here: is the service instrumented, and is this the store it reports to?"
+        )
+        return VoicesReport(source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), notes)
+    audio = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
+    underruns = by_voice(source, semconv.UNDERRUN.prometheus)
+    defects: dict[str, dict[str, float]] = {}
+    for point in source.growth(semconv.DEFECTIVE_FRAMES.prometheus, ("voice", "kind")):
+        defects.setdefault(point.labels.get("voice", ""), {})[point.labels.get("kind", "")] = point.value
+    present = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
+    mine = {name: [c for c in cells if c.voice == name] for name in names}
+    fleet, slopes = _sensitivities(mine)
+    outliers = _outliers(names, cells, audio, underruns, {n: sum(d.values()) for n, d in defects.items()}, slo_seconds)
+    unhappy, posterior = _unhappy(names, mine, slo_seconds, np.random.default_rng(seed))
+    ranked = sorted((n for n in names if n in unhappy), key=lambda n: (unhappy[n].high, n))
+    profiles = []
+    spread_underruns = _dispersion([underruns.get(n, 0.0) for n in names], [audio.get(n, 0.0) for n in names])
+    counts = {n: sum(defects.get(n, {}).values()) for n in names}
+    spread_defects = _dispersion(list(counts.values()), [audio.get(n, 0.0) for n in names])
+    for name, group in ((n, mine[n]) for n in [*ranked, *(n for n in names if n not in unhappy)]):
+        first = total(c.first() for c in group)
+        speed = total(c.real_time for c in group)
+        ended, failed = sum(c.ended for c in group), sum(c.failed for c in group)
+        profiles.append(
+            VoiceProfile(
+                voice=name,
+                rank=ranked.index(name) + 1 if name in unhappy else None,
+                requests=ended,
+                cancelled=sum(c.statuses.get(semconv.Status.CANCELLED.value, 0.0) for c in group),
+                rejected=sum(c.statuses.get(semconv.Status.REJECTED.value, 0.0) for c in group),
+                error_share=stats.proportion(failed, ended),
+                late_share=stats.proportion(first.above(slo_seconds), first.n) if first else None,
+                unhappy=unhappy.get(name),
+                p50=stats.quantile(first, 0.5) if first else None,
+                p95=stats.quantile(first, 0.95) if first else None,
+                p99=stats.quantile(first, 0.99) if first else None,
+                real_time_factor=speed.mean if speed else None,
+                real_time_p95=stats.quantile(speed, 0.95) if speed else None,
+                audio_minutes=audio.get(name, 0.0),
+                underruns=stats.rate(underruns.get(name, 0.0), audio.get(name, 0.0), dispersion=spread_underruns),
+                defects=stats.rate(counts[name], audio.get(name, 0.0), dispersion=spread_defects),
+                defect_kinds=defects.get(name, {}),
+                sensitivity=slopes[name],
+                outlier_in=outliers.get(name, []),
+                vanished=name not in present,
+                settings=sorted({f"cfg {c.setting.cfg}, {c.setting.steps} steps" for c in group}),
+            )
+        )
+    gone = [p.voice for p in profiles if p.vanished]
+    if gone:
+        notes.append(f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service is down).")
+    few = [n for n in names if n not in unhappy]
+    if few:
+        notes.append(f"{', '.join(few)}: fewer than {LEAST_REQUESTS} requests, too few to rank or compare.")
+    restarts = source.restarts()
+    if restarts:
+        notes.append(f"{restarts} process(es) restarted within the window; counts around the restart are estimates.")
+    return VoicesReport(source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, notes)
+
+
+def _unhappy(
+    names: Sequence[str], mine: dict[str, list[Cell]], slo: float, rng: np.random.Generator
+) -> tuple[dict[str, Estimate], dict[str, Floats]]:
+    """Share of requests that failed or came late, shrunk towards the fleet so that a small sample cannot rank high by luck."""
+    tried: dict[str, tuple[float, float]] = {}
+    for name in names:
+        n = sum(c.ended for c in mine[name])
+        late = sum(h.above(slo) for c in mine[name] if (h := c.first()) is not None)
+        if n >= LEAST_REQUESTS:
+            tried[name] = (min(sum(c.failed for c in mine[name]) + late, n), n)
+    from scipy.stats import beta
+
+    a, b = stats.beta_prior([k for k, _ in tried.values()], [n for _, n in tried.values()])
+    result, draws = {}, {}
+    for name, (k, n) in tried.items():
+        shape = (a + k, b + n - k)
+        tail = (1 - CONFIDENCE) / 2
+        result[name] = Estimate(shape[0] / sum(shape), float(beta.ppf(tail, *shape)), float(beta.ppf(1 - tail, *shape)), n)
+        draws[name] = rng.beta(*shape, size=_POSTERIOR_DRAWS)
+    return result, draws
+
+
+def _most_stable(
+    ranked: Sequence[str], unhappy: dict[str, Estimate], draws: dict[str, Floats], mine: dict[str, list[Cell]]
+) -> MostStable | None:
+    if len(ranked) < 2:
+        return None
+    best = ranked[0]
+    others = np.array([draws[n] for n in ranked[1:]])
+    probability = float((draws[best] < others.min(axis=0)).mean())
+    close = [n for n in ranked[1:] if float((draws[best] < draws[n]).mean()) < CONFIDENCE]
+    share, n = unhappy[best], sum(c.ended for c in mine[best])
+    first = total(c.first() for c in mine[best])
+    spread = ""
+    if first and (p50 := stats.quantile(first, 0.5)) and (p95 := stats.quantile(first, 0.95)) and p50.value and p95.value:
+        spread = f", first audio {p50.value * 1000:.0f} ms at P50 and {p95.value * 1000:.0f} ms at P95"
+    evidence = f"at most {share.high:.1%} of requests failed or late ({share.value:.1%} estimated from {n:.0f}){spread}"
+    return MostStable(best, probability, evidence, close)
+
+
+def _dispersion(events: Sequence[float], exposure: Sequence[float]) -> float:
+    """How much more than Poisson the voices' rates scatter, from the middle of the crowd so that an outlier does not hide itself."""
+    from scipy.stats import chi2
+
+    rows = [(e, x) for e, x in zip(events, exposure, strict=True) if x > 0]
+    total_events = sum(e for e, _ in rows)
+    if len(rows) < 4 or not total_events:
+        return 1.0
+    centre = float(np.median([e / x for e, x in rows])) or total_events / sum(x for _, x in rows)
+    pearson = [(e - centre * x) ** 2 / (centre * x) for e, x in rows]
+    return max(1.0, float(np.median(pearson)) / float(chi2.ppf(0.5, 1)))
+
+
+def _outliers(
+    names: Sequence[str],
+    cells: Sequence[Cell],
+    audio: dict[str, float],
+    underruns: dict[str, float],
+    defects: dict[str, float],
+    slo: float,
+) -> dict[str, list[Outlier]]:
+    """Test each voice against the rest, all tests together under one false discovery rate."""
+    tests: list[tuple[str, str, float, float]] = []
+    enough = [n for n in names if sum(c.ended for c in cells if c.voice == n) >= LEAST_REQUESTS]
+    for name in enough if len(enough) > 1 else []:
+        failing: dict[tuple[str, ...], list[float]] = {}
+        late: dict[tuple[str, ...], list[float]] = {}
+        for cell in cells:
+            at = 0 if cell.voice == name else 2
+            key = (cell.setting.cfg, cell.setting.steps)
+            _add(failing, key, at, cell.failed, cell.ended)
+            for length, histogram in cell.first_audio.items():
+                _add(late, (*key, length), at, histogram.above(slo), histogram.n)
+        for what, strata in (("errors", failing), ("late first audio", late)):
+            ratio, p = stats.stratified_excess([(s[0], s[1], s[2], s[3]) for s in strata.values()])
+            tests.append((name, what, ratio, p))
+        for what, events in (("underruns", underruns), ("defective frames", defects)):
+            ratio, p = _rate_excess(name, enough, events, audio)
+            tests.append((name, what, ratio, p))
+    named: dict[str, list[Outlier]] = {}
+    for (name, what, ratio, p), stands_out in zip(tests, stats.discoveries([t[3] for t in tests], FALSE_DISCOVERIES), strict=True):
+        if stands_out:
+            named.setdefault(name, []).append(Outlier(what, ratio, p))
+    return named
+
+
+def _add(strata: dict[tuple[str, ...], list[float]], key: tuple[str, ...], at: int, bad: float, n: float) -> None:
+    row = strata.setdefault(key, [0.0, 0.0, 0.0, 0.0])
+    row[at] += bad
+    row[at + 1] += n
+
+
+def _rate_excess(name: str, voices_: Sequence[str], events: dict[str, float], audio: dict[str, float]) -> tuple[float, float]:
+    """Rate ratio against the rest and its p-value: conditional binomial test of two Poisson rates, clusters allowed for."""
+    from scipy.stats import binom
+
+    mine, exposure = events.get(name, 0.0), audio.get(name, 0.0)
+    rest = sum(events.get(v, 0.0) for v in voices_ if v != name)
+    rest_exposure = sum(audio.get(v, 0.0) for v in voices_ if v != name)
+    if not exposure or not rest_exposure or not mine:
+        return 1.0, 1.0
+    spread = _dispersion([events.get(v, 0.0) for v in voices_], [audio.get(v, 0.0) for v in voices_])
+    k, n = math.floor(mine / spread), math.ceil((mine + rest) / spread)
+    ratio = (mine / exposure) / (rest / rest_exposure) if rest else math.inf
+    return ratio, float(binom.sf(k - 1, n, exposure / (exposure + rest_exposure)))
+
+
+# ------------------------------------------------------------------------------------------------------------ sensitivity
+
+_EFFECTS = ("latency_per_step", "latency_per_cfg", "failure_odds_per_step", "failure_odds_per_cfg")
+
+
+def _sensitivities(mine: dict[str, list[Cell]]) -> tuple[Sensitivity, dict[str, Sensitivity]]:
+    """Each voice's effects, pulled towards the fleet's by how much voices truly differ (DerSimonian and Laird)."""
+    raw = {name: _slopes(cells) for name, cells in mine.items()}
+    fleet: dict[str, Estimate | None] = {}
+    per_voice: dict[str, dict[str, Estimate | None]] = {name: {} for name in mine}
+    for effect in _EFFECTS:
+        known = {name: slopes[effect] for name, slopes in raw.items() if effect in slopes}
+        odds = effect.startswith("failure")
+        centre, tau2, se = _pool(list(known.values()))
+        fleet[effect] = _estimate(centre, se, odds, len(known)) if known else None
+        for name, cells in mine.items():
+            if name not in known:
+                per_voice[name][effect] = None
+                continue
+            value, error = known[name]
+            between = tau2 + se**2  # the fleet's own effect is not known exactly either
+            weight = between / (between + error**2) if len(known) > 2 else 1.0
+            shrunk = centre + weight * (value - centre)
+            per_voice[name][effect] = _estimate(shrunk, math.sqrt(weight) * error, odds, sum(c.ended for c in cells))
+    return Sensitivity(**fleet), {name: Sensitivity(**values) for name, values in per_voice.items()}
+
+
+def _estimate(value: float, se: float, odds: bool, n: float) -> Estimate:
+    low, high = value - 1.96 * se, value + 1.96 * se
+    if odds:
+        value, low, high = (math.exp(min(x, 50.0)) for x in (value, low, high))
+    return Estimate(value, low, high, n)
+
+
+def _pool(effects: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Random-effects mean, variance between voices, and the mean's standard error."""
+    if not effects:
+        return 0.0, 0.0, 0.0
+    value, error = np.array(effects, dtype=np.float64).T
+    weight = 1 / error**2
+    mean = float(weight @ value / weight.sum())
+    q = float(weight @ (value - mean) ** 2)
+    scale = float(weight.sum() - (weight**2).sum() / weight.sum())
+    tau2 = max(0.0, (q - (len(effects) - 1)) / scale) if scale > 0 else 0.0
+    weight = 1 / (error**2 + tau2)
+    return float(weight @ value / weight.sum()), tau2, float(weight.sum() ** -0.5)
+
+
+def _slopes(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
+    """Effects of steps and cfg for one voice with standard errors, where its settings tell them apart."""
+    usable = [(c, numbers) for c in cells if (numbers := c.setting.numbers) is not None]
+    found: dict[str, tuple[float, float]] = {}
+    rows, means, variances, lengths = [], [], [], []
+    for cell, (cfg, steps) in usable:
+        for length, histogram in cell.first_audio.items():
+            if histogram.n >= 5:
+                rows.append((float(steps), cfg))
+                means.append(histogram.mean)
+                variances.append(max(histogram.variance(), 1e-8) / histogram.n)
+                lengths.append(length)
+    varying = _varying(rows)
+    if varying:
+        groups = sorted(set(lengths))
+        design = np.array(
+            [[*(float(l == g) for g in groups), *(r[i] for i in varying)] for r, l in zip(rows, lengths, strict=True)], dtype=np.float64
+        )
+        line = stats.weighted_line(design, np.array(means), np.array(variances))
+        if line is not None:
+            for at, index in enumerate(varying):
+                found[_EFFECTS[index]] = (float(line[0][len(groups) + at]), float(line[1][len(groups) + at]))
+    tried = [(c, (float(steps), cfg)) for c, (cfg, steps) in usable if c.ended >= 5]
+    varying = _varying([r for _, r in tried])
+    if varying and sum(c.ended for c, _ in tried) >= LEAST_REQUESTS:
+        design = np.array([[1.0, *(r[i] for i in varying)] for _, r in tried])
+        design[:, 1:] -= design[:, 1:].mean(axis=0)
+        odds = stats.logistic(design, np.array([c.failed for c, _ in tried]), np.array([c.ended for c, _ in tried]))
+        if odds is not None:
+            for at, index in enumerate(varying):
+                found[_EFFECTS[2 + index]] = (float(odds[0][1 + at]), float(odds[1][1 + at]))
+    return found
+
+
+def _varying(rows: Sequence[tuple[float, float]]) -> list[int]:
+    return [i for i in (0, 1) if len({r[i] for r in rows}) > 1]
+
+
+__all__ = ["LEAST_REQUESTS", "MostStable", "Outlier", "Sensitivity", "Setting", "VoiceProfile", "VoicesReport", "voices"]

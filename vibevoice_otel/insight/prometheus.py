@@ -1,0 +1,184 @@
+"""Any store that speaks Prometheus' HTTP API: Prometheus, Thanos, Mimir, VictoriaMetrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
+
+_GRID = 5760  # points a series at most; Prometheus refuses more than 11,000
+_SHORTEST_STEP = 15
+
+
+class PrometheusSource:
+    """Reads a window of the store's data.
+
+    Args:
+        url: base address, with a path where the store has one (``http://mimir/prometheus``).
+        window: seconds, counted back from ``end``.
+        end: Unix time; now by default.
+        match: labels that every series must carry (``{"environment": "production"}``).
+        token: bearer token, or nothing.
+        headers: more headers to send (``X-Scope-OrgID`` ...).
+        ca_file: PEM file of the authority that signed the server's certificate, when it is not a public one.
+        timeout: seconds for each query.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        window: float = 86400.0,
+        end: float | None = None,
+        match: Mapping[str, str] | None = None,
+        token: str = "",
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self._base, self._opener = endpoint(url, ca_file)
+        self._window = max(1, round(window))
+        self._end = time.time() if end is None else end
+        self._matchers = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted((match or {}).items()))
+        self._headers = {"Accept": "application/json", **(headers or {})}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._timeout = timeout
+
+    @property
+    def origin(self) -> Origin:
+        return Origin("prometheus", self._base, float(self._window), self._end)
+
+    def growth(self, series: str, by: Sequence[str]) -> list[Point]:
+        # increase() extrapolates to fractions and misses what a series counted before its first scrape. Here: the exact
+        # difference where the series was there at both ends without a restart, its last value where it was born within the
+        # window, and increase() only around a restart.
+        name, window = self._select(series), f"[{self._window}s]"
+        restarted = f"(resets({name}{window}) > 0)"
+        before = f"{name} offset {self._window}s"
+        last = f"last_over_time({name}{window})"
+        return self._instant(
+            f"sum by ({','.join(by)}) (clamp_min(({last} - {before}) unless {restarted}, 0)"
+            f" or (({last} unless {before}) unless {restarted})"
+            f" or (increase({name}{window}) and {restarted}))"
+        )
+
+    def current(self, series: str, by: Sequence[str]) -> list[Point]:
+        return self._instant(f"sum by ({','.join(by)}) ({self._select(series)})")
+
+    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:
+        import numpy as np
+
+        step = max(_SHORTEST_STEP, math.ceil(self._window / _GRID))
+        count = int(self._window // step) + 1
+        start = self._end - (count - 1) * step
+        times = start + step * np.arange(count, dtype=np.float64)
+        tracks = []
+        expression = f"sum without ({','.join(drop)}) ({self._select(series)})"
+        for row in self._ask("query_range", query=expression, start=f"{start:.3f}", end=f"{self._end:.3f}", step=str(step)):
+            values = np.full(count, np.nan)
+            samples = np.array(row["values"], dtype=np.float64)
+            values[np.rint((samples[:, 0] - start) / step).astype(int)] = samples[:, 1]
+            tracks.append(Track(_labels(row), times, values))
+        return tracks
+
+    def restarts(self) -> int:
+        name = self._select(semconv.REQUESTS.prometheus)
+        by = ",".join(semconv.REQUESTS.labels)
+        rows = self._instant(f"count(max without ({by}) (resets({name}[{self._window}s])) > 0)")
+        return int(rows[0].value) if rows else 0
+
+    def _select(self, series: str) -> str:
+        return f"{series}{{{self._matchers}}}" if self._matchers else series
+
+    def _instant(self, expression: str) -> list[Point]:
+        rows = self._ask("query", query=expression, time=f"{self._end:.3f}")
+        return [Point(_labels(row), float(row["value"][1])) for row in rows]
+
+    def _ask(self, path: str, **form: str) -> list[dict[str, Any]]:
+        form["timeout"] = f"{self._timeout:g}s"
+        body = urllib.parse.urlencode(form).encode()
+        raw = fetch(self._opener, f"{self._base}/api/v1/{path}", self._headers, self._timeout, body)[0]
+        try:
+            answer = json.loads(raw)
+            if answer["status"] != "success":
+                raise SourceError(f"{self._base} refused a query: {answer.get('error', 'no reason given')}")
+            rows: list[dict[str, Any]] = answer["data"]["result"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(
+                f"{self._base} does not answer as Prometheus' HTTP API does: check the address (a store behind a path needs it, "
+                "such as http://host/prometheus)"
+            ) from error
+        return rows
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in row["metric"].items() if key != "__name__"}
+
+
+def endpoint(url: str, ca_file: str | None) -> tuple[str, urllib.request.OpenerDirector]:
+    """The checked base address and what opens it.
+
+    Raises:
+        SourceError: when the address or the certificate file cannot be used.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SourceError(f"{url!r} is not an address: allowed is http://host:port or https://host:port, with a path where needed")
+    if parts.username or parts.password:
+        raise SourceError("a user or password in the address would show up in reports: use --token-file or --header")
+    try:
+        context = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
+    except (OSError, ssl.SSLError) as error:
+        raise SourceError(f"the certificate authority file {ca_file!r} cannot be read: {error}") from error
+    handler = urllib.request.HTTPSHandler(context=context)
+    return url.rstrip("/"), urllib.request.build_opener(handler, _NoRedirect())
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect could carry the bearer token to another host: it is refused and shown instead."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def fetch(
+    opener: urllib.request.OpenerDirector, url: str, headers: Mapping[str, str], timeout: float, body: bytes | None = None
+) -> tuple[bytes, str]:
+    """The answer's body and content type.
+
+    Raises:
+        SourceError: when there is no answer, or it is not a success.
+    """
+    request = urllib.request.Request(url, data=body, headers=dict(headers))  # noqa: S310 endpoint() allows http and https alone
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return response.read(), response.headers.get_content_type()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise SourceError(_refused(url, error.code, error.read(4096), error.headers.get("Location"))) from None
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise SourceError(f"{url} cannot be reached ({reason}): is it running, and is the address right?") from None
+
+
+def _refused(url: str, code: int, body: bytes, location: str | None) -> str:
+    if code in {401, 403}:
+        return f"{url} asks for credentials (HTTP {code}): give --token-file or --header"
+    if location:
+        return f"{url} redirects to {location}: give that address instead"
+    try:
+        reason = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        reason = "no reason given"
+    hint = ": a shorter --window may do" if code in {422, 503, 504} else ""
+    return f"{url} answered HTTP {code} ({reason}){hint}"

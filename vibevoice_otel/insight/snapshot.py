@@ -1,0 +1,74 @@
+"""One look at a /metrics endpoint, such as the demo's embedded Prometheus exporter: totals since start, and no history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from vibevoice_otel.insight.prometheus import endpoint, fetch
+from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
+
+_ACCEPT = "text/plain; version=0.0.4"
+
+
+class SnapshotSource:
+    """A single scrape. What needs more than one instant (how memory follows streams, how waiting follows load) it cannot answer."""
+
+    def __init__(self, text: str, address: str = "a snapshot", *, end: float | None = None, match: Mapping[str, str] | None = None) -> None:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        wanted = (match or {}).items()
+        self._address = address
+        self._end = time.time() if end is None else end
+        self._samples: dict[str, list[Point]] = {}
+        try:
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    if all(sample.labels.get(name) == value for name, value in wanted):
+                        self._samples.setdefault(sample.name, []).append(Point(sample.labels, sample.value))
+        except (ValueError, IndexError) as error:
+            raise SourceError(f"{address} is not a page of Prometheus metrics: {error}") from error
+
+    @classmethod
+    def scrape(
+        cls,
+        url: str,
+        *,
+        match: Mapping[str, str] | None = None,
+        token: str = "",
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        timeout: float = 10.0,
+    ) -> SnapshotSource:
+        """Fetch ``url`` (``http://127.0.0.1:9464/metrics``) once.
+
+        Raises:
+            SourceError: when it cannot be reached or is no metrics page.
+        """
+        base, opener = endpoint(url, ca_file)
+        send = {"Accept": _ACCEPT, **(headers or {})}
+        if token:
+            send["Authorization"] = f"Bearer {token}"
+        body, kind = fetch(opener, base, send, timeout)
+        if kind == "text/html":
+            raise SourceError(f"{base} is a web page, not Prometheus metrics: the exporter's page usually ends in /metrics")
+        return cls(body.decode("utf-8", "replace"), base, match=match)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin("snapshot", self._address, None, self._end)
+
+    def growth(self, series: str, by: Sequence[str]) -> list[Point]:
+        sums: dict[tuple[tuple[str, str], ...], float] = {}
+        for point in self._samples.get(series, ()):
+            key = tuple((name, point.labels[name]) for name in by if name in point.labels)
+            sums[key] = sums.get(key, 0.0) + point.value
+        return [Point(dict(key), value) for key, value in sums.items()]
+
+    current = growth  # one instant: what it counts stood at zero when the service started
+
+    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:  # noqa: ARG002 the protocol's
+        return None
+
+    def restarts(self) -> int:
+        return 0

@@ -1,0 +1,246 @@
+"""The answers for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer, LimitAnswer
+from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
+from vibevoice_otel.insight.recommendation import Candidate, Recommendation
+from vibevoice_otel.insight.stats import Estimate, Quantile
+
+_VERDICT = {"yes": "bold green", "no": "bold red"}
+_NONE = "–"
+
+
+def show(report: CapacityReport | VoicesReport | Recommendation, console: Console) -> None:
+    """Print one report."""
+    if isinstance(report, CapacityReport):
+        _capacity(report, console)
+    elif isinstance(report, VoicesReport):
+        _voices(report, console)
+    else:
+        _recommendation(report, console)
+
+
+def _notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(Text("•", style="yellow"), Text(note))
+        console.print(grid)
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left or index == len(columns) - 1 else "right", overflow="fold")
+    return table
+
+
+# --------------------------------------------------------------------------------------------------------------- capacity
+
+
+def _capacity(report: CapacityReport, console: Console) -> None:
+    console.print(Text(f"Capacity, from {report.origin.describe()}", style="dim"))
+    for card in report.cards:
+        console.print(_card(report, card))
+        _notes(console, card.notes)
+    _notes(console, report.notes)
+    if not report.cards and not report.notes:
+        _notes(console, ["There is nothing to answer from."])
+
+
+def _card(report: CapacityReport, card: CardAnswer) -> Panel:
+    table = _table("limit", "streams", "interval", "because", left=1)
+    for limit in card.limits:
+        first = limit.name == card.binds_first
+        table.add_row(
+            Text(limit.name + (" ◀ first" if first else ""), style="bold" if first else ""),
+            _limit(limit),
+            _range(limit.low, limit.high, whole=True),
+            limit.why,
+        )
+    lines = [_headline(report, card), Text(""), table, Text(""), Text(_basis(card), style="dim")]
+    return Panel(Group(*lines), title=f"{card.card}", title_align="left", border_style="dim")
+
+
+def _headline(report: CapacityReport, card: CardAnswer) -> Text:
+    text = Text()
+    if report.asked_streams is not None:
+        text.append(f"{report.asked_streams} streams? ", style="bold")
+        text.append(card.verdict.capitalize(), style=_VERDICT.get(card.verdict, "bold yellow"))
+        if card.holds_probability is not None and card.verdict not in {"yes", "no"}:
+            text.append(f" ({card.holds_probability:.0%} sure)")
+        text.append(". ")
+    if card.streams is None:
+        text.append("How many streams it holds cannot be said.")
+        return text
+    open_ended = card.high is None
+    text.append(f"It holds {'at least ' if open_ended else ''}")
+    text.append(f"{card.streams} stream{'s' if card.streams != 1 else ''}", style="bold")
+    if card.low is not None:
+        interval = f"from {card.low} up" if open_ended else f"{card.low} to {card.high}"
+        text.append(f" ({report.confidence:.0%} interval {interval})")
+    if card.binds_first:
+        text.append(f"; {card.binds_first} binds first")
+        share = card.binds_share.get(card.binds_first)
+        if share is not None and share < 0.995:
+            text.append(f", {share:.0%} sure")
+    text.append(".")
+    if card.extrapolates:
+        text.append(f" At most {card.most_seen} were ever seen at once: beyond that this is extrapolated.", style="yellow")
+    return text
+
+
+def _limit(limit: LimitAnswer) -> str:
+    if limit.streams is None:
+        return _NONE
+    prefix = "≥ " if limit.at_least else ""
+    return prefix + (f"{limit.streams:.1f}" if limit.streams < 10 else f"{limit.streams:.0f}")
+
+
+def _range(low: float | None, high: float | None, *, whole: bool = False) -> str:
+    if low is None:
+        return _NONE
+    digits = 0 if whole and low >= 10 else 1
+    if high is None or not math.isfinite(high):
+        return f"from {low:.{digits}f}"
+    return f"{low:.{digits}f} – {high:.{digits}f}"
+
+
+def _basis(card: CardAnswer) -> str:
+    processes = f"{card.processes} process{'es' if card.processes != 1 else ''}"
+    hours = f"{card.hours:.1f} h of data in {card.blocks} blocks, " if card.blocks else ""
+    naive = f" Peak memory divided by streams would have said {card.naive}." if card.naive is not None else ""
+    return f"Rests on {card.requests} requests, {hours}{processes}; {card.slots} slot(s): {card.slots_source}.{naive}"
+
+
+# ----------------------------------------------------------------------------------------------------------------- voices
+
+
+def _voices(report: VoicesReport, console: Console) -> None:
+    console.print(Text(f"Voices, from {report.origin.describe()}; intervals at {report.confidence:.0%}", style="dim"))
+    if report.most_stable:
+        best = report.most_stable
+        text = Text("Most stable: ")
+        text.append(best.voice, style="bold green")
+        text.append(f", {best.evidence}. {best.probability:.0%} sure to be the best")
+        if best.not_separable_from:
+            names = best.not_separable_from
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            text.append(f"; not to be told apart from {shown}")
+        console.print(text.append("."))
+    if report.voices:
+        console.print(_profile_table(report.voices))
+    outliers = [(p, o) for p in report.voices for o in p.outlier_in]
+    for profile, outlier in outliers:
+        ratio = "only it" if math.isinf(outlier.ratio) else f"{outlier.ratio:.1f} times the others"
+        console.print(
+            Text.assemble(("Outlier: ", "bold red"), (profile.voice, "bold"), f" in {outlier.what}, {ratio} (p = {outlier.p_value:.1g}).")
+        )
+    if report.voices and not outliers:
+        console.print(Text("No voice is an outlier beyond chance.", style="green"))
+    _sensitivity_table(report, console)
+    _notes(console, report.notes)
+
+
+def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"), ("late %", "right"),
+        ("failed %", "right"), ("underruns\na minute", "right"), ("defects\na minute", "right"), ("real-time\nfactor", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify, vertical="bottom", no_wrap=name == "voice")  # type: ignore[arg-type]
+    for p in profiles:
+        style = "red" if p.outlier_in else "dim" if p.rank is None else ""
+        table.add_row(
+            str(p.rank) if p.rank else _NONE,
+            p.voice + (" (gone)" if p.vanished else ""),
+            f"{p.requests:.0f}",
+            _quantile(p.p50),
+            _quantile(p.p95),
+            _quantile(p.p99),
+            _estimate(p.late_share, 100),
+            _estimate(p.error_share, 100),
+            _estimate(p.underruns),
+            _estimate(p.defects),
+            _NONE if p.real_time_factor is None else f"{p.real_time_factor:.2f}",
+            style=style,
+        )
+    return table
+
+
+def _quantile(quantile: Quantile | None) -> str:
+    if quantile is None:
+        return _NONE
+    value = f"> {quantile.low:g} s" if quantile.value is None else _milliseconds(quantile.value)
+    bounds = f"{quantile.low * 1000:.0f}–{quantile.high * 1000:.0f}" if math.isfinite(quantile.high) else f"{quantile.low * 1000:.0f}–∞"
+    return f"{value}\n[dim]{bounds}[/dim]"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def _estimate(estimate: Estimate | None, scale: float = 1.0, digits: int = 1) -> str:
+    if estimate is None:
+        return _NONE
+    return f"{estimate.value * scale:.{digits}f}\n[dim]{estimate.low * scale:.{digits}f}–{estimate.high * scale:.{digits}f}[/dim]"
+
+
+def _sensitivity_table(report: VoicesReport, console: Console) -> None:
+    rows = [("all voices", report.fleet), *((p.voice, p.sensitivity) for p in report.voices)]
+    known = [(name, s) for name, s in rows if any((s.latency_per_step, s.latency_per_cfg, s.failure_odds_per_step, s.failure_odds_per_cfg))]
+    if not known:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("sensitivity", vertical="bottom")
+    for name in (
+        "first audio\na step more, ms",
+        "first audio\n1.0 cfg more, ms",
+        "odds of failing\na step more, ×",
+        "odds of failing\n1.0 cfg more, ×",
+    ):
+        table.add_column(name, justify="right")
+    for name, s in known:
+        table.add_row(name, *_sensitivity(s))
+    console.print(table)
+
+
+def _sensitivity(s: Sensitivity) -> list[str]:
+    return [
+        _estimate(s.latency_per_step, 1000),
+        _estimate(s.latency_per_cfg, 1000),
+        _estimate(s.failure_odds_per_step, 1.0, 2),
+        _estimate(s.failure_odds_per_cfg, 1.0, 2),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- recommend
+
+
+def _recommendation(report: Recommendation, console: Console) -> None:
+    where = f", from {report.origin.describe()}" if report.origin else ""
+    console.print(Text(f"Recommendation for {report.voice or 'any voice'}, {report.text_length_range} text{where}", style="dim"))
+    colour = {True: "bold green", False: "bold red", None: "bold yellow"}[report.meets]
+    console.print(Text.assemble("Use ", (f"steps {report.steps}, cfg {report.cfg:g}", colour), f": {report.reason}."))
+    if report.candidates:
+        table = _table("steps", "cfg", "requests", "first audio\nin time", "fast\nenough", "rarely\nfails", "verdict", left=0)
+        for c in report.candidates:
+            chosen = (c.steps, c.cfg) == (report.steps, report.cfg)
+            table.add_row(
+                str(c.steps), f"{c.cfg:g}", f"{c.requests:.0f}", *_sure(c), f"{c.verdict} ({c.basis})" if c.basis != "this voice" else c.verdict,
+                style="bold" if chosen else "" if c.suits else "dim",
+            )  # fmt: skip
+        console.print(table)
+    _notes(console, report.notes)
+
+
+def _sure(candidate: Candidate) -> list[str]:
+    return [_NONE if p is None else f"{p:.0%}" for p in (candidate.in_time, candidate.fed, candidate.sound)]
