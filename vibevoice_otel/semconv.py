@@ -273,6 +273,20 @@ RECOMMENDATION_STEPS = Attribute("vibevoice.recommendation.steps", "int", "Diffu
 RECOMMENDATION_CFG = Attribute("vibevoice.recommendation.cfg", "double", "Guidance scale that the policy chose.", (1.3,))
 RECOMMENDATION_REASON = Attribute("vibevoice.recommendation.reason", "string", "Why, or why it chose nothing.", ("nothing observed yet",))
 
+# What a browser on the live page reports of its own playback, on its CLIENT span.
+LISTENER_FIRST_AUDIO_LATENCY = Attribute(
+    "vibevoice.listener.first_audio.latency", "double", "Seconds from the click on play to the first sound the listener heard.", (0.29,)
+)
+LISTENER_PLAYED = Attribute("vibevoice.listener.played", "double", "Seconds of audio that the listener's device really played.", (2.13,))
+LISTENER_UNDERRUNS = Attribute("vibevoice.listener.underruns", "int", "Times the listener's buffer ran dry while more was to come.", (0,))
+LISTENER_UNDERRUN_DURATION = Attribute("vibevoice.listener.underrun.duration", "double", "Seconds of silence that these made.", (0.0,))
+LISTENER_CLOCK_OFFSET = Attribute(
+    "vibevoice.listener.clock.offset", "double", "Seconds that the server's clock is ahead of the listener's, already applied.", (0.002,)
+)
+LISTENER_CLOCK_ERROR = Attribute(
+    "vibevoice.listener.clock.error", "double", "Stated error of that offset in seconds: half the shortest round trip.", (0.0004,)
+)
+
 ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
 GEN_AI_OUTPUT = Attribute("gen_ai.output.type", "string", "Always 'speech'.", ("speech",), official=True)
 GEN_AI_MODEL = Attribute(
@@ -317,10 +331,19 @@ LM_FORWARD = Span("vibevoice.lm.forward", FRAME.name, "One pass of the language 
 SEMANTIC_ENCODE = Span("vibevoice.semantic_encode", FRAME.name, "The long-form model listens to its own frame.", (STREAM_PARTIAL,))
 CONNECTOR = Span("vibevoice.connector", FRAME.name, "Latents projected into the language model's space.", (STREAM_PARTIAL,))
 FIRST_CHUNK = Span("vibevoice.first_chunk", SYNTHESIZE.name, "A milestone: its duration is the first-audio latency.")
+LISTEN = Span(
+    "vibevoice.listen",
+    None,
+    "What the listener lived through, measured in his browser: the CLIENT span, parent of the SERVER span.",
+    (
+        VOICE, STATUS, ERROR_TYPE, CLOSE_CODE, LISTENER_FIRST_AUDIO_LATENCY, LISTENER_PLAYED, LISTENER_UNDERRUNS,
+        LISTENER_UNDERRUN_DURATION, LISTENER_CLOCK_OFFSET, LISTENER_CLOCK_ERROR,
+    ),
+)  # fmt: skip
 
 SPANS: Final = (
     SYNTHESIZE, QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, GENERATE, PREFILL, FRAME, STEP, DECODE, LM_FORWARD, SEMANTIC_ENCODE,
-    CONNECTOR, FIRST_CHUNK,
+    CONNECTOR, FIRST_CHUNK, LISTEN,
 )  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------------------- metrics
@@ -449,12 +472,22 @@ PROGRESS_AGE = Metric(
 )  # fmt: skip
 ERRORS = Metric("vibevoice.errors", "counter", "{error}", "Failed requests by cause.", (M_VOICE, M_ERROR_TYPE), "span vibevoice.synthesize")
 BUILD_INFO = Metric("vibevoice.build_info", "gauge", "{info}", "Always 1; what is running.", (M_VERSION, M_ADAPTER), "live: the recorder")
+LISTENER_FIRST_AUDIO = Metric(
+    "vibevoice.listener.first_audio.latency", "histogram", "s",
+    "From the click on play to the first sound at the listener's output, as his browser reports it (opt-in).",
+    (M_VOICE,), "span vibevoice.listen", FIRST_AUDIO_BUCKETS, stability="development",
+)  # fmt: skip
+LISTENER_UNDERRUN = Metric(
+    "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports it (opt-in).",
+    (M_VOICE,), "span vibevoice.listen", stability="development",
+)  # fmt: skip
 
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
     VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, FIRST_AUDIO_SLI, LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
+    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN,
 )  # fmt: skip
 
 # The resource says what was measured (target_info in Prometheus).

@@ -76,6 +76,23 @@ def _address(text: str) -> str:
     return text.strip()
 
 
+def _url(*schemes: str, example: str, holds: str = "") -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip()
+        if value and (not re.fullmatch(rf"({'|'.join(schemes)})://[^\s/?#]+[^\s]*", value) or holds not in value):
+            raise ValueError(f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or nothing")
+        return value
+
+    return parse
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if any(not re.fullmatch(r"[a-z0-9._-]+", host) for host in hosts):
+        raise ValueError("comma-separated host names without port (for example tts.example.org)")
+    return hosts
+
+
 def _setting(default: T, parse: Callable[[str], T], about: str) -> T:
     metadata = {"parse": parse, "about": about}
     value: Any = field(default=default, metadata=metadata)
@@ -100,6 +117,19 @@ class Settings:
     max_trace_spans: int = _setting(20_000, _whole(20, 10_000_000), "Spans a trace (Tempo refuses a trace of over 5 MB).")
     page: str = _setting("", _address, "Address of the live page; nothing for off.")
     page_token: str = _setting("", str.strip, "Bearer token that the live page asks for; nothing for none.")
+    page_service: str = _setting(
+        "", _url("ws", "wss", example="ws://127.0.0.1:8000/stream"), "The service's WebSocket as a browser reaches it; nothing: found out."
+    )
+    page_hosts: tuple[str, ...] = _setting((), _hosts, "Further host names under which the live page may be reached.")
+    page_requests: int = _setting(200, _whole(1, 10_000), "Finished requests that the live page keeps.")
+    page_memory: int = _setting(64, _whole(1, 4096), "MiB of finished requests that the live page keeps.")
+    page_listener: bool = _setting(False, _boolean, "Turn what browsers on the live page report into vibevoice.listener.* metrics.")
+    page_grafana: str = _setting("", _url("http", "https", example="http://127.0.0.1:3000"), "Grafana, linked from the live page.")
+    page_tempo: str = _setting(
+        "",
+        _url("http", "https", example="http://127.0.0.1:3200/api/traces/{trace_id}", holds="{trace_id}"),
+        "Where a trace is seen, linked from the live page; {trace_id} stands for its id.",
+    )
     shutdown_timeout: float = _setting(5.0, _number(0.1, 300, "seconds"), "How long a shutdown waits for the last export.")
 
 

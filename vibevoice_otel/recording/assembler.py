@@ -6,6 +6,7 @@ to the next frame's or the end, a step from the end of set_timesteps or of the s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 
@@ -37,6 +38,19 @@ NOTE_PARTS = {
     semconv.PREPROCESS: Part.PREPROCESS,
 }
 NO_TIMES: Ints = np.empty(0, np.int64)
+#: A timeline's columns that batches empty.
+COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "frames", "bases", "steps", "puts")
+
+
+class Provisional:
+    """Ids that count from 1, for a look at a request that is still open."""
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def take(self, count: int) -> Ids:
+        first, self._next = self._next, self._next + count
+        return np.arange(first, self._next, dtype=np.uint64)
 
 
 class Assembly:
@@ -99,6 +113,24 @@ class Assembly:
     def finish(self, *, end: int, shutdown: bool = False) -> Batch:
         """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
         return self._batch(cut=None, end=end, shutdown=shutdown)
+
+    def peek(self, at: int) -> Batch:
+        """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live view.
+
+        Ids but the trace's, the request's and its parent's are provisional, and what still runs ends at ``at``. Called from any
+        thread; while the recorder drains the same request at that moment, some of it may be missing.
+        """
+        twin = copy.copy(self)
+        twin.timeline = copy.copy(self.timeline)
+        twin.timeline.device = None
+        for name in COLUMNS:
+            setattr(twin.timeline, name, list(getattr(self.timeline, name)))
+        twin.timeline.leaves = tuple(list(column) for column in self.timeline.leaves)
+        twin._ids = Provisional()
+        twin._defects, twin._playback, twin._parts = dict(self._defects), copy.copy(self._playback), copy.deepcopy(self._parts)
+        batch = twin._batch(cut=None, end=at)
+        batch.final, batch.status, batch.error_type = False, None, None
+        return batch
 
     def _batch(self, cut: int | None, end: int | None, *, shutdown: bool = False) -> Batch:
         t = self.timeline
@@ -274,6 +306,8 @@ class Assembly:
                 self._parts = None
         self._sent += len(sends) // 3
         batch.underruns = self._playback.play(sends)
+        batch.sends = np.array(sends, np.int64).reshape(-1, 3)
+        batch.sends[:, :2] = self._wall(batch.sends[:, :2])
         del t.sends[: len(sends)]
 
     def _close(self, batch: Batch, end: int, generate_end: int, *, shutdown: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -77,6 +78,16 @@ class Recorder:
         """The requests that are open now."""
         with self._lock:
             return list(self._open)
+
+    def peek(self) -> list[tuple[Timeline, Batch]]:
+        """What is known now of each open request (:meth:`Assembly.peek`); one that cannot be read at this moment is left out."""
+        with self._lock:
+            running = list(self._open.items())
+        seen: list[tuple[Timeline, Batch]] = []
+        for timeline, assembly in running:
+            with contextlib.suppress(Exception):  # the recorder may be draining it right now
+                seen.append((timeline, assembly.peek(now())))
+        return seen
 
     def open(self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None) -> Timeline:
         """A request begins; ``part`` names the thread of control that must :meth:`release` it."""

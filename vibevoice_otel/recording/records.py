@@ -103,6 +103,8 @@ class Batch:
     audio_seconds: float = 0.0  # made in this batch
     generate_seconds: float = 0.0  # spent generating, in this batch
     device_id: str | None = None
+    #: Non-empty binary sends of this batch, shape (n, 3): start, end (nanoseconds since 1970), bytes.
+    sends: Ints = field(default_factory=lambda: np.empty((0, 3), np.int64))
 
     def operation(self, span: semconv.Span) -> Operation | None:
         """The first operation of this kind, if any."""
