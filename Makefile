@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format bench dist clean lock
+.PHONY: help tools stack compose-smoke demo serve test lint format bench dist clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -26,6 +26,15 @@ demo: $(VENV)/.service ## run the main job: speech requests, a trace in the term
 
 serve: $(VENV)/.service ## the embedded service under the launcher (ARGS are the service's)
 	@$(BIN)/opentelemetry-instrument $(BIN)/vibevoice-otel serve $(ARGS)
+
+tools: ## build the real Collector, Prometheus, Alertmanager and compose from pinned sources (once, kept in ~/.cache)
+	@$(PYTHON) -m tools.toolchain
+
+stack: $(VENV)/.service tools ## the demo service in front of the real Collector, Prometheus and Alertmanager; Ctrl-C ends all
+	@$(BIN)/python -m tools.stack $(ARGS)
+
+compose-smoke: ## docker compose up, one request, its series and its trace, down again (needs Docker)
+	@$(PYTHON) -m tools.stack.compose_smoke
 
 test: $(VENV)/.test ## every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,65 @@
+"""Fixtures with the real programs. Other folders' tests use them by ``from tests.stack.fixtures import *`` in their conftest.py."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tools import toolchain
+from tools.stack.collector import Collector
+from tools.stack.prometheus import Prometheus
+from tools.stack.traces import TraceStore
+
+__all__ = ["agent", "eventually", "need", "prometheus", "traces"]
+T = TypeVar("T")
+
+
+def need(*programs: str) -> None:
+    """Skip the test, or on CI fail it, where a program is not built."""
+    missing = [program for program in programs if toolchain.path(program) is None]
+    if not missing:
+        return
+    reason = f"{', '.join(missing)} not built: run `make tools` (once, about 7 minutes on two cores; kept in ~/.cache/vibevoice-otel)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def eventually(look: Callable[[], T], seconds: float = 30.0, pause: float = 0.1) -> T:
+    """The first truthy answer; the last one, for the test's own assertion to show, when none came in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = look()
+        if answer or time.monotonic() > deadline:
+            return answer
+        time.sleep(pause)
+
+
+@pytest.fixture(scope="session")
+def traces() -> Iterator[TraceStore]:
+    """Where the shared agent's traces end."""
+    with TraceStore() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory: pytest.TempPathFactory, traces: TraceStore) -> Iterator[Collector]:
+    """The shipped agent configuration, running; its traces go to ``traces``."""
+    need("otelcol-vibevoice")
+    with Collector("agent", tmp_path_factory.mktemp("agent"), traces.endpoint) as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, agent: Collector) -> Iterator[Prometheus]:
+    """The stack's Prometheus, scraping the shared agent every second; ready once it has."""
+    need("prometheus")
+    folder: Path = tmp_path_factory.mktemp("prometheus")
+    with Prometheus(folder, {"agent": [agent.metrics], "collector": [agent.telemetry]}, interval="1s") as server:
+        assert eventually(lambda: len(server.query("up == 1")) == 2), server.process.tail()
+        yield server

@@ -1,0 +1,93 @@
+"""Prometheus from the shipped configuration, with this run's targets beside it."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tools import toolchain
+from tools.stack.process import Process, free_ports
+from tools.toolchain.recipes import ROOT
+
+CONFIG = ROOT / "deploy" / "prometheus"
+RULES = ROOT / "dashboards" / "rules"
+
+
+class Prometheus:
+    """A running Prometheus; ``url`` is its base address.
+
+    Args:
+        folder: receives the configuration, the targets, the data and the log.
+        targets: name of a file in deploy/prometheus/targets (without .yml) -> host:port list. What is not named has no target.
+        config: file in deploy/prometheus.
+        interval: scrape and evaluation interval in place of the shipped 15 s, for tests that cannot wait that long.
+        flags: further command-line flags.
+        port: where to listen; a free one by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        targets: dict[str, list[str]] | None = None,
+        config: str = "prometheus.yml",
+        interval: str | None = None,
+        flags: tuple[str, ...] = (),
+        port: int | None = None,
+    ) -> None:
+        (folder / "targets").mkdir(parents=True, exist_ok=True)
+        self._targets = folder / "targets"
+        for name, addresses in (targets or {}).items():
+            self.target(name, addresses)
+        text = (CONFIG / config).read_text()
+        if interval is not None:
+            text = text.replace("_interval: 15s", f"_interval: {interval}").replace("scrape_timeout: 10s", f"scrape_timeout: {interval}")
+        (folder / "prometheus.yml").write_text(text)
+        if RULES.is_dir() and not (folder / "rules").exists():
+            (folder / "rules").symlink_to(RULES)
+        self.address = f"127.0.0.1:{port or free_ports(1)[0]}"
+        self.url = f"http://{self.address}"
+        command = [
+            str(toolchain.require("prometheus")),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--enable-feature=exemplar-storage",
+            "--log.level=warn",
+            *flags,
+        ]
+        self.process = Process("prometheus", command, folder, ready=f"{self.url}/-/ready")
+
+    def target(self, name: str, addresses: list[str]) -> None:
+        """Replace the targets of one file; Prometheus notices by itself."""
+        # JSON is YAML.
+        (self._targets / f"{name}.yml").write_text(json.dumps([{"targets": addresses}]))
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """``data`` of an API answer. Raises urllib.error.HTTPError for a bad query."""
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:  # noqa: S310 - our own address
+            return json.load(response)["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series that an instant query gives now."""
+        return [(item["metric"], float(item["value"][1])) for item in self.get("query", query=expression)["result"]]
+
+    def exemplars(self, expression: str, seconds: float = 600) -> list[dict[str, Any]]:
+        """Exemplars of the last ``seconds``: seriesLabels, labels (trace_id, span_id), value."""
+        import time
+
+        now = time.time()
+        found = self.get("query_exemplars", query=expression, start=str(now - seconds), end=str(now + 5))
+        return [{"seriesLabels": series["seriesLabels"], **each} for series in found for each in series["exemplars"]]
+
+    def stop(self) -> int:
+        return self.process.stop()
+
+    def __enter__(self) -> Prometheus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
