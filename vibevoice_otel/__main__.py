@@ -1,0 +1,7 @@
+"""``python -m vibevoice_otel``."""
+
+import sys
+
+from vibevoice_otel.cli import main
+
+sys.exit(main())
