@@ -1,29 +1,31 @@
 """VibeVoiceInstrumentor: the entry point that ``opentelemetry-instrument`` finds. Wiring only.
 
-Importing it imports neither torch nor a model; hooks attach as the observed modules load.
+Importing it imports neither torch nor numpy nor a model: the adapters come when the observed packages load, the recorder when
+there is something to record.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
 
-from vibevoice_otel import __version__, semconv, settings
-from vibevoice_otel.adapters.hooks import HookPoint, Hooks
-from vibevoice_otel.adapters.realtime import RealtimeAdapter
-from vibevoice_otel.adapters.transformers import TransformersAdapter
-from vibevoice_otel.metrics import live
-from vibevoice_otel.metrics.from_spans import FromSpans
-from vibevoice_otel.metrics.instruments import Instruments, Limits
-from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel import settings
+from vibevoice_otel.recording.deferred import DeferredRecorder
 from vibevoice_otel.web.install import WebAdapter
 
+if TYPE_CHECKING:
+    from vibevoice_otel.adapters.hooks import HookPoint, Hooks
+    from vibevoice_otel.recording.recorder import Recorder
+
 logger = logging.getLogger(__name__)
+#: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold the hooks.
+PACKAGES = ("transformers.models.vibevoice", "vibevoice", "vibevoice_otel.service")
 
 
 class Adapter(Protocol):
@@ -42,8 +44,14 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     twice is harmless. ``uninstrument()`` restores every function.
     """
 
-    recorder: Recorder | None = None
+    _deferred: DeferredRecorder | None = None
     _adapters: tuple[Adapter, ...] = ()
+    _models_seen: bool = False
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder, None while not instrumented."""
+        return self._deferred.ready() if self._deferred is not None else None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Nothing need be installed: hooks wait for the modules that come."""
@@ -59,40 +67,56 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 )
             return
         try:
-            self._wire(chosen, kwargs.get("tracer_provider"), kwargs.get("meter_provider"), **kwargs.get("recorder_options", {}))
+            self._wire(chosen, kwargs)
         except Exception:
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
 
-    def _wire(
-        self,
-        chosen: settings.Settings,
-        tracer_provider: trace.TracerProvider | None,
-        meter_provider: metrics.MeterProvider | None,
-        **options: Any,
-    ) -> None:
-        instruments = Instruments(meter_provider, __version__, Limits(chosen.max_attribute_sets, chosen.max_series))
+    def _wire(self, chosen: settings.Settings, kwargs: dict[str, Any]) -> None:
+        def build() -> Recorder:
+            from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
 
-        def dropped(what: str, reason: str, count: int) -> None:
-            instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
+            providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+            return wiring.build(chosen, *providers, self._names, **kwargs.get("recorder_options", {}))
 
-        recorder = Recorder(chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options)
-        recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
-        adapters: tuple[Adapter, ...] = (TransformersAdapter(recorder), RealtimeAdapter(recorder), WebAdapter(recorder))
-        live.register(instruments, recorder, __version__, lambda: sorted({a.hooks.adapter for a in adapters if a.hooks.modules} - {"web"}))
-        for adapter in adapters:
-            adapter.instrument()
-        self.recorder, self._adapters = recorder, adapters
-        # Registered after the SDK's own, so it runs before them: what is open is ended while the exporters still work.
-        atexit.register(recorder.shutdown, chosen.shutdown_timeout)
+        self._deferred = DeferredRecorder(chosen, build)
+        web = WebAdapter(cast("Recorder", self._deferred))
+        self._adapters = (web,)
+        web.instrument()
+        for package in PACKAGES:
+            if package in sys.modules:
+                self._observe_models()
+            else:
+                register_post_import_hook(lambda _module: self._observe_models(), package)
+
+    def _observe_models(self) -> None:
+        """A package of an observed model is being imported: put the adapters' own hooks in place before its modules come."""
+        if self._deferred is None or self._models_seen:
+            return
+        self._models_seen = True
+        try:
+            from vibevoice_otel.adapters.realtime import RealtimeAdapter  # noqa: PLC0415
+            from vibevoice_otel.adapters.transformers import TransformersAdapter  # noqa: PLC0415
+
+            recorder = self._deferred.ready()
+            models: tuple[Adapter, ...] = (TransformersAdapter(recorder), RealtimeAdapter(recorder))
+            self._adapters = (*self._adapters, *models)
+            for adapter in models:
+                adapter.instrument()
+        except Exception:
+            logger.exception("VibeVoice telemetry could not start; the service runs without it")
+
+    def _names(self) -> list[str]:
+        return sorted({adapter.hooks.adapter for adapter in self._adapters if adapter.hooks.modules} - {"web"})
 
     def _uninstrument(self, **kwargs: Any) -> None:
         del kwargs
         for adapter in self._adapters:
             adapter.uninstrument()
-        if self.recorder is not None:
-            self.recorder.shutdown()
-            atexit.unregister(self.recorder.shutdown)
-        self.recorder, self._adapters = None, ()
+        built = self._deferred.built if self._deferred is not None else None
+        if built is not None:
+            built.shutdown()
+            atexit.unregister(built.shutdown)
+        self._deferred, self._adapters, self._models_seen = None, (), False
 
     @property
     def hook_points(self) -> list[HookPoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -10,9 +11,18 @@ import numpy as np
 from vibevoice_otel.recording.timeline import Timeline
 from vibevoice_otel.semconv import SILENCE_PEAK
 
+logger = logging.getLogger(__name__)
+
 
 def note_chunk(timeline: Timeline, chunk: Any) -> None:
     """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); skipped when it is not on the CPU."""
+    try:
+        _note_chunk(timeline, chunk)
+    except Exception:  # a chunk of a kind we do not know is delivered all the same
+        logger.debug("an audio chunk could not be measured", exc_info=True)
+
+
+def _note_chunk(timeline: Timeline, chunk: Any) -> None:
     device = getattr(chunk, "device", None)
     if device is not None and getattr(device, "type", "cpu") != "cpu":
         return  # reading it would synchronise the device

@@ -41,8 +41,8 @@ def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
 
 def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
     """Hook a module with AudioStreamer and AudioSampleIterator: the audio queue and what is read from it."""
-    streamer = getattr(module, "AudioStreamer", None)
-    iterator = getattr(module, "AudioSampleIterator", None)
+    streamer = hooks.owner(module, "AudioStreamer", "the audio queue's backlog")
+    iterator = hooks.owner(module, "AudioSampleIterator", "audio defects, leading silence and audio seconds")
     if streamer is not None:
         hooks.replace(streamer, "__init__", _streamer_init, "the audio queue's backlog")
         hooks.replace(streamer, "put", _streamer_put, "frames put in the audio queue")
@@ -90,7 +90,9 @@ def _learn(recorder: Recorder, service: Any) -> None:
     """Take over the service's own list of voices, the bound on the voice label."""
     presets = getattr(service, "voice_presets", None)
     if presets and len(presets) != len(recorder.bounds.voices):
-        recorder.bounds.learn_voices(presets)
+        default = inspect.signature(type(service).stream).parameters.get("cfg_scale")
+        cfg = default.default if default is not None and isinstance(default.default, float) else None
+        recorder.learn_voices(presets, cfg, getattr(service, "inference_steps", None))
 
 
 def _voice_used(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -237,7 +239,7 @@ def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
         timeline = current.get() or thread.timeline
         if timeline is not None:
             setattr(self, TIMELINE, timeline)
-            queues = self.audio_queues
+            queues = getattr(self, "audio_queues", ())
             timeline.backlog = lambda: max((each.qsize() for each in queues), default=0)
 
     return init
@@ -260,7 +262,7 @@ def _streamer_put(original: Callable[..., Any]) -> Callable[..., Any]:
 def _iterator_next(original: Callable[..., Any]) -> Callable[..., Any]:
     def following(self: Any) -> Any:
         chunk = original(self)
-        timeline = getattr(self.streamer, TIMELINE, None)
+        timeline = getattr(getattr(self, "streamer", None), TIMELINE, None)
         if timeline is not None:
             note_chunk(timeline, chunk)
         return chunk
@@ -276,7 +278,7 @@ def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callabl
 
     def run_generation(*args: Any, **kwargs: Any) -> Any:
         streamer = signature.bind_partial(*args, **kwargs).arguments.get("audio_streamer")
-        timeline = getattr(streamer, TIMELINE, None)
+        timeline = getattr(streamer, TIMELINE, None) or _awaiting(recorder)
         if timeline is None:
             return original(*args, **kwargs)
         recorder.hold(timeline, "generation")
@@ -293,12 +295,19 @@ def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callabl
     return run_generation
 
 
+def _awaiting(recorder: Recorder) -> Timeline | None:
+    """The one request whose work has begun and whose generation has not: the link where the streamer's hook is missing."""
+    waiting = [each for each in recorder.timelines if each.work_start is not None and each.work_end is None and each.generate_start is None]
+    return waiting[0] if len(waiting) == 1 else None
+
+
 def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = thread.timeline
         if timeline is not None:
             return _timed_generate(timeline, original, self, args, kwargs)
-        timeline = getattr(kwargs.get("audio_streamer"), TIMELINE, None) or current.get()
+        streamer = kwargs.get("audio_streamer")
+        timeline = getattr(streamer, TIMELINE, None) or current.get() or (_awaiting(recorder) if streamer is not None else None)
         own = timeline is None
         if timeline is None:  # a script that calls the model itself: the generation is the request
             timeline = prepared.open_request(recorder, "generation")

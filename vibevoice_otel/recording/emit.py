@@ -6,26 +6,27 @@ This is the plain path, valid for every processor and exporter. What it must tak
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording import sdk
+from vibevoice_otel.recording import outcome, sdk
 from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Operation
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 logger = logging.getLogger(__name__)
-#: Ends that are the service's failure; a listener who leaves, or a refusal of nothing to say, is not.
-FAILED = frozenset({semconv.Status.ERROR, semconv.Status.TIMEOUT})
 
 
-def failed(status: semconv.Status | None, error_type: str | None) -> bool:
-    """Whether the span of such an end has status ERROR (a busy rejection is a 503 in HTTP's terms, so it has)."""
-    return status in FAILED or error_type == semconv.ErrorType.BUSY
+class BatchWriter(Protocol):
+    """A cheaper way to export a batch (fastpath/spans.py), where the provider's processors allow it."""
+
+    def emit(self, batch: Batch, own: trace.SpanContext) -> bool:
+        """Export all records but vibevoice.synthesize, whose context is ``own``; False to have them emitted one by one."""
+        ...
 
 
 class SpanEmitter:
@@ -34,6 +35,7 @@ class SpanEmitter:
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
         self._open: dict[int, trace.Span] = {}
+        self.fast: BatchWriter | None = None
 
     def open(self, request: int, start_time: int, context: Context | None) -> trace.Span:
         """Start vibevoice.synthesize at ``start_time`` (nanoseconds since 1970) under ``context``'s span."""
@@ -47,7 +49,7 @@ class SpanEmitter:
             return
         if batch.final:
             del self._open[batch.request]
-        if batch.recording:
+        if batch.recording and not (self.fast is not None and self.fast.emit(batch, root.get_span_context())):
             factory = sdk.span_factory(self._tracer, root)
             for operation in batch.operations:
                 if operation.span is not semconv.SYNTHESIZE:
@@ -68,7 +70,7 @@ class SpanEmitter:
     def _end_root(root: trace.Span, batch: Batch) -> None:
         operation = next(op for op in batch.operations if op.span is semconv.SYNTHESIZE)
         root.set_attributes(_attributes(operation))
-        if failed(batch.status, batch.error_type):
+        if outcome.failed(batch.status, batch.error_type):
             root.set_status(Status(StatusCode.ERROR, batch.error_type))
         root.end(operation.end)
 
@@ -80,7 +82,10 @@ def _attributes(operation: Operation) -> dict[str, AttributeValue]:
 
 
 def rows(block: Block) -> list[tuple[int, int, int, int, dict[str, AttributeValue]]]:
-    """A block's exported rows as (start, end, span_id, parent_id, attributes) of Python values; empty strings are left out."""
+    """A block's exported rows as (start, end, span_id, parent_id, attributes) of Python values.
+
+    An empty string, or a double that is not a number, says that this row has no such attribute.
+    """
     columns: dict[str, list[AttributeValue]] = {}
     shared: dict[str, AttributeValue] = {}
     for key, column in block.attributes.items():
@@ -94,6 +99,6 @@ def rows(block: Block) -> list[tuple[int, int, int, int, dict[str, AttributeValu
     for row, (start, end, span_id, parent) in enumerate(times):
         if keep is not None and not keep[row]:
             continue
-        own = {key: values[row] for key, values in columns.items() if values[row] != ""}
+        own = {key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]}
         result.append((start, end, span_id, parent, {**shared, **own}))
     return result

@@ -53,3 +53,12 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
 def _complete(timeline: Timeline, left: int) -> bool:
     """Whether the listener had everything when he left: some clients close first once the audio has ended."""
     return timeline.work_end is not None and timeline.work_end <= left and timeline.first_send is not None
+
+
+#: Ends that are the service's failure; a listener who leaves, or a refusal of nothing to say, is not.
+FAILED = frozenset({Status.ERROR, Status.TIMEOUT})
+
+
+def failed(status: Status | None, error_type: str | None) -> bool:
+    """Whether the span of such an end has status ERROR (a busy rejection is a 503 in HTTP's terms, so it has)."""
+    return status in FAILED or error_type == ErrorType.BUSY

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -58,6 +58,7 @@ class Recorder:
         self.sinks: list[Sink] = list(sinks)
         self.on_drop = on_drop
         self.on_open: Callable[[Timeline], None] = lambda _timeline: None
+        self.on_voices: Callable[[Labels], None] = lambda _labels: None
         self._tracer = trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
         self.emitter = SpanEmitter(self._tracer)
         self._ids = id_source or ids.source(sdk.id_generator(provider))
@@ -79,15 +80,14 @@ class Recorder:
         with self._lock:
             return list(self._open)
 
-    def peek(self) -> list[tuple[Timeline, Batch]]:
-        """What is known now of each open request (:meth:`Assembly.peek`); one that cannot be read at this moment is left out."""
+    def peek(self, timeline: Timeline) -> Batch | None:
+        """What is known now of an open request (:meth:`Assembly.peek`); None when it has ended or cannot be read at this moment."""
         with self._lock:
-            running = list(self._open.items())
-        seen: list[tuple[Timeline, Batch]] = []
-        for timeline, assembly in running:
+            assembly = self._open.get(timeline)
+        if assembly is not None:
             with contextlib.suppress(Exception):  # the recorder may be draining it right now
-                seen.append((timeline, assembly.peek(now())))
-        return seen
+                return assembly.peek(now())
+        return None
 
     def open(self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None) -> Timeline:
         """A request begins; ``part`` names the thread of control that must :meth:`release` it."""
@@ -148,6 +148,11 @@ class Recorder:
                 recording=False, labels=labels, operations=[operation], blocks=[], final=False,
             )
         )  # fmt: skip
+
+    def learn_voices(self, names: Iterable[str], cfg: float | None, steps: int | None) -> None:
+        """Take over the service's own list of voices, with the cfg and steps that it uses when asked for none."""
+        for name in self.bounds.learn_voices(names):
+            self.on_voices(Labels(name, self.bounds.cfg(cfg), self.bounds.steps(steps), semconv.OTHER))
 
     # -------------------------------------------------------------------------------------------------- the background thread
 

@@ -88,6 +88,30 @@ def _direct(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     return make
 
 
+def emit_root(
+    tracer: trace.Tracer, context: SpanContext, name: str, kind: SpanKind, start: int, end: int,
+    attributes: Mapping[str, AttributeValue], error_type: str | None,
+) -> bool:  # fmt: skip
+    """Make and end the first span of a trace with the ids that ``context`` has; False where the SDK's insides are unknown.
+
+    The public API can choose no id, so there is nothing to fall back to.
+    """
+    try:
+        inner: Any = tracer if isinstance(tracer, sdk_trace.Tracer) else getattr(tracer, "_tracer", tracer)
+        span = sdk_trace._Span(
+            name=name, context=context, parent=None, sampler=inner.sampler, resource=inner.resource, attributes=attributes,
+            span_processor=inner.span_processor, kind=kind, instrumentation_info=inner.instrumentation_info,
+            limits=inner._span_limits, instrumentation_scope=inner._instrumentation_scope,
+        )  # fmt: skip
+        span.start(start_time=start)
+        if error_type is not None:
+            span.set_status(Status(StatusCode.ERROR, error_type))
+        span.end(end)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
 def _public(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     own = root.get_span_context()
     made: dict[int, SpanContext] = {}  # the API gives ids of its own; a parent that is yet to come is replaced by the root

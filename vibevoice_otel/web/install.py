@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.web import query
 from vibevoice_otel.web.middleware import ORIGINAL_QUERY, Receive, RequestMiddleware, Scope, Send
+
+if TYPE_CHECKING:
+    from vibevoice_otel.recording.recorder import Recorder
 
 #: Attribute of an application: the middleware stack that we have seen, and whether RequestMiddleware is in it.
 STACK = "_vibevoice_otel_stack"
@@ -23,10 +25,16 @@ OUTSIDE = ("ServerErrorMiddleware", "OpenTelemetryMiddleware", "ExceptionHandler
 
 
 class WebAdapter:
-    """Attaches when starlette.applications is imported."""
+    """Attaches when starlette.applications is imported.
 
-    def __init__(self, recorder: Recorder) -> None:
+    Args:
+        recorder: where timelines are opened.
+        before: sees every scope (the application's life span too) before anything else, and returns the one to go on with.
+    """
+
+    def __init__(self, recorder: Recorder, before: Callable[[Scope], Scope] | None = None) -> None:
         self._recorder = recorder
+        self._before = before
         self.hooks = Hooks("web", recorder.on_drop)
 
     def instrument(self) -> None:
@@ -39,9 +47,11 @@ class WebAdapter:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        recorder = self._recorder
+        recorder, before = self._recorder, self._before
 
         async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+            if before is not None and ORIGINAL_QUERY not in scope:
+                scope = before(scope)
             # A mounted application sees the mark of the one that it is mounted in, and is left alone.
             if scope["type"] in {"websocket", "http"} and ORIGINAL_QUERY not in scope and _inside(self, recorder):
                 text = scope.get("query_string", b"")

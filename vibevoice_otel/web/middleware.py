@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -12,10 +12,11 @@ from opentelemetry.trace import Status, StatusCode
 from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.emit import failed
-from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline, current
 from vibevoice_otel.web import query
+
+if TYPE_CHECKING:
+    from vibevoice_otel.recording.recorder import Recorder
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -133,5 +134,5 @@ def _tell(server: trace.Span, timeline: Timeline) -> None:
     server.set_attribute(semconv.STATUS.key, status.value)
     if error_type is not None:
         server.set_attribute(semconv.ERROR_TYPE.key, error_type)
-    if failed(status, error_type):
+    if outcome.failed(status, error_type):
         server.set_status(Status(StatusCode.ERROR, error_type))
