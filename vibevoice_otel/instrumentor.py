@@ -21,6 +21,7 @@ from vibevoice_otel.web.install import WebAdapter
 
 if TYPE_CHECKING:
     from vibevoice_otel.adapters.hooks import HookPoint, Hooks
+    from vibevoice_otel.page.server import LivePage
     from vibevoice_otel.recording.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -76,17 +77,28 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
 
             providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
-            return wiring.build(chosen, *providers, self._names, **kwargs.get("recorder_options", {}))
+            return wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {}))
 
         self._deferred = DeferredRecorder(chosen, build)
-        web = WebAdapter(cast("Recorder", self._deferred))
-        self._adapters = (web,)
-        web.instrument()
+        page = self._page(chosen, self._deferred)
+        web = WebAdapter(cast("Recorder", self._deferred), page.scope if page is not None else None)
+        self._adapters = (web, page) if page is not None else (web,)
+        for adapter in self._adapters:
+            adapter.instrument()
         for package in PACKAGES:
             if package in sys.modules:
                 self._observe_models()
             else:
                 register_post_import_hook(lambda _module: self._observe_models(), package)
+
+    @staticmethod
+    def _page(chosen: settings.Settings, recorder: DeferredRecorder) -> LivePage | None:
+        """The live page where the operator asked for it; without that nothing of it is imported."""
+        if not chosen.page:
+            return None
+        from vibevoice_otel.page.server import LivePage  # noqa: PLC0415
+
+        return LivePage(chosen, recorder.on_drop, recorder.ready)
 
     def _observe_models(self) -> None:
         """A package of an observed model is being imported: put the adapters' own hooks in place before its modules come."""
@@ -94,11 +106,14 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return
         self._models_seen = True
         try:
+            from vibevoice_otel.adapters.longform import LongFormAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.realtime import RealtimeAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.transformers import TransformersAdapter  # noqa: PLC0415
+            from vibevoice_otel.adapters.upstream import UpstreamAdapter  # noqa: PLC0415
 
             recorder = self._deferred.ready()
-            models: tuple[Adapter, ...] = (TransformersAdapter(recorder), RealtimeAdapter(recorder))
+            kinds = (TransformersAdapter, UpstreamAdapter, RealtimeAdapter, LongFormAdapter)
+            models: tuple[Adapter, ...] = tuple(kind(recorder) for kind in kinds)
             self._adapters = (*self._adapters, *models)
             for adapter in models:
                 adapter.instrument()
@@ -106,7 +121,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
 
     def _names(self) -> list[str]:
-        return sorted({adapter.hooks.adapter for adapter in self._adapters if adapter.hooks.modules} - {"web"})
+        return sorted({adapter.hooks.adapter for adapter in self._adapters if adapter.hooks.modules} - {"web", "page"})
 
     def _uninstrument(self, **kwargs: Any) -> None:
         del kwargs

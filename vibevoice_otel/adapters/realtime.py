@@ -21,7 +21,7 @@ NAME = "realtime"
 
 
 class RealtimeAdapter:
-    """Attaches as upstream's realtime modules, and its server, are imported."""
+    """Attaches as upstream's realtime modules are imported."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -29,18 +29,12 @@ class RealtimeAdapter:
 
     def instrument(self) -> None:
         on_import = self.hooks.on_import
-        on_import("vibevoice.modular.modeling_vibevoice_streaming", self._parts)
+        on_import("vibevoice.modular.modeling_vibevoice_streaming", lambda m: upstream.hook_connector(self.hooks, m))
         on_import("vibevoice.modular.modeling_vibevoice_streaming_inference", self._model)
         on_import("vibevoice.processor.vibevoice_streaming_processor", self._processor)
-        upstream.hook_shared(self.hooks, self._recorder)
 
     def uninstrument(self) -> None:
         self.hooks.undo()
-
-    def _parts(self, module: ModuleType) -> None:
-        connector = self.hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
-        if connector is not None:
-            self.hooks.replace(connector, "forward", upstream.connector, semconv.CONNECTOR.name)
 
     def _model(self, module: ModuleType) -> None:
         model = self.hooks.owner(module, "VibeVoiceStreamingForConditionalGenerationInference", "everything that the model does")
@@ -51,9 +45,9 @@ class RealtimeAdapter:
         self.hooks.replace(model, "forward_tts_lm", _forward_tts_lm, "vibevoice.lm.forward, and the end of vibevoice.prefill")
 
     def _processor(self, module: ModuleType) -> None:
-        processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", "the text's length, in a program without the server")
+        part = "vibevoice.preprocess, in a program without the server"
+        processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", part)
         if processor is not None:
-            part = "vibevoice.preprocess, in a program without the server"
             self.hooks.replace(processor, "process_input_with_cached_prompt", prepared.remember, part)
 
 
@@ -79,20 +73,10 @@ def _forward_tts_lm(original: Callable[..., Any]) -> Callable[..., Any]:
         timeline = thread.timeline
         if timeline is None:
             return original(*args, **kwargs)
-        device = timeline.device
-        leaf = Leaf.PREFILL if thread.prefilling else Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE
-        started, thread.pass_start = thread.pass_start or now(), 0
-        if device is not None and leaf is not Leaf.PREFILL:
-            device.enter(leaf)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            timeline.leave(leaf, started)
-            if device is not None:
-                device.leave(leaf)
-            if leaf is Leaf.PREFILL:
-                thread.prefilling = False
-            else:
-                thread.negative = not thread.negative
+        if thread.prefilling:
+            thread.prefilling = False
+            return upstream.pass_runs(timeline, Leaf.PREFILL, original, args, kwargs, entered=True)
+        leaf, thread.negative = Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE, not thread.negative
+        return upstream.pass_runs(timeline, leaf, original, args, kwargs)
 
     return forward_tts_lm

@@ -1,11 +1,9 @@
-"""What microsoft/VibeVoice's realtime and long-form models share: scheduler, acoustic tokenizer, audio streamer, loading.
-
-Both adapters attach these; whichever comes first hooks them, the other finds them hooked.
-"""
+"""What microsoft/VibeVoice's realtime and long-form models share: scheduler, tokenizers, audio streamer, server, loading, passes."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -26,16 +24,30 @@ SERVICE = "StreamingTTSService"
 SERVERS = ("demo.web.app", "web.app")
 
 
-def hook_shared(hooks: Hooks, recorder: Recorder) -> None:
-    """Attach to the modules that the realtime and the long-form package both have, as they are imported."""
-    hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
-    hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizer(hooks, m))
-    hooks.on_import("vibevoice.modular.streamer", lambda m: surface.hook_streamer(hooks, m))
-    for name in SERVERS:
-        hooks.on_import(name, lambda m: _server(hooks, recorder, m))
-    for module in list(sys.modules.values()):  # a server that was loaded before us, perhaps as __main__
-        if getattr(module, "__name__", None) not in SERVERS and is_service(vars(module).get(SERVICE)):
-            surface.hook_service(hooks, recorder, vars(module)[SERVICE])
+NAME = "upstream"
+
+
+class UpstreamAdapter:
+    """Attaches to the modules that the realtime and the long-form package both have, and to the server, as they are imported."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks(NAME, recorder.on_drop)
+
+    def instrument(self) -> None:
+        hooks, recorder = self.hooks, self._recorder
+        hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
+        hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
+        hooks.on_import("vibevoice.modular.streamer", lambda m: surface.hook_streamer(hooks, m))
+        for name in SERVERS:
+            hooks.on_import(name, lambda m: _server(hooks, recorder, m))
+        for module in list(sys.modules.values()):  # a server that was loaded before us, perhaps as __main__
+            service = getattr(module, "__dict__", {}).get(SERVICE)
+            if is_service(service) and getattr(module, "__name__", None) not in SERVERS:
+                surface.hook_service(hooks, recorder, service)
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
 
 
 def is_service(candidate: Any) -> TypeGuard[type]:
@@ -49,18 +61,21 @@ def _scheduler(hooks: Hooks, module: ModuleType) -> None:
         hook_scheduler(hooks, scheduler)
 
 
-def _tokenizer(hooks: Hooks, module: ModuleType) -> None:
+def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
     acoustic = hooks.owner(module, "VibeVoiceAcousticTokenizerModel", semconv.DECODE.name)
     if acoustic is not None:
         hooks.replace(acoustic, "decode", _decode, semconv.DECODE.name)
+    semantic = getattr(module, "VibeVoiceSemanticTokenizerModel", None)  # the realtime model does not listen to itself
+    if semantic is not None:
+        hooks.replace(semantic, "encode", lambda original: outside_prefill(Leaf.SEMANTIC_ENCODE, original), semconv.SEMANTIC_ENCODE.name)
 
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
-    service: Any = vars(module).get(SERVICE)
-    if is_service(service):
+    if not hasattr(module, "AudioStreamer") and not hasattr(module, SERVICE):
+        return  # somebody else's web.app
+    service = hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
+    if service is not None:
         surface.hook_service(hooks, recorder, service)
-    elif hasattr(module, "AudioStreamer"):  # upstream's server, its service renamed; any other 'web.app' is not our affair
-        hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
 
 
 def _decode(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,14 +91,21 @@ def _decode(original: Callable[..., Any]) -> Callable[..., Any]:
     return decode
 
 
-def connector(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A SpeechConnector's forward, timed unless a prefill that contains it is."""
-    observed = timed(Leaf.CONNECTOR, original)
+def outside_prefill(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Timed, but not inside a prefill, whose time it would count twice."""
+    observed = timed(leaf, original)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs) if thread.prefilling else observed(*args, **kwargs)
 
-    return forward
+    return wrapper
+
+
+def hook_connector(hooks: Hooks, module: ModuleType) -> None:
+    """Hook a module's SpeechConnector."""
+    connector = hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
+    if connector is not None:
+        hooks.replace(connector, "forward", lambda original: outside_prefill(Leaf.CONNECTOR, original), semconv.CONNECTOR.name)
 
 
 def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
@@ -92,7 +114,8 @@ def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
     surface.hook_generate(hooks, recorder, model)
     hooks.replace(model, "sample_speech_tokens", _sample, semconv.FRAME.name)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
-    hooks.replace(model, "prepare_inputs_for_generation", _prepare_pass, "the start of vibevoice.lm.forward and vibevoice.prefill")
+    hooks.replace(model, "prepare_inputs_for_generation", _pass_begins, "the start of vibevoice.lm.forward and vibevoice.prefill")
+    hooks.replace(model, "_update_model_kwargs_for_generation", _pass_ends, "the carrying on of caches in vibevoice.lm.forward")
 
 
 # ----------------------------------------------------------------------------------------------------------------- frames
@@ -105,24 +128,62 @@ def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
             timeline.frames.append(now())
             thread.negative, thread.pass_start = False, 0
             used = timeline.used
-            used.steps = self.ddpm_inference_steps
-            cfg = kwargs.get("cfg_scale", args[2] if len(args) > 2 else None)
-            if cfg is not None:
-                used.cfg = float(cfg)
+            steps, cfg = getattr(self, "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[2] if len(args) > 2 else None)
+            used.steps = steps if isinstance(steps, int) else used.steps
+            used.cfg = float(cfg) if isinstance(cfg, int | float) else used.cfg
         return original(self, *args, **kwargs)
 
     return sample_speech_tokens
 
 
-def _prepare_pass(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
+# ----------------------------------------------------------------------------------------------------------------- passes
+# A pass of the language model is spread over calls that the generation loop makes one after the other: its inputs are prepared,
+# it runs, its caches and masks are carried on.
 
+
+class _Pass(threading.local):
+    leaf: Leaf | None = None  # the pass that has just run, until its caches have been carried on
+
+
+_pass = _Pass()
+
+
+def _pass_begins(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare_inputs_for_generation(*args: Any, **kwargs: Any) -> Any:
         if thread.timeline is not None and not thread.pass_start:
             thread.pass_start = now()
         return original(*args, **kwargs)
 
     return prepare_inputs_for_generation
+
+
+def pass_runs(timeline: Timeline, leaf: Leaf, original: Callable[..., Any], args: Any, kwargs: Any, *, entered: bool = False) -> Any:
+    """Run a pass and note it as ``leaf``, from its preparation on. ``entered``: the device clock has been told of it already."""
+    device = timeline.device
+    started, thread.pass_start, _pass.leaf = thread.pass_start or now(), 0, None
+    if device is not None and not entered:
+        device.enter(leaf)
+    try:
+        return original(*args, **kwargs)
+    finally:
+        timeline.leave(leaf, started)
+        _pass.leaf = leaf
+        if device is not None:
+            device.leave(leaf)
+
+
+def _pass_ends(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update_model_kwargs_for_generation(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        timeline, leaf = thread.timeline, _pass.leaf
+        if timeline is not None and leaf is not None:
+            _pass.leaf = None
+            passes = timeline.leaves[leaf]
+            if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
+                passes[-1] = now()
+        return result
+
+    return update_model_kwargs_for_generation
 
 
 # ------------------------------------------------------------------------------------------------------------------ steps

@@ -40,6 +40,9 @@ class VibeVoiceStreamingForConditionalGenerationInference:
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
         return {"input_ids": input_ids}
 
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, is_encoder_decoder=False, num_new_tokens=1):
+        return model_kwargs
+
     def forward_lm(self, input_ids=None, **kwargs):
         return SimpleNamespace(last_hidden_state=torch.zeros(1, input_ids.shape[-1], LATENT))
 
@@ -99,7 +102,9 @@ class VibeVoiceStreamingForConditionalGenerationInference:
 
     def _pass(self, text, kind, states):
         inputs = self.prepare_inputs_for_generation(text)
-        return self.forward_tts_lm(**inputs, tts_text_masks=kind, lm_last_hidden_state=states).last_hidden_state
+        outputs = self.forward_tts_lm(**inputs, tts_text_masks=kind, lm_last_hidden_state=states)
+        self._update_model_kwargs_for_generation(outputs, {})
+        return outputs.last_hidden_state
 
     @torch.no_grad()
     def sample_speech_tokens(self, condition, neg_condition, cfg_scale=3.0):

@@ -1,0 +1,68 @@
+"""The long-form model of the same repository (multi-speaker, voices cloned from samples), as the PyPI package vibevoice 0.0.1 has it.
+
+It has no server: a request is one call of ``generate``, and the processor's call before it is its preprocessing. Threads: everything
+runs on the thread that calls ``generate``. A batch of scripts is one request; its frame is one step of all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from vibevoice_otel.adapters import prepared, upstream
+from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Leaf, thread
+
+NAME = "longform"
+
+
+class LongFormAdapter:
+    """Attaches as the long-form model's modules are imported."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks(NAME, recorder.on_drop)
+
+    def instrument(self) -> None:
+        on_import = self.hooks.on_import
+        on_import("vibevoice.modular.modeling_vibevoice_inference", self._model)
+        on_import("vibevoice.processor.vibevoice_processor", self._processor)
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
+
+    def _model(self, module: ModuleType) -> None:
+        model = self.hooks.owner(module, "VibeVoiceForConditionalGenerationInference", "everything that the model does")
+        if model is None:
+            return
+        upstream.hook_model(self.hooks, self._recorder, model)
+        self.hooks.replace(model, "forward", _forward, "vibevoice.lm.forward and vibevoice.prefill")
+        # Other models of the package have this module too, so it is hooked on account of this one.
+        self.hooks.on_import("vibevoice.modular.modeling_vibevoice", lambda m: upstream.hook_connector(self.hooks, m))
+
+    def _processor(self, module: ModuleType) -> None:
+        part = "vibevoice.preprocess of the long-form model"
+        processor = self.hooks.owner(module, "VibeVoiceProcessor", part)
+        if processor is not None:
+            self.hooks.replace(processor, "__call__", prepared.remember, part)
+
+
+def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one only the last."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        timeline = thread.timeline
+        if timeline is None:
+            return original(*args, **kwargs)
+        if "speech_tensors" not in kwargs:
+            leaf = Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE
+            return upstream.pass_runs(timeline, leaf, original, args, kwargs)
+        thread.prefilling = True
+        try:
+            return upstream.pass_runs(timeline, Leaf.PREFILL, original, args, kwargs)
+        finally:
+            thread.prefilling = False
+
+    return forward
