@@ -30,6 +30,7 @@ MODELS = {
     "microsoft/VibeVoice, streaming": "vibevoice.modular.modeling_vibevoice_streaming_inference",
     "microsoft/VibeVoice, long-form": "vibevoice.modular.modeling_vibevoice_inference",
     "the embedded service": "vibevoice_otel.service.engine",
+    "Starlette or FastAPI": "starlette.applications",
 }
 KNOWN_EXPORTERS = {"otlp", "otlp_proto_grpc", "otlp_proto_http", "console", "none", "prometheus"}
 
@@ -52,7 +53,7 @@ def packages() -> Iterator[Finding]:
     ):
         try:
             yield Finding("ok", name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
+        except importlib.metadata.PackageNotFoundError:  # noqa: PERF203 - three rounds
             yield Finding("wrong", name, f"not installed: {why}. Mend: pip install {name}")
     names = [e.name for e in importlib.metadata.entry_points(group="opentelemetry_instrumentor")]
     if "vibevoice" in names:
@@ -116,11 +117,8 @@ def _otlp(environ: Mapping[str, str], signal: str) -> Finding:
         with socket.create_connection((host, port), timeout=2):
             return Finding("ok", signal, f"OTLP ({protocol}) to {host}:{port}, where somebody listens")
     except OSError as error:
-        return Finding(
-            "wrong",
-            signal,
-            f"OTLP ({protocol}) to {host}:{port}: {error.strerror or error}. Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT",
-        )
+        mend = "Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
+        return Finding("wrong", signal, f"OTLP ({protocol}) to {host}:{port}: {error.strerror or error}. {mend}")
 
 
 def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
@@ -182,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{sum(row[2] == 'found' for row in rows)} of {len(rows)} hooks found.")
     if arguments.hooks:
         listing = Table("what is measured", "by hooking", "", box=None)
+        listing.columns[1].overflow = "fold"
         for row in sorted(rows):
             listing.add_row(*row)
         console.print(listing)

@@ -31,6 +31,9 @@ class TransformersAdapter:
         on_import("transformers.models.vibevoice.generation_vibevoice", self._generation)
         on_import("transformers.models.vibevoice.modeling_vibevoice", self._modeling)
         on_import("transformers.generation.logits_process", self._guidance)
+        on_import(
+            "diffusers.schedulers.scheduling_dpmsolver_multistep", lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler)
+        )
         on_import("vibevoice_otel.service.engine", lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService))
         on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
 
