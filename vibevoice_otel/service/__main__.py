@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 
 from vibevoice_otel.service.settings import ServiceSettings, ServiceSettingsError
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a checkpoint: a path or a hub id; without one, a random model that makes noise")
     parser.add_argument("--device", help="cpu, cuda or mps (cpu)")
     parser.add_argument("--concurrency", type=int, help="requests that work at once (2)")
+    parser.add_argument("--timeout", type=float, help="seconds that a request may take, waiting included (60)")
     parser.add_argument("--queue", type=int, help="requests that may wait (8)")
     arguments = parser.parse_args(argv)
     try:
@@ -25,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     except ServiceSettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     import uvicorn  # noqa: PLC0415 - after the settings, so that a wrong one is told at once
 
     from vibevoice_otel.service.app import create_app  # noqa: PLC0415

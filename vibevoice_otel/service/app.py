@@ -9,182 +9,138 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
-import threading
 import time
-from collections.abc import Iterator
-from datetime import datetime, timezone
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from vibevoice_otel.service.engine import RANDOM_NOTICE, StreamingTTSService
+from vibevoice_otel.service.engine import StreamingTTSService
+from vibevoice_otel.service.session import Session
 from vibevoice_otel.service.settings import ServiceSettings
+from vibevoice_otel.service.slots import Slots
 
 logger = logging.getLogger(__name__)
-BUSY, TOO_BIG, FAILED = 1013, 1009, 1011
-
-
-class Slots:
-    """At most ``concurrency`` requests work, at most ``queue`` wait."""
-
-    def __init__(self, concurrency: int, queue: int) -> None:
-        self._free = asyncio.Semaphore(concurrency)
-        self._concurrency, self._queue = concurrency, queue
-        self.present = 0  # at work or waiting
-
-    @property
-    def full(self) -> bool:
-        return self.present >= self._concurrency + self._queue
-
-    @contextlib.asynccontextmanager
-    async def turn(self, deadline: float, delay: float) -> Any:
-        """Wait for a turn; TimeoutError at ``deadline`` (time.monotonic())."""
-        self.present += 1
-        try:
-            await asyncio.wait_for(self._free.acquire(), max(0.0, deadline - time.monotonic()))
-            try:
-                if delay:
-                    await asyncio.sleep(delay)
-                yield
-            finally:
-                self._free.release()
-        except asyncio.TimeoutError:
-            raise TimeoutError("no turn within the request's time") from None
-        finally:
-            self.present -= 1
-
-
-class Session:
-    """One listener's WebSocket."""
-
-    def __init__(self, socket: WebSocket, service: StreamingTTSService) -> None:
-        self._socket = socket
-        self._service = service
-        self._entries: list[tuple[str, dict[str, Any]]] = []
-        self.stop = threading.Event()
-        self.left = asyncio.Event()
-
-    def log(self, event: str, **data: Any) -> None:
-        """Queue a log message for the listener; from any thread (list.append is atomic)."""
-        self._entries.append((event, data))
-
-    async def flush(self) -> None:
-        while self._entries:
-            event, data = self._entries.pop(0)
-            stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-            await self._socket.send_text(json.dumps({"type": "log", "event": event, "data": data, "timestamp": stamp}))
-
-    async def watch(self) -> None:
-        """Notice a listener who leaves, whatever the service is doing."""
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while (await self._socket.receive())["type"] != "websocket.disconnect":
-                pass
-        self.stop.set()
-        self.left.set()
-
-    async def close(self, code: int, reason: str = "") -> None:
-        with contextlib.suppress(Exception):
-            await self.flush()
-        with contextlib.suppress(Exception):
-            await self._socket.close(code, reason)
+DONE, BUSY, TOO_BIG, FAILED = 1000, 1013, 1009, 1011
+MAX_CFG, MAX_STEPS = 10.0, 100
 
 
 def create_app(settings: ServiceSettings | None = None) -> FastAPI:
-    """The application. The model is loaded by the first request."""
+    """The application, for one event loop. The model is loaded by the first request."""
     chosen = settings or ServiceSettings.load()
     service = StreamingTTSService(chosen)
-    app = FastAPI(title="VibeVoice streaming service", openapi_url=None)
-    app.state.tts_service = service
     slots = Slots(chosen.concurrency, chosen.queue)
+    _keep_text_out_of_access_logs()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # A request at work holds a worker thread while it waits for audio; asyncio's own pool may have fewer threads than there are slots.
+        # The loop shuts the pool down as it closes.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(chosen.concurrency + 4, "vibevoice-worker"))
+        yield
+
+    app = FastAPI(title="VibeVoice streaming service", openapi_url=None, lifespan=lifespan)
+    app.state.tts_service = service
 
     @app.get("/")
-    def about() -> dict[str, Any]:
-        return {"service": "VibeVoice streaming text to speech", "websocket": "/stream?text=&voice=&cfg=&steps=", "config": "/config"}
+    async def about() -> dict[str, Any]:
+        return {
+            "service": "VibeVoice streaming text to speech", "websocket": "/stream?text=&voice=&cfg=&steps=", "config": "/config",
+            "notice": service.notice,
+        }  # fmt: skip
 
     @app.get("/config")
-    def config() -> dict[str, Any]:
+    async def config() -> dict[str, Any]:
         return {
             "voices": sorted(service.voice_presets), "default_voice": service.default_voice_key, "cfg": chosen.cfg, "steps": chosen.steps,
-            "model": service.model_path, "notice": RANDOM_NOTICE if service.is_random else None,
+            "max_text": chosen.max_text, "model": service.model_path, "notice": service.notice,
         }  # fmt: skip
 
     @app.get("/healthz")
-    def healthz() -> dict[str, Any]:
+    async def healthz() -> dict[str, Any]:
         return {"ok": True, "model_loaded": service.model is not None}
 
     @app.websocket("/stream")
     async def stream(socket: WebSocket) -> None:
-        await serve(socket, service, slots, chosen)
+        await _serve(socket, service, slots, chosen)
 
     return app
 
 
-async def serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings) -> None:
+async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings) -> None:
     """One request, from acceptance to close."""
     await socket.accept()
-    session = Session(socket, service)
-    query = socket.query_params
-    text, voice = query.get("text", ""), query.get("voice")
-    cfg = _number(query.get("cfg"), settings.cfg, "cfg", session, valid=lambda v: math.isfinite(v) and 0 < v <= 10)
-    steps = int(_number(query.get("steps"), settings.steps, "steps", session, valid=lambda v: v == int(v) and 1 <= v <= 100))
-    if voice and voice not in service.voice_presets:
-        session.log("voice_replaced", used=service.default_voice_key)
-    if slots.full:
-        session.log("backend_busy", message="Please wait for the other requests to complete.")
-        await session.close(BUSY, "Service busy")
-        return
+    deadline = time.monotonic() + settings.timeout
+    session = Session(socket, deadline)
+    text = socket.query_params.get("text", "")
     if len(text) > settings.max_text:
         session.log("backend_error", message=f"The text is longer than {settings.max_text} characters.")
         await session.close(TOO_BIG, "Text too long")
         return
-    session.log("backend_request_received", text_length=len(text), cfg_scale=cfg, inference_steps=steps, voice=voice)
-    deadline = time.monotonic() + settings.timeout
+    turn = slots.enter()
+    if turn is None:
+        session.log("backend_busy", message="Please wait for the other requests to complete.")
+        await session.close(BUSY, "Service busy")
+        return
     watcher = asyncio.create_task(session.watch())
-    code = 1000
+    code = FAILED
     try:
+        asked = _asked(socket, session, service, settings)
+        session.log("backend_request_received", text_length=len(text), **asked)
         await session.flush()
-        async with slots.turn(deadline, settings.faults.queue_delay):
-            if not session.stop.is_set():
-                chunks = service.stream(
-                    text,
-                    cfg_scale=cfg,
-                    inference_steps=steps,
-                    voice_key=voice,
-                    log_callback=session.log,
-                    stop_event=session.stop,
-                    deadline=deadline,
-                )
-                await _send(socket, session, service, chunks)
+        await asyncio.wait({turn, watcher}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if not session.left.is_set():
+            if not turn.done():
+                raise TimeoutError("no turn came within the request's time")
+            await asyncio.sleep(settings.faults.queue_delay)
+            chunks = service.stream(
+                text,
+                cfg_scale=asked["cfg_scale"],
+                inference_steps=asked["inference_steps"],
+                voice_key=asked["voice"],
+                log_callback=session.log,
+                stop_event=session.stop,
+                deadline=deadline,
+            )
+            await _send(session, service, chunks)
+        code = DONE
     except WebSocketDisconnect:
-        session.stop.set()
+        session.left.set()
     except TimeoutError as error:
-        code = FAILED
         logger.warning("a request timed out after %g s", settings.timeout)
         session.log("backend_error", message=str(error))
-    except Exception as error:
-        code = FAILED
-        logger.exception("a request failed")
-        session.log("generation_error", message=f"{type(error).__name__}")
-    finally:
-        watcher.cancel()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the listener is told and the service goes on
         if not session.left.is_set():
-            session.log("backend_stream_complete")
-            await session.close(code)
+            # The type alone: an exception's message may quote the text, which is the listener's own.
+            logger.error("a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))  # noqa: TRY400
+            session.log("backend_error", message=type(error).__name__)
+    finally:
+        session.stop.set()
+        slots.leave(turn)
+        if session.left.is_set():
+            logger.info("client_disconnected")
+        session.log("backend_stream_complete")
+        await session.close(code)
+        watcher.cancel()
+        await asyncio.wait({watcher})
 
 
-async def _send(socket: WebSocket, session: Session, service: StreamingTTSService, chunks: Iterator[Any]) -> None:
+async def _send(session: Session, service: StreamingTTSService, chunks: Iterator[Any]) -> None:
+    """Send the chunks as they come, until the end or until the listener leaves."""
     end: Any = object()
     first = True
     try:
         while not session.left.is_set():
+            await asyncio.sleep(service.settings.faults.reader_delay)
             chunk = await asyncio.to_thread(next, chunks, end)
             if chunk is end or session.left.is_set():
                 return
-            await socket.send_bytes(service.chunk_to_pcm16(chunk))
+            await session.send_audio(service.chunk_to_pcm16(chunk))
             if first:
                 session.log("backend_first_chunk_sent")
                 first = False
@@ -195,13 +151,40 @@ async def _send(socket: WebSocket, session: Session, service: StreamingTTSServic
             await asyncio.to_thread(close)  # joins the generation thread, so never on the event loop
 
 
-def _number(text: str | None, default: float, name: str, session: Session, *, valid: Any) -> float:
-    """The parameter's value, or the default and a log message when it is not valid."""
-    if text is None:
+def _asked(socket: WebSocket, session: Session, service: StreamingTTSService, settings: ServiceSettings) -> dict[str, Any]:
+    """The request's parameters; what is not valid becomes the default, and the listener is told."""
+    query = socket.query_params
+    voice = query.get("voice")
+    if voice and voice not in service.voice_presets:
+        session.log("voice_replaced", asked=voice[:64], used=service.default_voice_key)
+    cfg = _number(query.get("cfg"), settings.cfg, "cfg", session, lambda value: 0 < value <= MAX_CFG)
+    steps = _number(query.get("steps"), settings.steps, "steps", session, lambda value: value.is_integer() and 1 <= value <= MAX_STEPS)
+    return {"cfg_scale": cfg, "inference_steps": int(steps), "voice": voice}
+
+
+def _number(text: str | None, default: float, name: str, session: Session, valid: Callable[[float], bool]) -> float:
+    if not text:
         return default
-    with contextlib.suppress(ValueError, OverflowError):
+    with contextlib.suppress(ValueError):
         value = float(text)
-        if valid(value):
+        if math.isfinite(value) and valid(value):
             return value
-    session.log("parameter_replaced", parameter=name, used=default)
+    session.log("parameter_replaced", parameter=name, asked=text[:64], used=default)
     return default
+
+
+class _WithoutQuery(logging.Filter):
+    """uvicorn logs a WebSocket's whole path, and with it the text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(arg.split("?", 1)[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args)
+        return True
+
+
+_FILTER = _WithoutQuery()
+
+
+def _keep_text_out_of_access_logs() -> None:
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).addFilter(_FILTER)  # adding the same one again changes nothing

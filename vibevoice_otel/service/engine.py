@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from vibevoice_otel.service import voices
 from vibevoice_otel.service.faults import pause
 from vibevoice_otel.service.model import StreamingVibeVoice, inject, random_model, schedule
-from vibevoice_otel.service.processor import ByteProcessor, CheckpointProcessor
+from vibevoice_otel.service.processor import VOCABULARY, ByteProcessor, CheckpointProcessor
 from vibevoice_otel.service.settings import ServiceSettings
 from vibevoice_otel.service.streamer import AudioStreamer
 from vibevoice_otel.service.voices import Voice
@@ -30,6 +29,9 @@ MIN_FRAMES = 4
 MAX_FRAMES = 7500
 RANDOM = "random"
 RANDOM_NOTICE = "the model has random weights: it makes noise, not speech (VIBEVOICE_SERVICE_MODEL takes a real checkpoint)"
+CHECKPOINT_NOTICE = "a checkpoint speaks with a voice of its own: the voices are names only, for there are no recordings to clone them from"
+#: Seconds that a generation which outlived its request's time is waited for.
+LAST_WAIT = 1.0
 Log = Callable[..., None]
 
 
@@ -53,11 +55,16 @@ class StreamingTTSService:
         self._voice_cache: dict[str, Voice] = {}
         self._scheduler: Any = None
         self._loading = threading.Lock()
-        self._voice_lock = threading.Lock()
+        self._voice_locks = {name: threading.Lock() for name in self.voice_presets}  # a slow voice holds up no other
 
     @property
     def is_random(self) -> bool:
         return self.settings.model == RANDOM
+
+    @property
+    def notice(self) -> str:
+        """What whoever listens should know of the model."""
+        return RANDOM_NOTICE if self.is_random else CHECKPOINT_NOTICE
 
     def load(self) -> None:
         """Make the model ready: cold the first time, at once after. Safe to call from any thread."""
@@ -73,30 +80,32 @@ class StreamingTTSService:
             if self.is_random:
                 torch.set_num_threads(1)  # a second thread only thrashes on a model this small
                 self.processor, model = ByteProcessor(), random_model(self.settings.seed, self.settings.faults)
-                logger.warning(RANDOM_NOTICE)
             else:
                 self.processor, model = self._checkpoint()
+            logger.warning(self.notice)
             self.model = model.to(self.device)
 
     def _checkpoint(self) -> tuple[ByteProcessor | CheckpointProcessor, StreamingVibeVoice]:
-        path = self.settings.model
-        local = Path(path)
-        if local.is_dir() and not (local / "tokenizer_config.json").exists():
-            processor: ByteProcessor | CheckpointProcessor = ByteProcessor()  # a random model that was saved to disk
-        else:
-            from transformers import AutoProcessor  # noqa: PLC0415 - heavy, and only for a checkpoint
+        from transformers import AutoProcessor  # noqa: PLC0415 - heavy, and only for a checkpoint
 
-            processor = CheckpointProcessor(AutoProcessor.from_pretrained(path))
+        path = self.settings.model
         dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
         model: StreamingVibeVoice = StreamingVibeVoice.from_pretrained(path, dtype=dtype).eval()
         inject(model, self.settings.faults)
-        return processor, model
+        if model.config.vocab_size == VOCABULARY:  # a random model that was saved to disk
+            return ByteProcessor(), model
+        return CheckpointProcessor(AutoProcessor.from_pretrained(path)), model
 
     def _ensure_voice_cached(self, key: str) -> Voice:
-        with self._voice_lock:
-            if key not in self._voice_cache:
-                self._voice_cache[key] = voices.load(key, self.settings.faults)
-            return self._voice_cache[key]
+        if key not in self.voice_presets:
+            raise KeyError(f"no such voice: {key}")
+        voice = self._voice_cache.get(key)
+        if voice is None:
+            with self._voice_locks[key]:
+                voice = self._voice_cache.get(key)
+                if voice is None:
+                    voice = self._voice_cache[key] = voices.load(key, self.settings.faults)
+        return voice
 
     def _get_voice_resources(self, requested_key: str | None) -> tuple[str, Voice]:
         key = requested_key if requested_key in self.voice_presets else self.default_voice_key
@@ -126,11 +135,11 @@ class StreamingTTSService:
         """The generation thread: errors are left in ``errors`` for the reader, who is always told of the end."""
         assert self.model is not None
         try:
-            # One scheduler a request: it keeps its position, so two threads must not share one.
-            scheduler = self._scheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-            self.model.stream(
-                audio_streamer, stop_event, voice, **inputs, noise_scheduler=scheduler, num_diffusion_steps=steps, guidance_scale=cfg_scale
-            )
+            if self.is_random:
+                # One scheduler a request: it keeps its position, so two threads must not share one. A checkpoint's generation
+                # configuration names its own, made by generate for each call.
+                inputs = {**inputs, "noise_scheduler": self._scheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")}
+            self.model.stream(audio_streamer, stop_event, voice, **inputs, num_diffusion_steps=steps, guidance_scale=cfg_scale)
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
             errors.append(error)
         finally:
@@ -180,9 +189,12 @@ class StreamingTTSService:
                 yield chunk
         finally:
             stop.set()
-            timed_out = deadline is not None and time.monotonic() >= deadline
-            thread.join(timeout=1.0 if timed_out else None)  # a model that hangs must not hold the reader as well
+            # A model that hangs must not hold its reader for longer than the request's time.
+            thread.join(None if deadline is None else max(LAST_WAIT, deadline - time.monotonic()))
+            if thread.is_alive():
+                logger.error("a generation goes on %g s after its request's time was over", LAST_WAIT)
         if errors:
+            log("generation_error", message=type(errors[0]).__name__)  # the type alone: the message may quote the text
             raise errors[0]
 
     def chunk_to_pcm16(self, chunk: NDArray[np.float32]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from vibevoice_otel.service.voices import Voice
@@ -21,11 +23,16 @@ class ByteProcessor:
 
 
 class CheckpointProcessor:
-    """A real checkpoint's own processor. Its text speaks as ``Speaker 0``; voice cloning from recordings is not offered here."""
+    """A real checkpoint's own processor: its tokenizer and chat template, with one speaker.
 
-    def __init__(self, processor: object) -> None:
+    Voices are cloned from recordings, which this service has none of: the model speaks with a voice of its own choice.
+    """
+
+    def __init__(self, processor: Any) -> None:
         self._processor = processor
 
     def __call__(self, text: str, voice: Voice) -> dict[str, torch.Tensor]:
+        """Whatever the checkpoint's processor makes of the text, of shape (1, tokens)."""
         del voice
-        return dict(self._processor(text=f"Speaker 0: {text}", return_tensors="pt"))  # type: ignore[operator]
+        conversation = [{"role": "0", "content": [{"type": "text", "text": text}]}]
+        return dict(self._processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vibevoice_otel.service import voices
 from vibevoice_otel.service.faults import Faults
 
 PREFIX = "VIBEVOICE_SERVICE_"
@@ -32,12 +34,15 @@ class ServiceSettings:
     concurrency: int = 2
     queue: int = 8  # requests that may wait for a slot; beyond, the service is busy
     timeout: float = 60.0  # seconds, waiting included
-    max_text: int = 5000  # characters
+    max_text: int = 2000  # characters; the random model speaks that many well within the timeout
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
         checks: dict[str, tuple[bool, str]] = {
+            "model": (bool(self.model.strip()), "random, a checkpoint's path, or a hub id"),
+            "device": (re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device) is not None, "cpu, cuda, cuda:N or mps"),
+            "voice": (self.voice in voices.NAMES, f"one of {', '.join(voices.NAMES)}"),
             "port": (0 <= self.port <= 65535, "0 to 65535"),
             "cfg": (0 < self.cfg <= 10, "a number above 0, at most 10"),
             "steps": (1 <= self.steps <= 100, "1 to 100"),

@@ -62,8 +62,10 @@ class AudioSampleIterator:
             TimeoutError: at the streamer's deadline.
         """
         deadline = self.streamer.deadline
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        wait = None if deadline is None else deadline - time.monotonic()
         try:
+            if wait is not None and wait <= 0:  # late is late, even with chunks at hand
+                raise Empty
             chunk = self.streamer.audio_queues[self.sample_index].get(timeout=wait)
         except Empty:
             raise TimeoutError("the request took longer than the service allows") from None

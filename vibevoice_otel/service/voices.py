@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from vibevoice_otel.service.faults import Faults, pause
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = (
     "de-Spk0_man", "de-Spk1_woman", "en-Carter_man", "en-Davis_man", "en-Emma_woman", "en-Frank_man", "en-Grace_woman", "en-Mike_man",
@@ -31,7 +33,13 @@ class Voice:
 
 
 def load(name: str, faults: Faults) -> Voice:
-    """Make the voice's prompt; the same name always gives the same one."""
+    """Make the voice's prompt; the same name always gives the same one.
+
+    Raises:
+        CorruptVoiceError: when a fault says so.
+    """
+    import torch  # noqa: PLC0415 - slow to import, and the settings need the names alone
+
     pause(faults.voice_delay.get(name, 0.0))
     if name in faults.corrupt_voices:
         raise CorruptVoiceError(f"voice prompt {name} is corrupt")

@@ -1,0 +1,83 @@
+"""One listener's WebSocket: log messages from any thread, a watch on whether he is still there, and sends that end in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable
+from datetime import datetime, timezone
+from typing import Any
+
+from fastapi import WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+#: Seconds that a listener who reads nothing can hold up the last messages and the close.
+CLOSE_GRACE = 5.0
+
+
+class Session:
+    """``stop`` (for threads) and ``left`` (for the event loop) are set when the listener leaves.
+
+    Args:
+        socket: accepted.
+        deadline: time.monotonic() at which the request's time is over.
+    """
+
+    def __init__(self, socket: WebSocket, deadline: float) -> None:
+        self._socket, self._deadline = socket, deadline
+        self._entries: deque[tuple[str, dict[str, Any]]] = deque()
+        self.stop = threading.Event()
+        self.left = asyncio.Event()
+
+    def log(self, event: str, **data: Any) -> None:
+        """Queue a log message for the listener; from any thread."""
+        self._entries.append((event, data))
+
+    async def send_audio(self, payload: bytes) -> None:
+        """Send a chunk.
+
+        Raises:
+            TimeoutError: when the listener reads too slowly for the request's time.
+            WebSocketDisconnect: when he has left.
+        """
+        await self._in_time(self._socket.send_bytes(payload), self._deadline)
+
+    async def flush(self) -> None:
+        """Send the queued log messages; raises as ``send_audio`` does."""
+        await self._flush(self._deadline)
+
+    async def _flush(self, deadline: float) -> None:
+        while self._entries:
+            event, data = self._entries.popleft()
+            stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+            message = json.dumps({"type": "log", "event": event, "data": data, "timestamp": stamp})
+            await self._in_time(self._socket.send_text(message), deadline)
+
+    async def watch(self) -> None:
+        """Return when the listener leaves, whatever the service is doing meanwhile. What he sends is ignored."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while (await self._socket.receive())["type"] != "websocket.disconnect":
+                pass
+        self.stop.set()
+        self.left.set()
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Send what is queued and close, unless the listener has left. Never raises."""
+        deadline = time.monotonic() + CLOSE_GRACE
+        with contextlib.suppress(Exception):
+            if not self.left.is_set():
+                await self._flush(deadline)
+        with contextlib.suppress(Exception):
+            if not self.left.is_set():
+                await self._in_time(self._socket.close(code, reason), deadline)
+
+    @staticmethod
+    async def _in_time(sending: Awaitable[None], deadline: float) -> None:
+        try:
+            await asyncio.wait_for(sending, max(0.001, deadline - time.monotonic()))
+        except asyncio.TimeoutError:  # not the built-in one before Python 3.11
+            raise TimeoutError("the listener took longer than the service allows") from None
