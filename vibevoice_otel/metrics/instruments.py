@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,20 @@ class Limits:
         return attributes
 
 
+class BulkWriter(Protocol):
+    """A cheaper way to record (fastpath/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
+
+    def record_many(
+        self, instrument: Any, values: Sequence[float], attributes: Mapping[str, Any], trace_id: int = 0, span_ids: Sequence[int] = ()
+    ) -> bool: ...
+
+    def add(self, instrument: Any, amount: float, attributes: Mapping[str, Any]) -> bool: ...
+
+
 class Instruments:
     """Creates each instrument once and records into it."""
+
+    fast: BulkWriter | None = None
 
     def __init__(self, provider: MeterProvider | None, version: str, limits: Limits) -> None:
         self.meter: Meter = get_meter(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
@@ -69,25 +81,28 @@ class Instruments:
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
-        self._synchronous[metric.name].add(amount, self._limits.admit(metric, attributes))
+        bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
+        if self.fast is None or not self.fast.add(instrument, amount, bounded):
+            instrument.add(amount, bounded)
 
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None) -> None:
         """Record into a histogram; ``exemplar`` is (trace id, span id) of an exported, sampled span, or None."""
-        context = exemplar_context(*exemplar) if exemplar is not None else NO_TRACE
-        self._synchronous[metric.name].record(value, self._limits.admit(metric, attributes), context=context)
+        trace_id, span_ids = (exemplar[0], (exemplar[1],)) if exemplar is not None else (0, ())
+        self._record(metric, (value,), attributes, trace_id, span_ids)
 
     def record_many(
         self, metric: Metric, values: NDArray[np.float64], attributes: Attributes, trace_id: int = 0, span_ids: Ids | Sequence[int] = ()
     ) -> None:
         """Record each of ``values``, shape (n,). ``span_ids`` (n,) name the spans for exemplars; empty for none, 0 for not exported."""
-        bounded = self._limits.admit(metric, attributes)
-        record = self._synchronous[metric.name].record
-        if not len(span_ids):
-            for value in values.tolist():
-                record(value, bounded, context=NO_TRACE)
+        self._record(metric, values.tolist(), attributes, trace_id, np.asarray(span_ids).tolist() if len(span_ids) else ())
+
+    def _record(self, metric: Metric, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int]) -> None:
+        bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
+        if self.fast is not None and self.fast.record_many(instrument, values, bounded, trace_id, span_ids):
             return
-        for value, span_id in zip(values.tolist(), np.asarray(span_ids).tolist(), strict=True):
-            record(value, bounded, context=exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
+        for row, value in enumerate(values):
+            span_id = span_ids[row] if len(span_ids) else 0
+            instrument.record(value, bounded, context=exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
 
     def observe(self, metric: Metric, read: Observe) -> None:
         """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value, attributes)."""

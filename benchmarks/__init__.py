@@ -1,0 +1,1 @@
+"""What the telemetry costs: one module a question, each run by ``python -m benchmarks.NAME`` (``make bench`` runs them all)."""

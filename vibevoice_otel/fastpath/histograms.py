@@ -1,0 +1,279 @@
+"""Histogram and counter increments a block at a time, straight into the SDK's aggregations.
+
+All that is taken from the metrics SDK's insides stands in this file. What comes out of a collection is the same as after the public
+API's ``record`` and ``add`` of every value, which :func:`verify` proves on the installed release before anything is written this way.
+Views, temporality, exemplar filter and reservoirs stay the SDK's own; whatever is not as known here is left to the public API.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from time import time_ns
+from typing import Any, Literal
+
+import numpy as np
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, AlwaysOnExemplarFilter, MeterProvider, TraceBasedExemplarFilter
+from opentelemetry.sdk.metrics._internal import aggregation as sdk
+from opentelemetry.sdk.metrics._internal import instrument as sdk_instruments
+from opentelemetry.sdk.metrics._internal.exemplar.exemplar_reservoir import AlignedHistogramBucketExemplarReservoir
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from vibevoice_otel.metrics.instruments import NO_TRACE, exemplar_context
+
+logger = logging.getLogger(__name__)
+Attributes = Mapping[str, Any]
+Items = tuple[tuple[str, Any], ...]
+#: From this many values on numpy is cheaper than a loop.
+MANY = 192
+WHEN: dict[type, Literal["traced", "always", "never"]] = {
+    TraceBasedExemplarFilter: "traced",
+    AlwaysOnExemplarFilter: "always",
+    AlwaysOffExemplarFilter: "never",
+}
+
+
+class _Unknown(Exception):  # noqa: N818 - not an error: the public API serves
+    """Something of the SDK's is not as known."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Where an instrument's measurements go."""
+
+    storages: object  # the consumer's mapping, replaced whenever a reader comes or goes
+    matches: list[Any]  # of all readers, without those that drop the instrument
+    when: Literal["traced", "always", "never"]
+    keys: dict[Items, tuple[Any, ...]] = field(default_factory=dict)  # attribute set -> its key in each match
+
+
+class FastMetrics:
+    """Adds many measurements at once, or says that the public API must."""
+
+    def __init__(self) -> None:
+        self._plans: dict[Any, _Plan | None] = {}
+        self._verified: bool | None = None
+        self._refusals: dict[str, str] = {}
+
+    def record_many(
+        self, instrument: Any, values: Sequence[float], attributes: Attributes, trace_id: int = 0, span_ids: Sequence[int] = ()
+    ) -> bool:
+        """Record ``values`` into a histogram; False when nothing was recorded and the public API must.
+
+        ``span_ids`` are of the sampled spans in trace ``trace_id`` that exemplars may name, one for each value (0: none), or empty.
+        """
+        if not values or not math.isfinite(sum(values)) or min(values) < 0:
+            return not values  # the public API drops what is not a measurement, and says so
+        return self._add(instrument, values, attributes, trace_id, span_ids, sdk._ExplicitBucketHistogramAggregation)
+
+    def add(self, instrument: Any, amount: float, attributes: Attributes) -> bool:
+        """Add to a counter; False when nothing was added and the public API must."""
+        if not math.isfinite(amount) or amount < 0:
+            return False
+        return self._add(instrument, (amount,), attributes, 0, (), sdk._SumAggregation)
+
+    def _add(
+        self, instrument: Any, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int], kind: type
+    ) -> bool:
+        if self._verified is None:
+            self._verified = False  # verify() itself records
+            self._verified = verify()
+        if not self._verified:
+            return False
+        instrument = getattr(instrument, "_real_instrument", None) or instrument
+        try:
+            plan = self._plan(instrument, kind)
+            if plan is None or not instrument._is_enabled():
+                return False
+            return _write(plan, values, attributes, trace_id, span_ids)
+        except (_Unknown, AttributeError, TypeError, LookupError) as reason:
+            name = getattr(instrument, "name", type(instrument).__name__)
+            if name not in self._refusals:
+                logger.info("%s is recorded through the public API: %s", name, reason)
+            self._refusals[name] = str(reason)
+            self._plans[instrument] = None
+            return False
+
+    def _plan(self, instrument: Any, kind: type) -> _Plan | None:
+        known = self._plans.get(instrument)
+        if known is None and instrument in self._plans:
+            return None
+        consumer = instrument._measurement_consumer
+        storages = consumer._reader_storages
+        if known is not None and known.storages is storages:
+            return known
+        if type(instrument) not in (sdk_instruments._Histogram, sdk_instruments._Counter):
+            raise _Unknown(f"{type(instrument).__qualname__} is not the SDK's instrument")
+        when = WHEN.get(type(consumer._sdk_config.exemplar_filter))
+        if when is None:
+            raise _Unknown("the exemplar filter is not one of the SDK's")
+        matches = []
+        for storage in storages.values():
+            for match in storage._get_or_init_view_instrument_match(instrument):
+                if type(match._aggregation) is sdk._DropAggregation:
+                    continue
+                if type(match._aggregation) is not kind:
+                    raise _Unknown(f"a view gives it {type(match._aggregation).__qualname__.strip('_')}")
+                matches.append(match)
+        made = self._plans[instrument] = _Plan(storages, matches, when)
+        return made
+
+    def explain(self) -> str:
+        """One sentence for ``vibevoice-otel doctor``."""
+        if self._verified is None:
+            self._verified = verify()
+        if not self._verified:
+            return "metrics: recorded one value at a time, because this release's aggregations are not as known"
+        if self._refusals:
+            some = "; ".join(f"{name} ({reason})" for name, reason in sorted(self._refusals.items()))
+            return f"metrics: recorded a block at a time, except {some}"
+        return "metrics: recorded a block at a time"
+
+
+def _write(plan: _Plan, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int]) -> bool:
+    items = tuple(attributes.items())
+    keys = plan.keys.get(items)
+    if keys is None:
+        keys = _find_keys(plan, attributes)
+        if keys is None:
+            return False  # the public API makes a new attribute set, and knows the SDK's own cardinality limit
+        plan.keys[items] = keys
+    with ExitStack() as locks:
+        aggregations = []
+        for match, key in zip(plan.matches, keys, strict=True):
+            locks.enter_context(match._lock)
+            aggregation = match._attributes_aggregation.get(key)
+            if aggregation is None:  # a collection with delta temporality may begin anew
+                return False
+            aggregations.append(aggregation)
+        for aggregation in aggregations:
+            if type(aggregation) is sdk._SumAggregation:
+                _add_to_sum(aggregation, values[0])
+                if plan.when == "always":
+                    aggregation._reservoir.offer(values[0], time_ns(), attributes, NO_TRACE)
+            else:
+                _add_to_histogram(aggregation, values, attributes, trace_id, span_ids, plan.when)
+    return True
+
+
+def _find_keys(plan: _Plan, attributes: Attributes) -> tuple[Any, ...] | None:
+    """The key by which each match knows these attributes, read off the aggregation that the public API made for them."""
+    keys = []
+    for match in plan.matches:
+        wanted = match._view._attribute_keys
+        own = {k: v for k, v in attributes.items() if wanted is None or k in wanted}
+        with match._lock:
+            found = [key for key, aggregation in match._attributes_aggregation.items() if aggregation._attributes == own]
+        if len(found) != 1:
+            return None
+        keys.append(found[0])
+    return tuple(keys)
+
+
+def _add_to_sum(aggregation: Any, amount: float) -> None:
+    with aggregation._lock:
+        aggregation._value = (aggregation._value or 0) + amount
+
+
+def _add_to_histogram(
+    aggregation: Any, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int], when: str
+) -> None:
+    bounds = aggregation._boundaries
+    buckets: Sequence[int]
+    with aggregation._lock:
+        counts = aggregation._value
+        if counts is None:
+            counts = aggregation._value = aggregation._get_empty_bucket_counts()
+        # One after another, as the public API adds: the sum is the same to the last bit.
+        if len(values) < MANY:
+            total = aggregation._sum
+            buckets = [bisect_left(bounds, value) for value in values]
+            for value, bucket in zip(values, buckets, strict=True):
+                total += value
+                counts[bucket] += 1
+        else:
+            array = np.asarray(values)
+            total = float(np.cumsum(np.concatenate(([aggregation._sum], array)))[-1])
+            buckets = np.searchsorted(bounds, array).tolist()
+            for bucket, count in enumerate(np.bincount(buckets, minlength=len(counts)).tolist()):
+                counts[bucket] += count
+        aggregation._sum = total
+        if aggregation._record_min_max:
+            aggregation._min = min(aggregation._min, *values)
+            aggregation._max = max(aggregation._max, *values)
+    _offer_exemplars(aggregation._reservoir, values, buckets, attributes, trace_id, span_ids, when)
+
+
+def _offer_exemplars(
+    reservoir: Any,
+    values: Sequence[float],
+    buckets: Sequence[int],
+    attributes: Attributes,
+    trace_id: int,
+    span_ids: Sequence[int],
+    when: str,
+) -> None:
+    if when == "never" or (when == "traced" and not len(span_ids)):
+        return
+    rows: Sequence[int] = range(len(values))
+    if when == "traced" and 0 in span_ids:
+        rows = [row for row in rows if span_ids[row]]
+    if type(reservoir) is AlignedHistogramBucketExemplarReservoir:
+        # It keeps the last of each bucket, so only that need be offered.
+        rows = sorted({buckets[row]: row for row in rows}.values())
+    now = time_ns()
+    for row in rows:
+        context = exemplar_context(trace_id, span_ids[row]) if len(span_ids) and span_ids[row] else NO_TRACE
+        reservoir.offer(values[row], now, attributes, context)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the proof
+
+
+def verify() -> bool:
+    """Whether this release collects the same after our increments as after its own, on a provider made for the purpose."""
+    try:
+        return _collected(fast=True) == _collected(fast=False)
+    except Exception:
+        logger.warning("the metrics SDK's aggregations are not as known; every value is recorded through the public API", exc_info=True)
+        return False
+
+
+def _collected(*, fast: bool) -> list[object]:
+    reader = InMemoryMetricReader()
+    # shutdown_on_exit: there is nothing to flush, and a provider for each process start must not pile up handlers.
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    meter = provider.get_meter("vibevoice_otel.verify")
+    histogram = meter.create_histogram("verify.histogram", explicit_bucket_boundaries_advisory=[0.1, 0.2, 0.4])
+    counter = meter.create_counter("verify.counter")
+    attributes = {"voice": "v", "step_index": "0"}
+    values, spans = [0.1, 0.15, 0.3, 0.7, 0.05], [11, 12, 0, 14, 15]
+    writer = FastMetrics()
+    writer._verified = True
+    histogram.record(0.2, attributes, context=NO_TRACE)
+    counter.add(1, attributes, context=NO_TRACE)
+    if fast:
+        if not (writer.record_many(histogram, values, attributes, 7, spans) and writer.add(counter, 2.5, attributes)):
+            raise _Unknown("; ".join(writer._refusals.values()) or "the attribute set was not found")
+    else:
+        for value, span in zip(values, spans, strict=True):
+            histogram.record(value, attributes, context=exemplar_context(7, span) if span else NO_TRACE)
+        counter.add(2.5, attributes, context=NO_TRACE)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    return [_shape(metric.data) for metric in data.resource_metrics[0].scope_metrics[0].metrics]
+
+
+def _shape(data: Any) -> object:
+    """A metric's points without their times."""
+    found = []
+    for point in data.data_points:
+        values = [getattr(point, name, None) for name in ("attributes", "count", "sum", "min", "max", "bucket_counts", "value")]
+        exemplars = [(e.value, e.trace_id, e.span_id, e.filtered_attributes) for e in point.exemplars]
+        found.append((values, exemplars))
+    return found
