@@ -1,0 +1,154 @@
+"""What the browser is told as it happens: newline-delimited JSON messages, paced, so that looking costs the service little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from opentelemetry import trace
+
+from vibevoice_otel import semconv
+from vibevoice_otel.page import memory, rows
+from vibevoice_otel.page.store import Kept, Store
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Timeline
+
+TICK_SECONDS = 0.1  # a growing trace
+STATUS_SECONDS = 0.25  # tiles and the list
+MEMORY_SECONDS = 2.0
+PATIENCE_SECONDS = 15.0  # for a request that was announced and has not arrived
+
+
+def message(kind: str, **values: Any) -> bytes:
+    return json.dumps({"type": kind, **values}, separators=(",", ":"), allow_nan=False, default=str).encode() + b"\n"
+
+
+def trace_id(timeline: Timeline) -> str:
+    """32 hex digits; "" when the request has no trace."""
+    if timeline.context is None:
+        return ""
+    context = trace.get_current_span(timeline.context).get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+def phase(timeline: Timeline) -> str:
+    """What an open request is doing, in the page's words."""
+    if timeline.web_closed is not None and timeline.work_end is None and timeline.work_start is not None:
+        return "leaving"
+    if timeline.work_end is not None:
+        return "closing"
+    if timeline.first_send is not None:
+        return "speaking"
+    if timeline.generate_start is not None:
+        return "generating"
+    if timeline.work_start is not None:
+        return "preparing"
+    return "waiting" if timeline.accepted is not None else "arriving"
+
+
+class Feed:
+    """Reads the store and the open timelines for as many browsers as ask.
+
+    Args:
+        recorder: whose open requests are shown.
+        store: whose finished ones are.
+    """
+
+    def __init__(self, recorder: Recorder, store: Store) -> None:
+        self._recorder, self._store = recorder, store
+        self._memory: tuple[float, list[dict[str, Any]]] = (0.0, [])
+
+    # ------------------------------------------------------------------------------------------------------ all requests
+
+    async def status(self) -> AsyncIterator[bytes]:
+        """First every finished request, then changes, the open ones, and memory. Never ends."""
+        sent: dict[int, dict[str, Any]] = {}
+        version, before = -1, None
+        while True:
+            if version != self._store.version:
+                version = self._store.version
+                current = {each["number"]: each for each in self._store.summaries()}
+                fresh = [each for number, each in current.items() if sent.get(number) is not each]
+                gone = [number for number in sent if number not in current]
+                sent = current
+                for first in range(0, max(1, len(fresh)), 100):
+                    yield message("requests", fresh=fresh[first : first + 100], gone=gone)
+            live = {"active": self._active(), "memory": self._memory_now()}
+            if live["active"] or live != before:
+                before = live
+                yield message("live", at=time.time() * 1000, **live)
+            await asyncio.sleep(STATUS_SECONDS)
+
+    def _active(self) -> list[dict[str, Any]]:
+        at = now()
+        return [
+            {
+                "trace": trace_id(each), "number": each.request, "voice": each.used.voice or each.asked.voice or semconv.OTHER,
+                "phase": phase(each), "seconds": (at - each.opened) / 1e9, "backlog": each.backlog() if each.backlog is not None else 0,
+            }
+            for each in self._recorder.timelines
+        ]  # fmt: skip
+
+    def _memory_now(self) -> list[dict[str, Any]]:
+        if time.monotonic() - self._memory[0] >= MEMORY_SECONDS:
+            self._memory = (time.monotonic(), memory.read())
+        return self._memory[1]
+
+    # ------------------------------------------------------------------------------------------------------- one request
+
+    async def request(self, key: str) -> AsyncIterator[bytes]:
+        """One request's rows, growing while it is made; the last message is ``done``, or ``gone`` when there is no such request.
+
+        ``settled`` rows are final. ``open`` rows stand for everything after them and are replaced by the next message.
+        """
+        settled = 0  # batches sent
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            timeline = self._timeline(key)
+            kept = self._store.find(key)
+            if kept is not None and kept.summary is not None:
+                for part in self._settled(kept, settled, kept.origin):
+                    yield part
+                    await asyncio.sleep(0)
+                yield message("done", summary=kept.summary, omitted=kept.omitted)
+                return
+            if timeline is None and (kept is None and time.monotonic() > deadline):
+                yield message("gone")
+                return
+            if timeline is not None:
+                for part in self._open(timeline, kept, settled):
+                    yield part
+                settled = len(kept.batches) if kept is not None else 0
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _timeline(self, key: str) -> Timeline | None:
+        return next((each for each in self._recorder.timelines if key in {str(each.request), trace_id(each)}), None)
+
+    def _open(self, timeline: Timeline, kept: Kept | None, settled: int) -> list[bytes]:
+        batch = self._recorder.peek(timeline)
+        if batch is None:
+            return []
+        origin = timeline.anchor.to_wall(timeline.opened)
+        parts = self._settled(kept, settled, origin) if kept is not None else []
+        parts.append(
+            message(
+                "open", phase=phase(timeline), number=timeline.request, trace=trace_id(timeline), origin=origin / 1e6,
+                rows=list(rows.encode(batch, origin)), sends=rows.sends(batch, origin),
+                parts=batch.first_audio_parts, backlog=timeline.backlog() if timeline.backlog is not None else 0,
+            )
+        )  # fmt: skip
+        return parts
+
+    @staticmethod
+    def _settled(kept: Kept, already: int, origin: int) -> list[bytes]:
+        parts: list[bytes] = []
+        for batch in kept.batches[already:]:
+            parts.extend(message("settled", rows=[part]) for part in rows.encode(batch, origin))
+            table = rows.sends(batch, origin)
+            if table or batch.first_audio_parts:
+                parts.append(message("settled", rows=[], sends=table, parts=batch.first_audio_parts, origin=origin / 1e6))
+        return parts
