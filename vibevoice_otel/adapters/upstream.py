@@ -71,11 +71,12 @@ def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
 
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
-    if not hasattr(module, "AudioStreamer") and not hasattr(module, SERVICE):
-        return  # somebody else's web.app
-    service = hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
+    named = vars(module).get(SERVICE)
+    service = named if isinstance(named, type) else next((each for each in vars(module).values() if is_service(each)), None)
     if service is not None:
         surface.hook_service(hooks, recorder, service)
+    elif hasattr(module, "AudioStreamer"):  # upstream's server, changed beyond recognition; any other web.app is not our affair
+        hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
 
 
 def _decode(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +127,7 @@ def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
         timeline = thread.timeline
         if timeline is not None:
             timeline.frames.append(now())
-            thread.negative, thread.pass_start = False, 0
+            thread.negative, thread.prefilling, thread.pass_start = False, False, 0
             used = timeline.used
             steps, cfg = getattr(self, "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[2] if len(args) > 2 else None)
             used.steps = steps if isinstance(steps, int) else used.steps
