@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from vibevoice_otel.insight.source import Origin, Point, Source, SourceError, Track
 
 _HOME = {
-    "CapacityReport": "capacities", "capacity": "capacities", "Decision": "policy", "Policy": "policy", "PrometheusSource": "prometheus",
-    "Rails": "recommendation", "Recommendation": "recommendation", "recommend": "recommendation", "SnapshotSource": "snapshot",
-    "Origin": "source", "Point": "source", "Source": "source", "SourceError": "source", "Track": "source", "VoicesReport": "profiles", "voices": "profiles",
+    "CapacityReport": "capacities", "capacity": "capacities", "Decision": "policy", "Origin": "source", "Point": "source",
+    "Policy": "policy", "PrometheusSource": "prometheus", "Rails": "recommendation", "Recommendation": "recommendation",
+    "recommend": "recommendation", "SnapshotSource": "snapshot", "Source": "source", "SourceError": "source", "Track": "source",
+    "VoicesReport": "profiles", "voices": "profiles",
 }  # fmt: skip
 
 __all__ = [

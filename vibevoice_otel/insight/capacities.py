@@ -62,6 +62,7 @@ class CardAnswer:
     """The answer for one kind of card. Streams are whole numbers; None where unknown, the interval is at ``CONFIDENCE``."""
 
     card: str
+    card_bytes: float | None  # the smallest card's own size, whatever size was asked about
     processes: int
     streams: int | None
     low: int | None
@@ -143,7 +144,7 @@ def capacity(
         notes.append(f"{len(kinds)} kinds of cards were seen; each is answered from its own data alone.")
     cards = [_card(name, group, window, question) for name, group in kinds.items()]
     if gpu_memory is not None and len(cards) > 1:
-        cards.sort(key=lambda card: abs(_size(card) - gpu_memory))
+        cards.sort(key=lambda card: math.inf if card.card_bytes is None else abs(card.card_bytes - gpu_memory))
         notes.append(f"The first answer is from the kind of card nearest to the {gib(gpu_memory)} asked about.")
     return CapacityReport(source.origin, streams, gpu_memory, CONFIDENCE, cards, notes)
 
@@ -159,8 +160,9 @@ class _Question:
     seed: int
 
 
-def _size(card: CardAnswer) -> float:
-    return card.curve.limit * 2**30 if card.curve else math.inf
+def _size(group: Sequence[Process]) -> float | None:
+    sizes = [float(np.nanmax(d.limit)) for p in group for d in p.devices.values() if not np.isnan(d.limit).all()]
+    return min(sizes) if sizes else None
 
 
 def _kinds(processes: Sequence[Process]) -> dict[str, list[Process]]:
@@ -233,6 +235,9 @@ def _card(name: str, group: Sequence[Process], window: Window, question: _Questi
     if rejected:
         share = rejected / (rejected + requests)
         notes.append(f"{rejected:.0f} requests ({share:.1%}) were turned away as busy: this service refuses what exceeds its slots.")
+    observed = _size(group)
+    if question.gpu_memory and observed and abs(observed / question.gpu_memory - 1) > 0.1:
+        notes.append(f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or slower.")
     if queue[0].streams is None or (known and answer.streams is None):
         notes.append("A limit could not be answered, so the number is what the others allow; the truth may be lower.")
     return _combine(name, group, limits, draws, n_blocks, most, int(slots[0]), slots_source, load, window, question, naive, notes, curve)
@@ -291,6 +296,7 @@ def _combine(
     aim = question.streams or streams or 0
     return CardAnswer(
         card=name,
+        card_bytes=_size(group),
         processes=len(group),
         streams=streams,
         low=low,
@@ -657,6 +663,7 @@ def _without_history(source: Source) -> tuple[list[CardAnswer], list[str]]:
     )
     card = CardAnswer(
         card="as seen in one snapshot",
+        card_bytes=None,
         processes=1,
         streams=None,
         low=None,

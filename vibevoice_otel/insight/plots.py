@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from vibevoice_otel import semconv
 from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer
 from vibevoice_otel.insight.profiles import VoicesReport
 from vibevoice_otel.insight.recommendation import Recommendation
@@ -61,6 +60,7 @@ def _capacity(report: CapacityReport, figure: Any) -> None:
     right.axvspan(card.most_seen, max(curve.streams[-1], card.most_seen), color=_GREY, alpha=0.08, label="never seen: extrapolated")
     right.set(xlabel="streams at once", ylabel="GPU memory (GiB)", xlim=(0, None), ylim=(0, None), title="Memory")
     right.legend(fontsize=8, loc="best")
+    right.xaxis.get_major_locator().set_params(integer=True)
     _tidy(right)
 
 
@@ -101,7 +101,7 @@ def _voices(report: VoicesReport, figure: Any) -> None:
         assert p.unhappy is not None
         right.plot([100 * p.unhappy.low, 100 * p.unhappy.high], [row, row], color=colour, linewidth=2, alpha=0.5)
         right.plot(100 * p.unhappy.value, row, "o", color=colour, markersize=5)
-    left.axvline(semconv.SLO_FIRST_AUDIO_SECONDS, color=_GREY, linestyle="--", linewidth=1)
+    left.axvline(report.slo_seconds, color=_GREY, linestyle="--", linewidth=1)
     left.set_yticks(range(len(profiles)), [p.voice + (" (outlier)" if p.outlier_in else "") for p in profiles])
     left.invert_yaxis()
     left.set(xlabel="first audio (s): ● P50, ◆ P95, bars: bucket bounds", title="Latency")
@@ -121,6 +121,8 @@ def _recommendation(report: Recommendation, figure: Any) -> None:
         axes.scatter(c.steps, c.cfg, s=60 + 340 * sure, color=_ORANGE if chosen else _BLUE if c.suits else _GREY, alpha=0.8, linewidths=0)
         axes.annotate(f"{sure:.0%}", (c.steps, c.cfg), ha="center", va="center", fontsize=7, color="white")
     axes.margins(0.15)
+    axes.set_xticks(sorted({c.steps for c in tried}))
+    axes.set_yticks(sorted({c.cfg for c in tried}))
     axes.set(
         xlabel="diffusion steps",
         ylabel="cfg",

@@ -93,6 +93,7 @@ class VoicesReport:
     voices: list[VoiceProfile]
     most_stable: MostStable | None
     fleet: Sensitivity
+    slo_seconds: float
     notes: list[str]
 
 
@@ -112,7 +113,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
             if seen
             else "No speech request is recorded here: is the service instrumented, and is this the store it reports to?"
         )
-        return VoicesReport(source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), notes)
+        return VoicesReport(source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), slo_seconds, notes)
     audio = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
     underruns = by_voice(source, semconv.UNDERRUN.prometheus)
     defects: dict[str, dict[str, float]] = {}
@@ -166,7 +167,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     restarts = source.restarts()
     if restarts:
         notes.append(f"{restarts} process(es) restarted within the window; counts around the restart are estimates.")
-    return VoicesReport(source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, notes)
+    return VoicesReport(source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, slo_seconds, notes)
 
 
 def _unhappy(

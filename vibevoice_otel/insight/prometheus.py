@@ -180,5 +180,5 @@ def _refused(url: str, code: int, body: bytes, location: str | None) -> str:
         reason = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         reason = "no reason given"
-    hint = ": a shorter --window may do" if code in {422, 503, 504} else ""
+    hint = ": a shorter --window may do" if code in {422, 503, 504} else ": is this the store's base address?" if code == 404 else ""
     return f"{url} answered HTTP {code} ({reason}){hint}"

@@ -63,11 +63,11 @@ def _card(report: CapacityReport, card: CardAnswer) -> Panel:
         table.add_row(
             Text(limit.name + (" ◀ first" if first else ""), style="bold" if first else ""),
             _limit(limit),
-            _range(limit.low, limit.high, whole=True),
+            _range(limit.low, limit.high),
             limit.why,
         )
-    lines = [_headline(report, card), Text(""), table, Text(""), Text(_basis(card), style="dim")]
-    return Panel(Group(*lines), title=f"{card.card}", title_align="left", border_style="dim")
+    body = Group(_headline(report, card), Text(""), table, Text(""), Text(_basis(card), style="dim"))
+    return Panel(body, title=card.card, title_align="left", border_style="dim")
 
 
 def _headline(report: CapacityReport, card: CardAnswer) -> Text:
@@ -102,13 +102,17 @@ def _limit(limit: LimitAnswer) -> str:
     if limit.streams is None:
         return _NONE
     prefix = "≥ " if limit.at_least else ""
-    return prefix + (f"{limit.streams:.1f}" if limit.streams < 10 else f"{limit.streams:.0f}")
+    return f"{prefix}{limit.streams:.{_digits(limit.streams)}f}"
 
 
-def _range(low: float | None, high: float | None, *, whole: bool = False) -> str:
+def _digits(value: float) -> int:
+    return 0 if value >= 100 else 1
+
+
+def _range(low: float | None, high: float | None) -> str:
     if low is None:
         return _NONE
-    digits = 0 if whole and low >= 10 else 1
+    digits = _digits(low)
     if high is None or not math.isfinite(high):
         return f"from {low:.{digits}f}"
     return f"{low:.{digits}f} – {high:.{digits}f}"
@@ -156,7 +160,7 @@ def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
         ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"), ("late %", "right"),
         ("failed %", "right"), ("underruns\na minute", "right"), ("defects\na minute", "right"), ("real-time\nfactor", "right"),
     ):  # fmt: skip
-        table.add_column(name, justify=justify, vertical="bottom", no_wrap=name == "voice")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=name == "voice")  # type: ignore[arg-type]
     for p in profiles:
         style = "red" if p.outlier_in else "dim" if p.rank is None else ""
         table.add_row(
@@ -200,14 +204,10 @@ def _sensitivity_table(report: VoicesReport, console: Console) -> None:
     if not known:
         return
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("sensitivity", vertical="bottom")
-    for name in (
-        "first audio\na step more, ms",
-        "first audio\n1.0 cfg more, ms",
-        "odds of failing\na step more, ×",
-        "odds of failing\n1.0 cfg more, ×",
-    ):
-        table.add_column(name, justify="right")
+    table.add_column("sensitivity")
+    for what in ("first audio, ms", "odds of failing, ×"):
+        table.add_column(f"{what}\na step more", justify="right")
+        table.add_column(f"{what}\n1.0 cfg more", justify="right")
     for name, s in known:
         table.add_row(name, *_sensitivity(s))
     console.print(table)
@@ -234,10 +234,9 @@ def _recommendation(report: Recommendation, console: Console) -> None:
         table = _table("steps", "cfg", "requests", "first audio\nin time", "fast\nenough", "rarely\nfails", "verdict", left=0)
         for c in report.candidates:
             chosen = (c.steps, c.cfg) == (report.steps, report.cfg)
-            table.add_row(
-                str(c.steps), f"{c.cfg:g}", f"{c.requests:.0f}", *_sure(c), f"{c.verdict} ({c.basis})" if c.basis != "this voice" else c.verdict,
-                style="bold" if chosen else "" if c.suits else "dim",
-            )  # fmt: skip
+            verdict = c.verdict if c.basis == "this voice" else f"{c.verdict} ({c.basis})"
+            style = "bold" if chosen else "" if c.suits else "dim"
+            table.add_row(str(c.steps), f"{c.cfg:g}", f"{c.requests:.0f}", *_sure(c), verdict, style=style)
         console.print(table)
     _notes(console, report.notes)
 

@@ -1,0 +1,245 @@
+"""Capacity against simulated services whose truth is known: coverage over many seeds, and the cases at the edge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from tests.unit.insight.simulator import GIB, MemorySource, Scrapes, Service, observe, scrape, simulate
+from vibevoice_otel import semconv
+from vibevoice_otel.insight.capacities import CardAnswer, capacity
+from vibevoice_otel.insight.snapshot import SnapshotSource
+
+SEEDS = 30
+
+# Each binds somewhere else.
+MEMORY = Service(rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal")
+QUEUE = Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9)
+SHARED = Service(rate=0.15, slots=4, base=0.3, slope=0.1, memory_stream=0.9)
+REFUSING = Service(rate=0.8, slots=6, base=0.5, refuses=True)
+
+
+@cache
+def true_queue(service: Service) -> float:
+    """Streams at which one in twenty first audios is late (or refused), by a long simulation of the queue itself."""
+    low, high = 0.01, service.slots / (service.base + service.slope * service.slots)
+    count = 30_000 if service.slope else 60_000
+    for _ in range(11):
+        middle = (low + high) / 2
+        requests = simulate(dataclasses.replace(service, rate=middle / service.audio), np.random.default_rng(7), count)
+        bad = requests.refused if service.refuses else requests.first_audio > semconv.SLO_FIRST_AUDIO_SECONDS
+        low, high = (low, middle) if bad[count // 20 :].mean() > 0.05 else (middle, high)
+    return low
+
+
+@cache
+def true_memory(service: Service, limit: float) -> int:
+    """Streams whose memory stays below ``limit`` GiB in 99 of 100 moments, by drawing them."""
+    rng, sigma = np.random.default_rng(3), math.sqrt(math.log1p(service.memory_cv**2))
+    total, streams = np.zeros(40_000), 0
+    while True:
+        total += service.memory_stream * rng.lognormal(-(sigma**2) / 2, sigma, total.size)
+        if service.overhead * (service.memory_base + float(np.quantile(total, 0.99))) > limit:
+            return streams
+        streams += 1
+
+
+def true_compute(service: Service) -> float:
+    """Audio seconds that all slots together make in a second."""
+    return service.slots / (service.base + service.slope * service.slots)
+
+
+def truth(service: Service) -> dict[str, float]:
+    assert service.limit is not None
+    return {"memory": true_memory(service, service.limit), "compute": true_compute(service), "queue": true_queue(service)}
+
+
+def covers(hits: int, trials: int) -> bool:
+    """Not significantly below the 95 % that the intervals state."""
+    return bool(binomtest(hits, trials, 0.95, alternative="less").pvalue > 0.01)
+
+
+def whole(value: float) -> int:
+    return math.floor(value + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("service", "concurrency", "binds"),
+    [(MEMORY, 12, "memory"), (QUEUE, 4, "queue"), (QUEUE, None, "queue"), (SHARED, 4, "queue"), (REFUSING, None, "queue")],
+    ids=["memory", "queue", "slots inferred from waits", "slots that share a card", "slots inferred from refusals"],
+)
+def test_intervals_cover_the_truth(service: Service, concurrency: int | None, binds: str) -> None:
+    """Over many seeds the number of streams, and each limit's, lies in its 95 % interval as often as stated; and the error is
+    smaller than that of dividing peak memory by streams.
+    """
+    true = truth(service)
+    answer = min(whole(value) for value in true.values())
+    assert binds == min(true, key=lambda name: true[name])
+    hits = dict.fromkeys((*true, "streams"), 0)
+    ours, naive = [], []
+    for seed in range(SEEDS):
+        card = capacity(MemorySource(observe(service, seed)), concurrency=concurrency, draws=200, seed=seed).cards[0]
+        assert card.streams is not None
+        assert card.low is not None
+        assert card.naive is not None
+        hits["streams"] += card.low <= answer <= (math.inf if card.high is None else card.high)
+        ours.append(abs(card.streams - answer))
+        naive.append(abs(card.naive - answer))
+        for limit in card.limits:
+            assert limit.streams is not None, limit.why
+            assert limit.low is not None
+            high = math.inf if limit.high is None else limit.high
+            hits[limit.name] += whole(limit.low) <= whole(true[limit.name]) <= (high if math.isinf(high) else whole(high))
+    assert all(covers(count, SEEDS) for count in hits.values()), (true, hits)
+    assert np.mean(ours) < 0.5 * np.mean(naive), (np.mean(ours), np.mean(naive))
+
+
+def test_a_card_of_another_size_is_answered_from_the_same_line() -> None:
+    """--gpu-memory moves the limit, not the fit; the verdict on a number of streams is right on both sides of the truth."""
+    source = MemorySource(observe(dataclasses.replace(MEMORY, slots=64), 5))
+    true = true_memory(MEMORY, 40.0)
+    card = capacity(source, gpu_memory=40 * GIB, concurrency=64, streams=true - 3).cards[0]
+    assert card.binds_first == "memory"
+    assert card.low is not None
+    assert card.high is not None
+    assert card.low <= true <= card.high
+    assert (card.verdict, card.extrapolates) == ("yes", True)
+    assert capacity(source, gpu_memory=40 * GIB, concurrency=64, streams=true + 4).cards[0].verdict == "no"
+    at = capacity(source, gpu_memory=40 * GIB, concurrency=64, streams=card.streams).cards[0]
+    assert at.verdict in {"too close to say", "yes"}
+    assert at.holds_probability is not None
+
+
+def test_unknown_slots_bound_from_below_only() -> None:
+    """A service that never let anyone wait may have more slots than were ever used: its answer is open above, and never a no."""
+    quiet = Service(rate=0.05, slots=32, memory_stream=0.01, hours=12)
+    card = capacity(MemorySource(observe(quiet, 1)), streams=12).cards[0]
+    queue = next(limit for limit in card.limits if limit.name == "queue")
+    assert queue.at_least
+    assert queue.high is None
+    assert card.verdict == "cannot say"
+    assert "may be more" in card.slots_source
+
+
+def test_no_gpu_is_said() -> None:
+    """On a CPU memory cannot be answered; compute and the queue still are, and a yes is theirs."""
+    card = capacity(MemorySource(observe(dataclasses.replace(QUEUE, limit=None), 1)), streams=1, concurrency=4).cards[0]
+    memory = card.limits[0]
+    assert memory.streams is None
+    assert "memory cannot be answered" in memory.why
+    assert card.card == "no GPU reported"
+    assert card.streams == 2
+    assert card.verdict == "yes"
+
+
+def test_too_little_is_said() -> None:
+    """One request, or none, gives no number but what is missing."""
+    one = Service(rate=1e-9, hours=1)
+    rng = np.random.default_rng(0)
+    single = simulate(dataclasses.replace(one, rate=0.01), rng, 1)
+    card = capacity(MemorySource(scrape(one, single, rng, 1_700_000_000.0)), streams=3).cards[0]
+    assert card.streams is None
+    assert card.verdict == "cannot say"
+    assert [limit.streams for limit in card.limits] == [None, None, None]
+    assert "at least 50" in card.limits[1].why
+    none = simulate(one, rng, 0)
+    card = capacity(MemorySource(scrape(one, none, rng, 1_700_000_000.0))).cards[0]
+    assert "no audio was made" in card.limits[1].why
+    empty = capacity(MemorySource(Scrapes(np.arange(10) * 15.0 + 1_700_000_000.0)))
+    assert not empty.cards
+    assert empty.notes
+
+
+def test_a_restart_loses_nothing() -> None:
+    """Counters that start again are bridged: requests and answers stay as without the restart."""
+    calm = capacity(MemorySource(observe(QUEUE, 3)), concurrency=4)
+    again = capacity(MemorySource(observe(dataclasses.replace(QUEUE, restart_at=0.4), 3)), concurrency=4)
+    assert not calm.notes
+    assert "restarted" in again.notes[0]
+    assert again.cards[0].requests == calm.cards[0].requests
+    assert again.cards[0].streams == calm.cards[0].streams
+
+
+def test_mixed_cards_are_answered_apart() -> None:
+    """A 24 GiB and an 80 GiB card never share a fit; each gets its own number, and the one asked about comes first."""
+    small, large = MEMORY, dataclasses.replace(MEMORY, limit=80.0, memory_base=10.0, instance="two:9464", slots=64)
+    both = observe(small, 1).merge(observe(large, 2))
+    report = capacity(MemorySource(both), concurrency=64)
+    assert {card.card for card in report.cards} == {"24 GiB", "80 GiB"}
+    by_card = {card.card: card for card in report.cards}
+    for service, name in ((small, "24 GiB"), (large, "80 GiB")):
+        limit = by_card[name].limits[0]
+        assert limit.low is not None
+        assert limit.high is not None
+        assert service.limit is not None
+        assert whole(limit.low) - 1 <= true_memory(service, service.limit) <= whole(limit.high) + 1
+    assert capacity(MemorySource(both), gpu_memory=81 * GIB).cards[0].card == "80 GiB"
+
+
+def test_peaks_between_scrapes_are_kept_free() -> None:
+    """Memory that comes and goes between two scrapes shows in the peak alone, and takes from what is left for streams."""
+    calm = memory_of(capacity(MemorySource(observe(MEMORY, 4)), concurrency=12).cards[0])
+    spiky = capacity(MemorySource(observe(dataclasses.replace(MEMORY, spike=6.0), 4)), concurrency=12).cards[0]
+    assert any("Peaks rose" in note for note in spiky.notes)
+    assert memory_of(spiky) < calm - 1
+
+
+def memory_of(card: CardAnswer) -> float:
+    streams = card.limits[0].streams
+    assert streams is not None
+    return streams
+
+
+def test_memory_that_does_not_follow_streams_is_not_extrapolated() -> None:
+    """Constant memory gives no slope, and so no number, rather than an infinite one."""
+    flat = observe(dataclasses.replace(MEMORY, memory_stream=1e-9, memory_cv=0.1), 2)
+    limit = capacity(MemorySource(flat), concurrency=12).cards[0].limits[0]
+    assert limit.streams is None or limit.streams > 1e6
+
+
+def test_curved_memory_is_pointed_out() -> None:
+    """Where a parabola fits clearly better, the straight line's answer is called unsafe."""
+    scrapes = observe(MEMORY, 2)
+    active = next(iter(scrapes.series[semconv.ACTIVE.prometheus].values()))
+    for values in scrapes.series[semconv.GPU_MEMORY.prometheus].values():
+        values[:] = (4 + 0.1 * active**2) * GIB
+    notes = capacity(MemorySource(scrapes), concurrency=12).cards[0].notes
+    assert any("straight line" in note for note in notes)
+
+
+def test_a_snapshot_says_what_it_cannot_answer() -> None:
+    """One look at /metrics gives the demand for compute, and names what needs a history."""
+    page = """# TYPE vibevoice_generate_busy_seconds_total counter
+vibevoice_generate_busy_seconds_total{voice="a"} 40.0
+# TYPE vibevoice_audio_produced_seconds_total counter
+vibevoice_audio_produced_seconds_total{voice="a"} 100.0
+# TYPE vibevoice_streaming_requests_total counter
+vibevoice_streaming_requests_total{voice="a",status="success",cfg="1.5",steps="5"} 7.0
+"""
+    report = capacity(SnapshotSource(page), streams=50)
+    (card,) = report.cards
+    assert card.limits[1].streams == pytest.approx(2.5)
+    assert card.limits[1].low is None
+    assert card.limits[0].streams is None
+    assert card.limits[2].streams is None
+    assert (card.verdict, card.requests) == ("cannot say", 7)
+    assert "need a history" in report.notes[0]
+    assert capacity(SnapshotSource("")).cards == []
+
+
+def test_the_same_data_gives_the_same_answer() -> None:
+    """The bootstrap's seed is fixed, so that two operators see one number."""
+    scrapes = observe(QUEUE, 8)
+    assert capacity(MemorySource(scrapes), concurrency=4) == capacity(MemorySource(scrapes), concurrency=4)
+
+
+@pytest.mark.parametrize("wrong", [{"streams": 0}, {"gpu_memory": -1.0}, {"concurrency": 0}, {"slo_seconds": 0.0}, {"slo_ratio": 1.0}])
+def test_wrong_arguments_are_named(wrong: dict[str, float]) -> None:
+    """A wrong argument is refused by its name."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        capacity(MemorySource(observe(dataclasses.replace(QUEUE, hours=0.1), 1)), **wrong)  # type: ignore[arg-type]
