@@ -112,6 +112,9 @@ class Settings:
     max_cfg: float = _setting(10.0, _number(0.1, 1000), "cfg above this is labelled 'other'.")
     max_steps: int = _setting(50, _whole(1, 1000), "steps and step_index above this share one label.")
     max_voices: int = _setting(200, _whole(1, 10_000), "Voices that get a label of their own; the rest is 'other'.")
+    trace_share: float = _setting(
+        1.0, _number(0, 1), "Share of ordinary traces that a gateway behind this service keeps: exemplars are offered of those alone."
+    )
     drain_interval: float = _setting(5.0, _number(0.05, 600, "seconds"), "How often a long stream's finished frames are exported.")
     max_spans_per_second: int = _setting(20_000, _whole(1, 10_000_000), "Spans a second before step spans are left out by value.")
     max_trace_spans: int = _setting(20_000, _whole(20, 10_000_000), "Spans a trace (Tempo refuses a trace of over 5 MB).")

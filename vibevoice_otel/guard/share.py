@@ -1,7 +1,8 @@
 """The share of ordinary traces that a tail-sampling gateway keeps, decided from the trace id alone.
 
-The service (which exemplars it offers), ``OTEL_TRACES_SAMPLER=traceidratio`` (head) and collector/gateway.yaml (tail) read the same bits with the
-same comparison. So a trace in a smaller share is in every larger one, and an exemplar never names a trace that a later stage drops.
+The service (which exemplars it offers), ``OTEL_TRACES_SAMPLER=traceidratio`` (head) and collector/gateway.yaml (tail) read the same
+bits with the same comparison. So a trace in a smaller share is in every larger one, and an exemplar never names a trace that a later
+stage drops.
 """
 
 from __future__ import annotations

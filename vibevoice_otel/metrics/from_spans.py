@@ -6,12 +6,13 @@ It reads every record before any sampler or budget, so counts and sums are exact
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
 from vibevoice_otel.semconv import Clock, Metric, Status
@@ -65,12 +66,15 @@ class FromSpans:
         instruments: where to record.
         step_labels: label of each step index, the last one for all beyond (guard.cardinality.Bounds.step_labels).
         slo_first_audio: seconds within which first audio is good.
+        trace_share: the share of ordinary traces that a gateway keeps; exemplars of the others are not offered.
     """
 
-    def __init__(self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float) -> None:
+    def __init__(self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float, trace_share: float = 1.0) -> None:
         self._instruments = instruments
         self._step_labels = step_labels
         self._slo = slo_first_audio
+        self._share = trace_share
+        self._drained: set[int] = set()
         self._combinations: set[tuple[str, str, str]] = set()
 
     def start_at_zero(self, labels: Labels) -> None:
@@ -91,8 +95,9 @@ class FromSpans:
 
     def consume(self, batch: Batch) -> None:
         if batch.synthetic:
-            self._probe(batch)
-            return
+            return  # a probe measures from outside, with instruments of its own
+        if batch.sampled and not self._kept(batch):
+            batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
         if batch.final or batch.blocks:
             self.start_at_zero(batch.labels)
         self._operations(batch)
@@ -171,8 +176,19 @@ class FromSpans:
             return None
         return False
 
-    def _probe(self, batch: Batch) -> None:
-        """A probe's request is in no SLO; it has instruments of its own."""
+    def _kept(self, batch: Batch) -> bool:
+        """Whether collector/gateway.yaml is sure to keep this trace; its policies, in the same order."""
+        if not batch.final:
+            self._drained.add(batch.request)
+        elif batch.request in self._drained:
+            self._drained.discard(batch.request)
+        elif not in_share(batch.trace_id, self._share):
+            root = batch.operation(semconv.SYNTHESIZE)
+            latency = root.attributes.get(semconv.FIRST_AUDIO_LATENCY.key) if root else None
+            slow = isinstance(latency, float) and latency > self._slo
+            underruns = root.attributes.get(semconv.UNDERRUNS.key) if root else None
+            return batch.status in {Status.ERROR, Status.TIMEOUT} or slow or bool(underruns)
+        return True
 
 
 def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int] | None:

@@ -1,0 +1,86 @@
+"""Exemplars are offered of those traces alone that a gateway behind the service is sure to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from tests.unit.recording.builders import assembly, request
+from vibevoice_otel import semconv
+from vibevoice_otel.guard.share import in_share
+from vibevoice_otel.metrics.from_spans import FromSpans
+from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording.records import Batch
+from vibevoice_otel.semconv import Status
+
+SHARE, SLO = 0.25, 0.45
+
+
+def trace_id(inside: bool) -> int:
+    source = random.Random(1)
+    return next(each for each in iter(lambda: source.getrandbits(128), 0) if in_share(each, SHARE) is inside)
+
+
+def finished(trace: int, status: Status = Status.SUCCESS, latency: float | None = None, underruns: int = 0) -> Batch:
+    batch = assembly(request()).finish(end=60_000_000)
+    root = batch.operation(semconv.SYNTHESIZE)
+    assert root is not None
+    if latency is not None:
+        root.attributes[semconv.FIRST_AUDIO_LATENCY.key] = latency
+    root.attributes[semconv.UNDERRUNS.key] = underruns
+    return dataclasses.replace(batch, trace_id=trace, status=status)
+
+
+def exemplar_traces(*batches: Batch, share: float = SHARE) -> set[int]:
+    """Trace ids of all exemplars that histograms gave after these batches."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    derive = FromSpans(Instruments(provider, "0", Limits(2000, 50_000)), ("0", "1"), SLO, share)
+    for batch in batches:
+        derive.consume(batch)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    counted = [point for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for point in metric.data.data_points]
+    assert sum(point.count for point in counted) == sum(batch.final for batch in batches)  # whatever is sampled, counts are complete
+    return {exemplar.trace_id for metric in metrics for point in metric.data.data_points for exemplar in point.exemplars}
+
+
+@pytest.mark.parametrize(
+    ("why", "end"),
+    [
+        ("an error", {"status": Status.ERROR}),
+        ("a timeout", {"status": Status.TIMEOUT}),
+        ("a slow first audio", {"latency": SLO + 0.001}),
+        ("an underrun", {"underruns": 1}),
+    ],
+)
+def test_what_the_gateway_always_keeps_has_exemplars(why: str, end: dict[str, object]) -> None:
+    """Outside the share, a request worth a look still has its exemplars."""
+    outside = trace_id(inside=False)
+    assert exemplar_traces(finished(outside, **end)) == {outside}, why  # type: ignore[arg-type]
+
+
+def test_an_ordinary_request_has_exemplars_within_the_share_alone() -> None:
+    """A trace that the gateway drops is named by no exemplar; counts are complete all the same."""
+    inside, outside = trace_id(inside=True), trace_id(inside=False)
+    assert exemplar_traces(finished(inside, latency=SLO), finished(outside, latency=SLO)) == {inside}
+
+
+def test_a_drained_stream_has_exemplars_to_its_end() -> None:
+    """A long stream outside the share is kept for being long, so the exemplars of its last part are offered too."""
+    outside = trace_id(inside=False)
+    first = dataclasses.replace(finished(outside), final=False, status=None, operations=[])
+    assert exemplar_traces(first, finished(outside, latency=0.1)) == {outside}
+    assert exemplar_traces(finished(outside, latency=0.1)) == set()
+
+
+def test_without_a_gateway_every_sampled_trace_has_exemplars() -> None:
+    """The default share is 1."""
+    outside = trace_id(inside=False)
+    assert exemplar_traces(finished(outside, latency=0.1), share=1.0) == {outside}
