@@ -69,13 +69,15 @@ def _key(track: Track) -> Key:
 
 
 def increments(values: Floats) -> Floats:
-    """Growth of a counter a step; after a restart it grew by what it shows. Gaps (NaN) are bridged, nothing precedes the first."""
+    """Growth of a counter a step. Gaps (NaN) are bridged, nothing precedes the first value.
+
+    Where it falls, its process restarted or one of the series summed in it vanished: what it shows then is not growth, and at
+    most one step's worth is lost.
+    """
     out = np.zeros_like(values)
     seen = np.flatnonzero(~np.isnan(values))
     if seen.size > 1:
-        known = values[seen]
-        change = np.diff(known)
-        out[seen[1:]] = np.where(change < 0, known[1:], change)
+        out[seen[1:]] = np.maximum(np.diff(values[seen]), 0.0)
     return out
 
 

@@ -1,0 +1,179 @@
+"""Insight against the real Prometheus, filled by promtool with what a simulator of known truth would have been scraped for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.stack.fixtures import need
+from tests.unit.insight.simulator import MemorySource, Scrapes, Service, Setting, observe
+from tests.unit.insight.test_capacity import truth, whole
+from tools import toolchain
+from tools.stack.prometheus import Prometheus
+from vibevoice_otel import semconv
+from vibevoice_otel.insight import PrometheusSource, capacity, cli, recommend, voices
+from vibevoice_otel.insight.observations import observe as read_window
+
+VOICES = tuple(
+    Setting(
+        voice=voice,
+        cfg=cfg,
+        steps=steps,
+        text="long",
+        failing=0.12 if voice == "de-Spk0_man" else 0.01,
+        first=0.15 + 0.008 * int(steps),
+        first_cv=0.1,
+        factor=0.8 + 0.04 * int(steps),
+        underruns=0.2,
+        silent=0.1,
+    )
+    for voice in ("en-Carter_man", "fr-Spk1_woman", "de-Spk0_man", "jp-Spk0_man")
+    for cfg in ("1.3", "2.0")
+    for steps in ("5", "20")
+)
+MEMORY = Service(rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal")
+# One environment a simulated service, several seeds where coverage is asked for. All in one Prometheus.
+WORLDS = {
+    **{f"memory-{seed}": (MEMORY, seed) for seed in range(4)},
+    **{f"queue-{seed}": (Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, hours=3), seed) for seed in range(4)},
+    "voices": (Service(rate=0.3, slots=64, base=0.3, hours=3, limit=None, settings=VOICES), 1),
+    "restarted": (Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, hours=3, restart_at=0.5), 1),
+    "large": (dataclasses.replace(MEMORY, limit=80.0, memory_base=10.0, slots=64, instance="two:9464"), 5),
+}
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A Prometheus with all worlds, and the same scrapes to ask directly."""
+
+    url: str
+    end: float
+    scrapes: dict[str, Scrapes]
+
+    def source(self, environment: str, window: float = 3 * 3600 + 60) -> PrometheusSource:
+        return PrometheusSource(self.url, window=window, end=self.end, match={"environment": environment})
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    """Backfilled once. The last hour is left out: blocks of it could meet the head of the running Prometheus."""
+    need("prometheus", "promtool")
+    folder: Path = tmp_path_factory.mktemp("insight")
+    begin = (time.time() // 15) * 15 - 4.5 * 3600
+    scrapes = {name: observe(service, seed, begin) for name, (service, seed) in WORLDS.items()}
+    gone = scrapes["voices"]
+    for rows in gone.series.values():  # a voice that vanished an hour before the end
+        for labels, values in rows.items():
+            if dict(labels).get("voice") == "jp-Spk0_man":
+                values[-240:] = math.nan
+    end = float(next(iter(scrapes.values())).times[-1])
+    everything = Scrapes(gone.times)
+    for name, world in scrapes.items():
+        for series, rows in world.series.items():
+            for labels, values in rows.items():
+                everything.put(series, {**dict(labels), "environment": name}, values)
+    text = folder / "metrics.txt"
+    text.write_text(everything.openmetrics())
+    command = [str(toolchain.require("promtool")), "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    text.unlink()
+    with Prometheus(folder) as server:
+        yield Filled(server.url, end, scrapes)
+
+
+def test_both_ways_to_the_same_scrapes_agree(filled: Filled) -> None:
+    """What the real Prometheus answers is what the scrapes hold: totals to the last request, every sample on the grid. So the
+    many seeds of the unit tests, asked of the scrapes directly, stand for Prometheus too.
+    """
+    for world in ("voices", "memory-0", "restarted"):
+        real, direct = filled.source(world), MemorySource(filled.scrapes[world])
+        by = ("voice", "cfg", "steps", "status")
+        assert totals(real, semconv.REQUESTS.prometheus, by) == pytest.approx(totals(direct, semconv.REQUESTS.prometheus, by), rel=0.02)
+        if world != "restarted":  # there increase() estimates what went by around the restart; elsewhere nothing is estimated
+            assert totals(real, semconv.REQUESTS.prometheus, by) == totals(direct, semconv.REQUESTS.prometheus, by)
+        buckets = f"{semconv.FIRST_AUDIO.prometheus}_bucket"
+        a, b = totals(real, buckets, ("voice", "le")), totals(direct, buckets, ("voice", "le"))
+        assert a == pytest.approx(b, rel=0.02)
+        seen, known = read_window(real), read_window(direct)
+        assert seen is not None
+        assert known is not None
+        # Where a voice vanished, Prometheus shows its last value five minutes longer.
+        apart = 10 if world == "voices" else 0
+        assert seen.processes[0].requests.sum() == pytest.approx(known.processes[0].requests.sum(), abs=apart)
+        assert seen.processes[0].first_audio.sum(axis=1) == pytest.approx(known.processes[0].first_audio.sum(axis=1), abs=apart)
+
+
+def totals(source: PrometheusSource | MemorySource, series: str, by: tuple[str, ...]) -> dict[tuple[str, ...], float]:
+    points = source.growth(series, by)
+    return {tuple(p.labels[name] if name != "le" else str(float(p.labels[name])) for name in by): p.value for p in points if p.value}
+
+
+@pytest.mark.parametrize(("kind", "slots"), [("memory", 12), ("queue", None)])
+def test_capacity_covers_the_truth(filled: Filled, kind: str, slots: int | None) -> None:
+    """The interval holds the true number of streams in at least three of four services, and the naive rule errs more."""
+    true = truth(WORLDS[f"{kind}-0"][0])
+    answer = min(whole(value) for value in true.values())
+    cards = [capacity(filled.source(f"{kind}-{seed}"), concurrency=slots).cards[0] for seed in range(4)]
+    assert all(card.binds_first == kind for card in cards)
+    assert sum(card.low is not None and card.high is not None and card.low <= answer <= card.high for card in cards) >= 3
+    assert sum(abs((card.streams or 0) - answer) for card in cards) < sum(abs((card.naive or 0) - answer) for card in cards)
+
+
+def test_a_restart_is_seen_and_bridged(filled: Filled) -> None:
+    """Counters that began again are said to have; the answer is that of the same service without a restart."""
+    report = capacity(filled.source("restarted"), concurrency=4)
+    assert "restarted" in report.notes[0]
+    assert report.cards[0].streams == capacity(filled.source("queue-1"), concurrency=4).cards[0].streams
+    assert voices(filled.source("restarted")).voices[0].requests == pytest.approx(
+        voices(filled.source("queue-1")).voices[0].requests, rel=0.02
+    )
+
+
+def test_mixed_cards_are_answered_apart(filled: Filled) -> None:
+    """Cards of 24 and 80 GiB in one store: two answers, the one asked about first."""
+    source = PrometheusSource(filled.url, window=3 * 3600 + 60, end=filled.end)
+    report = capacity(source, gpu_memory=80 * 2**30)
+    assert report.cards[0].card == "80 GiB"
+    assert {card.card for card in report.cards} == {"80 GiB", "24 GiB", "no GPU reported"}
+
+
+def test_voices_are_profiled(filled: Filled) -> None:
+    """The failing voice is the one outlier, the vanished one is marked, effects of a step are the true 8 ms."""
+    report = voices(filled.source("voices"))
+    assert {p.voice: [o.what for o in p.outlier_in] for p in report.voices if p.outlier_in} == {"de-Spk0_man": ["errors"]}
+    assert [p.voice for p in report.voices if p.vanished] == ["jp-Spk0_man"]
+    assert report.voices[-1].voice == "de-Spk0_man"
+    effect = report.fleet.latency_per_step
+    assert effect is not None
+    assert effect.low <= 0.008 <= effect.high
+
+
+def test_settings_are_recommended(filled: Filled) -> None:
+    """Twenty steps keep the objective here, with the cfg for a long text."""
+    found = recommend(filled.source("voices"), text_length=800, voice="en-Carter_man")
+    assert (found.steps, found.cfg, found.meets) == (20, 1.3, True)
+
+
+def test_the_command_asks_the_real_store(filled: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """All three questions from the command line, as JSON and as a picture; an environment that is not there has no data."""
+    where = ["--prometheus", filled.url, "--window", "181m", "--at", str(filled.end), "--json"]
+    picture = tmp_path / "capacity.png"
+    arguments = ["capacity", "--streams", "50", "--gpu-memory", "24GiB", "--plot", str(picture), *where]
+    assert cli.main([*arguments, "--environment", "memory-0"]) == 0
+    (card,) = json.loads(capsys.readouterr().out)["cards"]
+    assert card["verdict"] == "no"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["voices", *where, "--environment", "voices"]) == 0
+    assert json.loads(capsys.readouterr().out)["most_stable"]["voice"] != "de-Spk0_man"
+    assert cli.main(["recommend", "--text-length", "800", *where, "--environment", "voices"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 20
+    assert cli.main(["voices", *where, "--environment", "nowhere"]) == 0
+    assert json.loads(capsys.readouterr().out)["voices"] == []
