@@ -1,6 +1,6 @@
 """A program inside which upstream's service speaks once, without a socket, instrumented and then not. Prints what it saw as JSON.
 
-    python tests/upstream/inside.py TREE            (from anywhere; TREE goes on the path)
+Run with the tree as its argument; the tree goes on the path.
 """
 
 from __future__ import annotations

@@ -173,7 +173,11 @@ def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], 
         model = getattr(service, "model_path", None)
         timeline.used.model = str(model) if model else None
         _used(timeline, asked, service)
+        looked_at = timeline.delivered
         for chunk in chunks:
+            if timeline.delivered == looked_at:  # the queue's reader, which sees it before it is normalised, has no hook
+                note_chunk(timeline, chunk)
+            looked_at = timeline.delivered
             try:
                 yield chunk
             except GeneratorExit:  # noqa: PERF203 - free on Python 3.11, and a yield is no hot loop
