@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools stack compose-smoke demo serve test lint format bench dist clean lock
+.PHONY: help tools tools-lock stack compose-smoke demo serve test lint format bench dist clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -29,6 +29,9 @@ serve: $(VENV)/.service ## the embedded service under the launcher (ARGS are the
 
 tools: ## build the real Collector, Prometheus, Alertmanager and compose from pinned sources (once, kept in ~/.cache)
 	@$(PYTHON) -m tools.toolchain
+
+tools-lock: ## after a change of collector/builder.yaml: pin its modules and checksums anew
+	@$(PYTHON) -m tools.toolchain --lock
 
 stack: $(VENV)/.service tools ## the demo service in front of the real Collector, Prometheus and Alertmanager; Ctrl-C ends all
 	@$(BIN)/python -m tools.stack $(ARGS)

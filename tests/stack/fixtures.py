@@ -15,7 +15,7 @@ from tools.stack.collector import Collector
 from tools.stack.prometheus import Prometheus
 from tools.stack.traces import TraceStore
 
-__all__ = ["agent", "eventually", "need", "prometheus", "traces"]
+__all__ = ["agent", "certificate", "eventually", "need", "prometheus", "traces"]
 T = TypeVar("T")
 
 
@@ -63,3 +63,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, agent: Collector) -> It
     with Prometheus(folder, {"agent": [agent.metrics], "collector": [agent.telemetry]}, interval="1s") as server:
         assert eventually(lambda: len(server.query("up == 1")) == 2), server.process.tail()
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of this test run for localhost, its own authority, and its key: (cert file, key file)."""
+    from tests.stack.certificates import self_signed
+
+    return self_signed(tmp_path_factory.mktemp("tls"))

@@ -149,7 +149,7 @@ def test_what_was_accepted_survives_an_outage_and_kill_9(tmp_path: Path) -> None
 
 
 def test_a_full_queue_refuses_and_counts_instead_of_losing_silently(tmp_path: Path) -> None:
-    """Past its stated size the queue says no: the sender sees it, the counter shows it, the agent lives and delivers what it had accepted."""
+    """Past its stated size the queue says no: its sender and a counter show it, and what was accepted is delivered."""
     need("otelcol-vibevoice")
     small = {"COLLECTOR_QUEUE_BYTES": "1048576"}
     with TraceStore() as store, Collector("agent", tmp_path, store.endpoint, small) as agent:

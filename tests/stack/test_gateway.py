@@ -41,12 +41,14 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiers]:
     settings = {"GATEWAY_SHARE": str(SHARE), "GATEWAY_DECISION_WAIT": f"{WAIT_S:g}s"}
     stores = [TraceStore(limit=100_000) for _ in range(2)]
     gateways = [Collector("gateway", folder / f"gateway-{n}", store.endpoint, settings) for n, store in enumerate(stores)]
-    balancer = Collector("gateway-lb", folder / "lb", environment={"GATEWAYS": json.dumps([g.grpc for g in gateways]), "GATEWAY_SPAN_METRICS_INTERVAL": "1s"})
+    balancer = Collector(
+        "gateway-lb", folder / "lb", environment={"GATEWAYS": json.dumps([g.grpc for g in gateways]), "GATEWAY_SPAN_METRICS_INTERVAL": "1s"}
+    )
     yield Tiers(balancer, gateways, stores)
     for each in (balancer, *gateways):
         each.stop()
     for store in stores:
-        store.close()
+        store.stop()
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_a_trace_is_never_split_between_gateways(tiers: Tiers, emitter: Emitter)
 
 
 def test_a_stream_of_three_decision_waits_that_fails_at_its_end_is_kept_whole(tiers: Tiers, emitter: Emitter) -> None:
-    """A stream outside the share, drained while it runs, is kept from its first frame to its error, though the decision fell long before."""
+    """A stream outside the share, drained while it runs, is kept whole, though the decision fell long before its error."""
     request = emitter.request(trace_id=ids(inside=False, count=1, seed=4)[0])
     sent, end = 0, time.monotonic() + 3 * WAIT_S
     while time.monotonic() < end:
@@ -151,7 +153,7 @@ def test_head_tail_and_exemplar_decide_alike() -> None:
 
 
 def test_shares_are_nested() -> None:
-    """What a small share keeps every larger one keeps, so that head sampling at 50 % before a tail share of 25 % loses nothing of the 25 %."""
+    """What a small share keeps every larger one keeps, so that head sampling at 50 % costs a tail share of 25 % nothing."""
     source = random.Random(8)
     for trace_id in (source.getrandbits(128) for _ in range(2000)):
         kept = [in_share(trace_id, share) for share in (0.01, 0.1, 0.25, 0.5, 1.0)]
@@ -176,5 +178,7 @@ def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) ->
     eventually(lambda: counted() >= len(requests), 15)
     assert counted() >= len(requests)
     for line in calls():
-        assert all(label in line for label in ('span_name="/stream"', 'span_kind="SPAN_KIND_SERVER"', 'service="vibevoice"', 'environment="test"')), line
+        assert all(
+            label in line for label in ('span_name="/stream"', 'span_kind="SPAN_KIND_SERVER"', 'service="vibevoice"', 'environment="test"')
+        ), line
     assert not [line for line in series() if "vibevoice." in line]

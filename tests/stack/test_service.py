@@ -32,7 +32,7 @@ PRESENT = (
     semconv.FIRST_AUDIO_PART, semconv.FIRST_AUDIO_SLI, semconv.AUDIO_PRODUCED, semconv.GENERATE_BUSY, semconv.RTF, semconv.UNDERRUN,
     semconv.LEADING_SILENCE_SECONDS, semconv.DEFECTIVE_FRAMES, semconv.PROGRESS_AGE, semconv.ERRORS, semconv.BUILD_INFO,
 )  # fmt: skip
-NEEDS_GPU = tuple(m for m in semconv.METRICS if semconv.M_DEVICE in m.attributes) + (semconv.MEMORY_INCREASE, semconv.MEMORY_DECREASE)
+NEEDS_GPU = (*(m for m in semconv.METRICS if semconv.M_DEVICE in m.attributes), semconv.MEMORY_INCREASE, semconv.MEMORY_DECREASE)
 
 
 @dataclass

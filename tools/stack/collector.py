@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools import toolchain
-from tools.stack.process import Process, free_ports
+from tools.stack.process import Process, Running, free_ports
 from tools.toolchain.recipes import ROOT
 
 CONFIGS = ROOT / "collector"
 
 
-class Collector:
+class Collector(Running):
     """A running Collector and where to reach it.
 
     Args:
@@ -63,9 +63,3 @@ class Collector:
 
     def stop(self) -> int:
         return self.process.stop()
-
-    def __enter__(self) -> Collector:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

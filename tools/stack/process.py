@@ -9,12 +9,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 READY_S = 30.0
 STOP_S = 15.0
 
 
-class NotReady(RuntimeError):
+class NotReadyError(RuntimeError):
     """The program ended early or never answered; the message holds the end of its log."""
 
 
@@ -30,7 +34,20 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-class Process:
+class Running:
+    """Something that runs until it is told to stop; a context manager that does so at its end."""
+
+    def stop(self) -> int:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Process(Running):
     """One running program. Use as a context manager, or call stop().
 
     Args:
@@ -39,8 +56,9 @@ class Process:
         log: folder that receives NAME.log.
         environment: added to this process's environment.
         ready: URL that answers 200 once the program works; None to skip the wait.
+
     Raises:
-        NotReady: from the constructor.
+        NotReadyError: from the constructor.
     """
 
     def __init__(
@@ -71,7 +89,7 @@ class Process:
             time.sleep(0.05)
         why = f"did not answer {url} within {READY_S:.0f} s" if self.running else f"ended with code {self._process.returncode}"
         self.kill()
-        raise NotReady(f"{self.name} {why}. The end of {self.log}:\n{self.tail()}")
+        raise NotReadyError(f"{self.name} {why}. The end of {self.log}:\n{self.tail()}")
 
     def tail(self, characters: int = 3000) -> str:
         """The end of the log."""
@@ -88,21 +106,15 @@ class Process:
         return int(self._process.returncode)
 
     def kill(self) -> None:
-        """kill -9."""
+        """End it as kill -9 does."""
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def answers(url: str) -> bool:
     """Whether the URL answers with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - only our own loopback addresses
+        with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

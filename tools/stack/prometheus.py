@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tools import toolchain
-from tools.stack.process import Process, free_ports
+from tools.stack.process import Process, Running, free_ports
 from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "prometheus"
 RULES = ROOT / "dashboards" / "rules"
 
 
-class Prometheus:
+class Prometheus(Running):
     """A running Prometheus; ``url`` is its base address.
 
     Args:
@@ -68,7 +69,7 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> Any:
         """``data`` of an API answer. Raises urllib.error.HTTPError for a bad query."""
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:  # noqa: S310 - our own address
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:
             return json.load(response)["data"]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
@@ -77,17 +78,9 @@ class Prometheus:
 
     def exemplars(self, expression: str, seconds: float = 600) -> list[dict[str, Any]]:
         """Exemplars of the last ``seconds``: seriesLabels, labels (trace_id, span_id), value."""
-        import time
-
         now = time.time()
         found = self.get("query_exemplars", query=expression, start=str(now - seconds), end=str(now + 5))
         return [{"seriesLabels": series["seriesLabels"], **each} for series in found for each in series["exemplars"]]
 
     def stop(self) -> int:
         return self.process.stop()
-
-    def __enter__(self) -> Prometheus:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tools.stack.process import Process, free_ports
+from tools.stack.process import Process, Running, free_ports
 
 
-class Service:
+class Service(Running):
     """A running ``opentelemetry-instrument python -m vibevoice_otel.service``.
 
     Args:
@@ -41,9 +41,3 @@ class Service:
 
     def stop(self) -> int:
         return self.process.stop()
-
-    def __enter__(self) -> Service:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

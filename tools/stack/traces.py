@@ -19,8 +19,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
+from tools.stack.process import Running
 
-class TraceStore(rpc.TraceServiceServicer):  # type: ignore[misc]
+
+class TraceStore(Running, rpc.TraceServiceServicer):
     """Keeps the most recent ``limit`` traces by id (32 hex digits), and counts what arrived.
 
     Args:
@@ -37,7 +39,7 @@ class TraceStore(rpc.TraceServiceServicer):  # type: ignore[misc]
         self._traces: OrderedDict[str, list[ResourceSpans]] = OrderedDict()
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        rpc.add_TraceServiceServicer_to_server(self, self._server)
+        rpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         port = self._server.add_insecure_port(grpc_address)
         self.endpoint = f"{grpc_address.rpartition(':')[0]}:{port}"
         self._server.start()
@@ -110,17 +112,13 @@ class TraceStore(rpc.TraceServiceServicer):  # type: ignore[misc]
         walk(b"", 0)
         return "\n".join(lines)
 
-    def close(self) -> None:
+    def stop(self) -> int:
+        """End both servers."""
         self._server.stop(1).wait()
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
-
-    def __enter__(self) -> TraceStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return 0
 
 
 def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
@@ -135,7 +133,8 @@ def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
                 self._answer(200, "text/plain; charset=utf-8", store.waterfall(trace_id))
             else:
                 rows = "".join(f'<li><a href="/trace/{each}">{html.escape(each)}</a></li>' for each in reversed(store.ids()))
-                self._answer(200, "text/html; charset=utf-8", f"<!doctype html><title>Traces</title><h1>Traces, latest first</h1><ul>{rows}</ul>")
+                page = f"<!doctype html><title>Traces</title><h1>Traces, latest first</h1><ul>{rows}</ul>"
+                self._answer(200, "text/html; charset=utf-8", page)
 
         def _answer(self, status: int, kind: str, body: str) -> None:
             data = body.encode()

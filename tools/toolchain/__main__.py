@@ -6,24 +6,28 @@ import argparse
 import sys
 
 from tools.toolchain import cache
-from tools.toolchain.build import BuildFailed, build
-from tools.toolchain.go import GoMissing
+from tools.toolchain.build import BuildFailedError, build, lock
+from tools.toolchain.go import GoMissingError
 from tools.toolchain.recipes import BY_NAME, PROGRAMS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build what is missing, or print where a program lies; 1 when it cannot be had."""
     parser = argparse.ArgumentParser(prog="python -m tools.toolchain", description=__doc__)
-    parser.add_argument("sets", nargs="*", metavar="SET", choices=[[], *BY_NAME], help=f"what to build (default: all): {', '.join(BY_NAME)}")
+    known = ", ".join(BY_NAME)
+    parser.add_argument("sets", nargs="*", metavar="SET", choices=[[], *BY_NAME], help=f"what to build (default: all): {known}")
     parser.add_argument("--path", choices=sorted(PROGRAMS), help="print where this program lies, building nothing")
+    parser.add_argument("--lock", action="store_true", help="write collector/go.mod and go.sum anew from builder.yaml")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.path:
+        if arguments.lock:
+            lock()
+        elif arguments.path:
             print(cache.require(arguments.path))
         else:
             build(arguments.sets or None)
             print(f"toolchain: ready in {cache.root() / 'bin'}")
-    except (BuildFailed, GoMissing, FileNotFoundError) as error:
+    except (BuildFailedError, GoMissingError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

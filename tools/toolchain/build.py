@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +21,12 @@ QUIET_PROGRESS_S: Final = 20.0  # how often a log that is no terminal gets a lin
 PAGE: Final = "<!doctype html><title>No web interface</title><p>Built from source without its web interface. The API answers at /api/v2/."
 
 
-class BuildFailed(RuntimeError):
+class BuildFailedError(RuntimeError):
     """A go command failed; the message holds the end of what it printed."""
 
 
 def build(names: list[str] | None = None) -> None:
-    """Build every recipe named (all when None) that the cache lacks. Raises BuildFailed or GoMissing."""
+    """Build every recipe named (all when None) that the cache lacks. Raises BuildFailedError or GoMissingError."""
     for recipe in RECIPES:
         if (names is None or recipe.name in names) and not (recipe.hidden and names is None):
             _ensure(recipe)
@@ -81,7 +83,8 @@ def _build(recipe: Recipe, folder: Path) -> None:
         link += f" -X {recipe.version_symbol}={_module_version(recipe, command, source, flags)}"
     done = 0
     for program, package in recipe.packages.items():
-        done = _compile([command, "build", "-v", "-trimpath", *flags, "-ldflags", link, "-o", str(out / program), package], source, recipe, done, total)
+        target = ["-ldflags", link, "-o", str(out / program), package]
+        done = _compile([command, "build", "-v", "-trimpath", *flags, *target], source, recipe, done, total)
     shutil.rmtree(folder, ignore_errors=True)
     out.rename(folder)
     shutil.rmtree(staging, ignore_errors=True)
@@ -108,10 +111,22 @@ def _generated(recipe: Recipe, manifest: Path, work: Path) -> Path:
     return source
 
 
+def lock() -> None:
+    """Write the Collector's go.mod and go.sum anew, after builder.yaml changed."""
+    recipe = BY_NAME["collector"]
+    ocb = _ensure(BY_NAME["ocb"]) / "ocb"
+    with tempfile.TemporaryDirectory() as folder:
+        writable = {"GOFLAGS": "-buildvcs=false"}
+        _run([str(ocb), "--config", str(recipe.builder), "--skip-compilation"], Path(folder), writable)
+        for name in ("go.mod", "go.sum"):
+            shutil.copyfile(Path(folder) / "_build" / name, recipe.directory / name)
+    print(f"toolchain: wrote {recipe.directory / 'go.mod'} and go.sum", flush=True)
+
+
 def _with_page(recipe: Recipe, command: str, work: Path) -> Path:
     """A go.mod that takes the module from a copy with the missing page put in; the module's own checksum was verified on fetching."""
     original = _run([command, "mod", "download", "-json", recipe.module], recipe.directory)
-    directory = Path(_field(original, "Dir"))
+    directory = Path(json.loads(original)["Dir"])
     copy = work / "module"
     shutil.copytree(directory, copy, copy_function=shutil.copyfile)
     for folder in [copy, *(p for p in copy.rglob("*") if p.is_dir())]:
@@ -126,7 +141,7 @@ def _with_page(recipe: Recipe, command: str, work: Path) -> Path:
 
 
 def _module_version(recipe: Recipe, command: str, source: Path, flags: list[str]) -> str:
-    modfile = [flag for pair in zip(flags, flags[1:], strict=False) if pair[0] == "-modfile" for flag in pair]
+    modfile = flags[flags.index("-modfile") : flags.index("-modfile") + 2] if "-modfile" in flags else []
     text = _run([command, "list", "-m", *modfile, "-f", "{{.Version}}", recipe.module], source).strip().removeprefix("v")
     major, _, rest = text.partition(".")
     # Prometheus numbers its module v0.314.0 for release 3.14.0.
@@ -136,22 +151,16 @@ def _module_version(recipe: Recipe, command: str, source: Path, flags: list[str]
     return text
 
 
-def _field(json_text: str, name: str) -> str:
-    import json
-
-    return str(json.loads(json_text)[name])
-
-
-def _run(command: list[str], directory: Path) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=go.environment())
+def _run(command: list[str], directory: Path, extra: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=go.environment(extra))
     if done.returncode:
-        raise BuildFailed(f"`{' '.join(command)}` in {directory} failed:\n{done.stderr.strip()[-2000:]}")
+        raise BuildFailedError(f"`{' '.join(command)}` in {directory} failed:\n{done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
 def _compile(command: list[str], directory: Path, recipe: Recipe, done: int, total: int) -> int:
     """Run go build -v, which names each package as it is compiled; returns how many were, for the next program's bar."""
-    terminal, shown, tail = sys.stdout.isatty(), 0.0, []
+    terminal, shown, tail = sys.stdout.isatty(), 0.0, list[str]()
     with subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True, env=go.environment()) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -162,5 +171,5 @@ def _compile(command: list[str], directory: Path, recipe: Recipe, done: int, tot
                 shown = now
                 print(f"toolchain: {recipe.name}: {min(done, total)}/{total} packages", end="\r" if terminal else "\n", flush=True)
     if process.returncode:
-        raise BuildFailed(f"building {recipe.name} failed:\n{''.join(tail)}")
+        raise BuildFailedError(f"building {recipe.name} failed:\n{''.join(tail)}")
     return done

