@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
+import websockets
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
-from tests.stack.fixtures import need
+from tests.stack.fixtures import eventually, need
 from tests.unit.insight.simulator import MemorySource, Scrapes, Service, Setting, observe
 from tests.unit.insight.test_capacity import truth, whole
 from tools import toolchain
+from tools.stack.process import free_ports
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import PrometheusSource, capacity, cli, recommend, voices
 from vibevoice_otel.insight.observations import observe as read_window
+from vibevoice_otel.service.app import create_app
+from vibevoice_otel.service.settings import ServiceSettings
 
 VOICES = tuple(
     Setting(
@@ -177,3 +190,48 @@ def test_the_command_asks_the_real_store(filled: Filled, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["steps"] == 20
     assert cli.main(["voices", *where, "--environment", "nowhere"]) == 0
     assert json.loads(capsys.readouterr().out)["voices"] == []
+
+
+async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
+    """A service told of this Prometheus answers steps=auto and cfg=auto with what was measured, says so on its SERVER span, and
+    leaves a request that names its own parameters alone.
+    """
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = create_app(ServiceSettings(auto_parameters=filled.url))
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, meter_provider=NoOpMeterProvider())
+    (port,) = free_ports(1)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        await asyncio.to_thread(eventually, lambda: server.started)
+        where = f"ws://127.0.0.1:{port}/stream?voice=en-Carter_man&text={'a' * 210}"
+        for _ in range(100):  # the policy may not have looked at the store yet
+            asked = await parameters(f"{where}&cfg=auto&steps=auto")
+            if asked != (1.5, 5):
+                break
+            await asyncio.sleep(0.2)
+        assert asked == (1.3, 20)
+        assert await parameters(f"{where}&cfg=2.5&steps=3") == (2.5, 3)
+        assert await parameters(f"{where}&cfg=2.5&steps=auto") == (2.5, 20)
+    finally:
+        server.should_exit = True
+        await asyncio.to_thread(thread.join, 20)
+        FastAPIInstrumentor.uninstrument_app(app)
+    assert "vibevoice-policy" not in {t.name for t in threading.enumerate()}
+    spans = [dict(s.attributes or {}) for s in exporter.get_finished_spans() if s.kind is SpanKind.SERVER]
+    chosen = [s for s in spans if semconv.RECOMMENDATION_STEPS.key in s]
+    assert len(chosen) == 2
+    assert {(s[semconv.RECOMMENDATION_STEPS.key], s[semconv.RECOMMENDATION_CFG.key]) for s in chosen} == {(20, 1.3)}
+    assert all("seen to keep up" in str(s[semconv.RECOMMENDATION_REASON.key]) for s in chosen)
+    assert sum(semconv.RECOMMENDATION_REASON.key not in s for s in spans) == 1
+
+
+async def parameters(url: str) -> tuple[float, int]:
+    """The cfg and steps that the service says it uses; the listener then leaves."""
+    async with websockets.connect(url) as socket:
+        async for message in socket:
+            if isinstance(message, str) and (log := json.loads(message))["event"] == "backend_request_received":
+                return log["data"]["cfg_scale"], log["data"]["inference_steps"]
+    raise AssertionError("the service said nothing")

@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import FastAPI, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from vibevoice_otel.service.auto import AUTO, Chooser, chooser
 from vibevoice_otel.service.engine import StreamingTTSService
 from vibevoice_otel.service.session import Session
 from vibevoice_otel.service.settings import ServiceSettings
@@ -35,6 +36,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     chosen = settings or ServiceSettings.load()
     service = StreamingTTSService(chosen)
     slots = Slots(chosen.concurrency, chosen.queue)
+    auto = chooser(chosen.auto_parameters)
     _keep_text_out_of_access_logs()
 
     @contextlib.asynccontextmanager
@@ -42,7 +44,11 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
         # A request at work holds a worker thread while it waits for audio; asyncio's own pool may have fewer threads than there are slots.
         # The loop shuts the pool down as it closes.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(chosen.concurrency + 4, "vibevoice-worker"))
+        if auto is not None:
+            auto.start()
         yield
+        if auto is not None:
+            await asyncio.to_thread(auto.stop)
 
     app = FastAPI(title="VibeVoice streaming service", openapi_url=None, lifespan=lifespan)
     app.state.tts_service = service
@@ -67,12 +73,12 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
     @app.websocket("/stream")
     async def stream(socket: WebSocket) -> None:
-        await _serve(socket, service, slots, chosen)
+        await _serve(socket, service, slots, chosen, auto)
 
     return app
 
 
-async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings) -> None:
+async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings, auto: Chooser | None) -> None:
     """One request, from acceptance to close."""
     await socket.accept()
     deadline = time.monotonic() + settings.timeout
@@ -90,7 +96,7 @@ async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, 
     watcher = asyncio.create_task(session.watch())
     code = FAILED
     try:
-        asked = _asked(socket, session, service, settings)
+        asked = _asked(socket, session, service, settings, auto)
         session.log("backend_request_received", text_length=len(text), **asked)
         await session.flush()
         await asyncio.wait({turn, watcher}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
@@ -151,14 +157,25 @@ async def _send(session: Session, service: StreamingTTSService, chunks: Iterator
             await asyncio.to_thread(close)  # joins the generation thread, so never on the event loop
 
 
-def _asked(socket: WebSocket, session: Session, service: StreamingTTSService, settings: ServiceSettings) -> dict[str, Any]:
+def _asked(
+    socket: WebSocket, session: Session, service: StreamingTTSService, settings: ServiceSettings, auto: Chooser | None
+) -> dict[str, Any]:
     """The request's parameters; what is not valid becomes the default, and the listener is told."""
     query = socket.query_params
     voice = query.get("voice")
     if voice and voice not in service.voice_presets:
         session.log("voice_replaced", asked=voice[:64], used=service.default_voice_key)
-    cfg = _number(query.get("cfg"), settings.cfg, "cfg", session, lambda value: 0 < value <= MAX_CFG)
-    steps = _number(query.get("steps"), settings.steps, "steps", session, lambda value: value.is_integer() and 1 <= value <= MAX_STEPS)
+    cfg_text, steps_text = query.get("cfg"), query.get("steps")
+    cfg_default, steps_default = settings.cfg, settings.steps
+    if auto is not None and AUTO in {cfg_text, steps_text}:
+        speaker = voice if voice in service.voice_presets else service.default_voice_key
+        decision = auto.decide(speaker, len(query.get("text", "")))
+        if cfg_text == AUTO:
+            cfg_text, cfg_default = None, settings.cfg if decision.cfg is None else decision.cfg
+        if steps_text == AUTO:
+            steps_text, steps_default = None, settings.steps if decision.steps is None else decision.steps
+    cfg = _number(cfg_text, cfg_default, "cfg", session, lambda value: 0 < value <= MAX_CFG)
+    steps = _number(steps_text, steps_default, "steps", session, lambda value: value.is_integer() and 1 <= value <= MAX_STEPS)
     return {"cfg_scale": cfg, "inference_steps": int(steps), "voice": voice}
 
 

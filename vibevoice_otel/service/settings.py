@@ -36,6 +36,7 @@ class ServiceSettings:
     timeout: float = 60.0  # seconds, waiting included
     max_text: int = 2000  # characters; the random model speaks that many well within the timeout
     seed: int = 0
+    auto_parameters: str = ""  # a Prometheus whose measurements decide for steps=auto and cfg=auto; nothing for off
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
@@ -49,6 +50,10 @@ class ServiceSettings:
             "concurrency": (1 <= self.concurrency <= 1024, "1 to 1024"),
             "queue": (0 <= self.queue <= 100_000, "0 to 100000"),
             "timeout": (0 < self.timeout <= 3600, "seconds above 0, at most 3600"),
+            "auto_parameters": (
+                re.fullmatch(r"(https?://[^\s/@?#]+(/[^\s?#]*)?)?", self.auto_parameters) is not None,
+                "nothing for off, or a Prometheus' address such as http://127.0.0.1:9090",
+            ),
             "max_text": (1 <= self.max_text <= 1_000_000, "1 to 1000000 characters"),
         }
         for name, (ok, allowed) in checks.items():

@@ -1,0 +1,34 @@
+"""``steps=auto`` and ``cfg=auto``: what was measured decides. Off unless VIBEVOICE_SERVICE_AUTO_PARAMETERS names a Prometheus."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+AUTO = "auto"
+WINDOW = 6 * 3600.0  # seconds of data that decide
+
+
+class Decision(Protocol):
+    """``steps`` and ``cfg`` are None where nothing was measured that could decide."""
+
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def cfg(self) -> float | None: ...
+
+
+class Chooser(Protocol):
+    """Decides in the background, so that a request only looks up."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def decide(self, voice: str | None, text_length: int) -> Decision: ...
+
+
+def chooser(url: str) -> Chooser | None:
+    """The policy that reads ``url``, or None when there is none. Nothing of it is imported before it is asked for."""
+    if not url:
+        return None
+    from vibevoice_otel.insight import Policy, PrometheusSource  # noqa: PLC0415 - only where it is on
+
+    return Policy(lambda: PrometheusSource(url, window=WINDOW))
