@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED"
 #: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold the hooks.
 PACKAGES = ("transformers.models.vibevoice", "vibevoice", "vibevoice_otel.service")
 
@@ -59,6 +61,9 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
+        # The launcher starts instrumentors whatever this says; with it on nothing would be recorded, so nothing is touched.
+        if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+            return
         try:
             chosen = kwargs.get("settings") or settings.load()
         except settings.SettingsError as error:
@@ -125,7 +130,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **kwargs: Any) -> None:
         del kwargs
-        for adapter in self._adapters:
+        for adapter in reversed(self._adapters):
             adapter.uninstrument()
         built = self._deferred.built if self._deferred is not None else None
         if built is not None:

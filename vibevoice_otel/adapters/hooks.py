@@ -44,7 +44,7 @@ class Hooks:
     on_drop: Callable[[str, str, int], None]
     points: list[HookPoint] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)  # whose hooks have been put in
-    _undo: list[Callable[[], None]] = field(default_factory=list)
+    _undo: list[Callable[[], object]] = field(default_factory=list)
     _active: bool = True
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -79,18 +79,19 @@ class Hooks:
             where = f"{owner.__name__}.{name}"
         with self._lock:
             original = getattr(owner, name, None)
-            if getattr(original, "__vibevoice_otel__", None) == self.adapter:
+            if getattr(original, "__vibevoice_otel__", None) is not None:
                 return True
             found = original is not None and callable(original)
-            self.points.append(HookPoint(self.adapter, where, part, found))
+            self._found(where, part, found=found)
             if original is None or not found:
-                self.on_drop("hooks", "missing", 1)
-                logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
                 return False
             own = vars(owner).get(name, _ABSENT)
+            kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = staticmethod if isinstance(own, staticmethod) else None
+            if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
+                kind, original = classmethod, original.__func__  # bound afresh at each call, so that a subclass stays itself
             replacement = functools.wraps(original)(make(original))
             replacement.__vibevoice_otel__ = self.adapter  # type: ignore[attr-defined]
-            setattr(owner, name, staticmethod(replacement) if isinstance(own, staticmethod) else replacement)
+            setattr(owner, name, kind(replacement) if kind is not None else replacement)
             self._undo.append(lambda: _restore(owner, name, own, replacement))
         return True
 
@@ -107,6 +108,10 @@ class Hooks:
         if not found:
             self.on_drop("hooks", "missing", 1)
             logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
+
+    def on_undo(self, restore: Callable[[], object]) -> None:
+        """Have ``restore`` called by :meth:`undo`: for what is put in by other means than :meth:`replace`."""
+        self._undo.append(restore)
 
     def undo(self) -> None:
         """Restore every function that was replaced and attach no more."""
