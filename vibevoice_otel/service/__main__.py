@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from vibevoice_otel.service.app import create_app  # noqa: PLC0415
 
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info")
+    # Noise-like PCM hardly compresses; the attempt would cost every chunk time.
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False)
     return 0
 
 
