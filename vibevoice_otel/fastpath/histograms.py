@@ -17,6 +17,7 @@ from time import time_ns
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, AlwaysOnExemplarFilter, MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics._internal import aggregation as sdk
 from opentelemetry.sdk.metrics._internal import instrument as sdk_instruments
@@ -28,6 +29,9 @@ from vibevoice_otel.metrics.instruments import NO_TRACE, exemplar_context
 logger = logging.getLogger(__name__)
 Attributes = Mapping[str, Any]
 Items = tuple[tuple[str, Any], ...]
+Values = Sequence[float] | NDArray[np.float64]
+SpanIds = Sequence[int] | NDArray[np.uint64]
+NO_ROWS = np.empty(0, np.intp)
 #: From this many values on numpy is cheaper than a loop.
 MANY = 192
 WHEN: dict[type, Literal["traced", "always", "never"]] = {
@@ -59,15 +63,19 @@ class FastMetrics:
         self._verified: bool | None = None
         self._refusals: dict[str, str] = {}
 
-    def record_many(
-        self, instrument: Any, values: Sequence[float], attributes: Attributes, trace_id: int = 0, span_ids: Sequence[int] = ()
-    ) -> bool:
+    def record_many(self, instrument: Any, values: Values, attributes: Attributes, trace_id: int = 0, span_ids: SpanIds = ()) -> bool:
         """Record ``values`` into a histogram; False when nothing was recorded and the public API must.
 
         ``span_ids`` are of the sampled spans in trace ``trace_id`` that exemplars may name, one for each value (0: none), or empty.
         """
-        if not values or not math.isfinite(sum(values)) or min(values) < 0:
-            return not values  # the public API drops what is not a measurement, and says so
+        if not len(values):
+            return True
+        if len(values) < MANY and isinstance(values, np.ndarray):
+            values, span_ids = values.tolist(), np.asarray(span_ids).tolist()
+        total = float(values.sum()) if isinstance(values, np.ndarray) else sum(values)
+        least = values.min() if isinstance(values, np.ndarray) else min(values)
+        if not math.isfinite(total) or least < 0:
+            return False  # the public API drops what is not a measurement, and says so
         return self._add(instrument, values, attributes, trace_id, span_ids, sdk._ExplicitBucketHistogramAggregation)
 
     def add(self, instrument: Any, amount: float, attributes: Attributes) -> bool:
@@ -76,9 +84,7 @@ class FastMetrics:
             return False
         return self._add(instrument, (amount,), attributes, 0, (), sdk._SumAggregation)
 
-    def _add(
-        self, instrument: Any, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int], kind: type
-    ) -> bool:
+    def _add(self, instrument: Any, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds, kind: type) -> bool:
         if self._verified is None:
             self._verified = False  # verify() itself records
             self._verified = verify()
@@ -134,7 +140,7 @@ class FastMetrics:
         return "metrics: recorded a block at a time"
 
 
-def _write(plan: _Plan, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int]) -> bool:
+def _write(plan: _Plan, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds) -> bool:
     items = tuple(attributes.items())
     keys = plan.keys.get(items)
     if keys is None:
@@ -179,56 +185,54 @@ def _add_to_sum(aggregation: Any, amount: float) -> None:
         aggregation._value = (aggregation._value or 0) + amount
 
 
-def _add_to_histogram(
-    aggregation: Any, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int], when: str
-) -> None:
-    bounds = aggregation._boundaries
-    buckets: Sequence[int]
+def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds, when: str) -> None:
     with aggregation._lock:
-        counts = aggregation._value
-        if counts is None:
-            counts = aggregation._value = aggregation._get_empty_bucket_counts()
-        # One after another, as the public API adds: the sum is the same to the last bit.
-        if len(values) < MANY:
-            total = aggregation._sum
-            buckets = [bisect_left(bounds, value) for value in values]
-            for value, bucket in zip(values, buckets, strict=True):
-                total += value
-                counts[bucket] += 1
-        else:
-            array = np.asarray(values)
-            total = float(np.cumsum(np.concatenate(([aggregation._sum], array)))[-1])
-            buckets = np.searchsorted(bounds, array).tolist()
-            for bucket, count in enumerate(np.bincount(buckets, minlength=len(counts)).tolist()):
-                counts[bucket] += count
-        aggregation._sum = total
-        if aggregation._record_min_max:
-            aggregation._min = min(aggregation._min, *values)
-            aggregation._max = max(aggregation._max, *values)
-    _offer_exemplars(aggregation._reservoir, values, buckets, attributes, trace_id, span_ids, when)
-
-
-def _offer_exemplars(
-    reservoir: Any,
-    values: Sequence[float],
-    buckets: Sequence[int],
-    attributes: Attributes,
-    trace_id: int,
-    span_ids: Sequence[int],
-    when: str,
-) -> None:
+        if aggregation._value is None:
+            aggregation._value = aggregation._get_empty_bucket_counts()
+        sampled = span_ids if when == "traced" else None
+        last = _add_array(aggregation, values, sampled) if isinstance(values, np.ndarray) else _add_list(aggregation, values, sampled)
     if when == "never" or (when == "traced" and not len(span_ids)):
         return
-    rows: Sequence[int] = range(len(values))
-    if when == "traced" and 0 in span_ids:
-        rows = [row for row in rows if span_ids[row]]
-    if type(reservoir) is AlignedHistogramBucketExemplarReservoir:
-        # It keeps the last of each bucket, so only that need be offered.
-        rows = sorted({buckets[row]: row for row in rows}.values())
-    now = time_ns()
-    for row in rows:
-        context = exemplar_context(trace_id, span_ids[row]) if len(span_ids) and span_ids[row] else NO_TRACE
-        reservoir.offer(values[row], now, attributes, context)
+    reservoir, now = aggregation._reservoir, time_ns()
+    if when == "always" or type(reservoir) is not AlignedHistogramBucketExemplarReservoir:
+        # Of traced ones the aligned reservoir keeps the last of each bucket; any other case is offered everything.
+        last = [row for row in range(len(values)) if when == "always" or span_ids[row]]
+    for row in last:
+        span_id = int(span_ids[row]) if len(span_ids) else 0
+        reservoir.offer(float(values[row]), now, attributes, exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
+
+
+# Both add one value after another, as the public API does: the sum is the same to the last bit. Both return the rows, in order, of
+# the last value in each bucket, counting only those with a span id when span ids are given.
+
+
+def _add_list(aggregation: Any, values: Sequence[float], span_ids: SpanIds | None) -> list[int]:
+    bounds, counts, total = aggregation._boundaries, aggregation._value, aggregation._sum
+    last: dict[int, int] = {}
+    for row, value in enumerate(values):
+        bucket = bisect_left(bounds, value)
+        counts[bucket] += 1
+        total += value
+        if span_ids is None or (len(span_ids) and span_ids[row]):
+            last[bucket] = row
+    aggregation._sum = total
+    if aggregation._record_min_max:
+        aggregation._min, aggregation._max = min(aggregation._min, *values), max(aggregation._max, *values)
+    return sorted(last.values())
+
+
+def _add_array(aggregation: Any, values: NDArray[np.float64], span_ids: SpanIds | None) -> list[int]:
+    counts = aggregation._value
+    buckets = np.searchsorted(aggregation._boundaries, values)
+    for bucket, count in enumerate(np.bincount(buckets, minlength=len(counts)).tolist()):
+        counts[bucket] += count
+    aggregation._sum = float(np.cumsum(np.concatenate(([aggregation._sum], values)))[-1])
+    if aggregation._record_min_max:
+        aggregation._min, aggregation._max = min(aggregation._min, float(values.min())), max(aggregation._max, float(values.max()))
+    rows = np.arange(len(values)) if span_ids is None else np.flatnonzero(np.asarray(span_ids)) if len(span_ids) else NO_ROWS
+    last = np.full(len(counts), -1, np.intp)
+    last[buckets[rows]] = rows  # where a bucket recurs, the later row stays
+    return sorted(last[last >= 0].tolist())
 
 
 # ---------------------------------------------------------------------------------------------------------------- the proof

@@ -55,7 +55,12 @@ class BulkWriter(Protocol):
     """A cheaper way to record (fastpath/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
 
     def record_many(
-        self, instrument: Any, values: Sequence[float], attributes: Mapping[str, Any], trace_id: int = 0, span_ids: Sequence[int] = ()
+        self,
+        instrument: Any,
+        values: Sequence[float] | NDArray[np.float64],
+        attributes: Mapping[str, Any],
+        trace_id: int = 0,
+        span_ids: Ids | Sequence[int] = (),
     ) -> bool: ...
 
     def add(self, instrument: Any, amount: float, attributes: Mapping[str, Any]) -> bool: ...
@@ -94,14 +99,21 @@ class Instruments:
         self, metric: Metric, values: NDArray[np.float64], attributes: Attributes, trace_id: int = 0, span_ids: Ids | Sequence[int] = ()
     ) -> None:
         """Record each of ``values``, shape (n,). ``span_ids`` (n,) name the spans for exemplars; empty for none, 0 for not exported."""
-        self._record(metric, values.tolist(), attributes, trace_id, np.asarray(span_ids).tolist() if len(span_ids) else ())
+        self._record(metric, values, attributes, trace_id, span_ids)
 
-    def _record(self, metric: Metric, values: Sequence[float], attributes: Attributes, trace_id: int, span_ids: Sequence[int]) -> None:
+    def _record(
+        self,
+        metric: Metric,
+        values: Sequence[float] | NDArray[np.float64],
+        attributes: Attributes,
+        trace_id: int,
+        span_ids: Ids | Sequence[int],
+    ) -> None:
         bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
         if self.fast is not None and self.fast.record_many(instrument, values, bounded, trace_id, span_ids):
             return
-        for row, value in enumerate(values):
-            span_id = span_ids[row] if len(span_ids) else 0
+        for row, value in enumerate(np.asarray(values).tolist()):
+            span_id = int(span_ids[row]) if len(span_ids) else 0
             instrument.record(value, bounded, context=exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
 
     def observe(self, metric: Metric, read: Observe) -> None:
