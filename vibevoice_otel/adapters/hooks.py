@@ -7,6 +7,7 @@ upstream release renamed costs its own part and one warning, never the service.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
 import threading
@@ -16,6 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
+
+from vibevoice_otel.adapters.safely import guarded
+from vibevoice_otel.guard import failures
 
 logger = logging.getLogger(__name__)
 _ABSENT = object()
@@ -68,8 +72,11 @@ class Hooks:
         else:
             register_post_import_hook(imported, module)
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str) -> bool:
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False) -> bool:
         """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
+
+        What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a coroutine's, sees to
+        that itself (:meth:`failed`).
 
         ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is harmless, by
         another adapter too (they share what upstream's models share): the second time does nothing.
@@ -89,7 +96,10 @@ class Hooks:
             kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = staticmethod if isinstance(own, staticmethod) else None
             if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
                 kind, original = classmethod, original.__func__  # bound afresh at each call, so that a subclass stays itself
-            replacement = functools.wraps(original)(make(original))
+            if hot or inspect.iscoroutinefunction(original):
+                replacement = functools.wraps(original)(make(original))
+            else:
+                replacement = guarded(original, make, lambda error: self.failed(where, error))
             replacement.__vibevoice_otel__ = self.adapter  # type: ignore[attr-defined]
             setattr(owner, name, kind(replacement) if kind is not None else replacement)
             self._undo.append(lambda: _restore(owner, name, own, replacement))
@@ -108,6 +118,10 @@ class Hooks:
         if not found:
             self.on_drop("hooks", "missing", 1)
             logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """A hook's own mistake: counted, and logged once for each ``where``."""
+        failures.failed(self.on_drop, where, error)
 
     def on_undo(self, restore: Callable[[], object]) -> None:
         """Have ``restore`` called by :meth:`undo`: for what is put in by other means than :meth:`replace`."""
