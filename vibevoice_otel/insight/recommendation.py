@@ -178,7 +178,7 @@ def _judge(
     outside = not _within(steps, cfg, rails)
     if first is None or not enough or outside:
         why = f"outside the guard rails (steps {rails.steps[0]} to {rails.steps[1]}, cfg {rails.cfg[0]:g} to {rails.cfg[1]:g})"
-        return Candidate(steps, cfg, n, basis, None, None, None, False, why if outside else f"{n:.0f} requests: too few for {length} text")
+        return Candidate(steps, cfg, n, basis, None, None, None, False, why if outside else f"{n:.0f} seen: too few for {length} text")
     spare = 1 - rails.slo_ratio
     in_time = _sure(first.above(rails.slo_seconds), n, spare)
     speed = total(c.real_time for c in mine)

@@ -148,7 +148,7 @@ def _voices(report: VoicesReport, console: Console) -> None:
         console.print(
             Text.assemble(("Outlier: ", "bold red"), (profile.voice, "bold"), f" in {outlier.what}, {ratio} (p = {outlier.p_value:.1g}).")
         )
-    if report.voices and not outliers:
+    if report.most_stable and not outliers:
         console.print(Text("No voice is an outlier beyond chance.", style="green"))
     _sensitivity_table(report, console)
     _notes(console, report.notes)
