@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test lint format bench dist clean lock
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -41,6 +41,10 @@ compose-smoke: ## docker compose up, one request, its series and its trace, down
 
 test: $(VENV)/.test ## every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)
+
+test-upstream: $(VENV)/.test ## the server's tests against a checkout of microsoft/VibeVoice, with weights made here (UPSTREAM=path)
+	@test -f "$(UPSTREAM)/demo/web/app.py" || { echo "UPSTREAM=path must name a checkout of microsoft/VibeVoice: no $(UPSTREAM)/demo/web/app.py" >&2; exit 2; }
+	VIBEVOICE_UPSTREAM="$(abspath $(UPSTREAM))" $$($(BIN)/python tests/upstream/environment.py) -m pytest tests/upstream $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -16,7 +16,8 @@ import sysconfig
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent.parent.parent / "requirements" / "upstream.txt"
-DEFAULT = Path(sys.prefix) / "upstream"
+STAMP = "requirements.sha256"
+DEFAULT = Path(sys.prefix) if (Path(sys.prefix) / STAMP).exists() else Path(sys.prefix) / "upstream"  # we may already be in it
 
 
 def make(folder: Path) -> Path:
@@ -26,7 +27,7 @@ def make(folder: Path) -> Path:
         subprocess.CalledProcessError: pip could not install (its message is on standard error).
     """
     python = folder / "bin" / "python"
-    stamp = folder / "requirements.sha256"
+    stamp = folder / STAMP
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted and python.exists():
         return python
