@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
     from vibevoice_otel.metrics.instruments import Instruments
     from vibevoice_otel.recording.recorder import Recorder
+    from vibevoice_otel.recording.records import Operation
+    from vibevoice_otel.semconv import Status
     from vibevoice_otel.settings import Settings
+
+    Judge = Callable[[Status, Operation], bool | None]
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
@@ -57,8 +61,12 @@ class LivePage:
         self._thread: threading.Thread | None = None
         self.port: int | None = None  # once it is served
 
-    def attach(self, recorder: Recorder, tracer: Tracer, instruments: Instruments) -> None:
-        """Show ``recorder``'s requests. Listeners' spans are made in ``tracer``'s name; their metrics are opt-in."""
+    def attach(self, recorder: Recorder, tracer: Tracer, instruments: Instruments, judge: Judge) -> None:
+        """Show ``recorder``'s requests. Listeners' spans are made in ``tracer``'s name; their metrics are opt-in.
+
+        ``judge`` says whether a request met the first-audio objective.
+        """
+        self.store.judge = judge
         self._recorder = recorder
         self._listeners = Listeners(tracer, instruments if self._settings.page_listener else None)
         recorder.sinks.append(self.store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,8 @@ class Store:
         self._open: dict[int, Kept] = {}
         self._finished: deque[Kept] = deque()
         self._weight = 0
+        #: Whether a request met the first-audio objective, None when it does not count (metrics.from_spans decides).
+        self.judge: Callable[[semconv.Status, Operation], bool | None] = lambda _status, _root: None
         self.version = 0  # counts finished requests and changes to them
 
     def consume(self, batch: Batch) -> None:
@@ -83,7 +85,8 @@ class Store:
         if root is None:
             return
         kept.origin = root.start
-        kept.summary = summary(kept, root)
+        assert kept.final.status is not None
+        kept.summary = {**summary(kept, root), "in_time": self.judge(kept.final.status, root)}
         self._finished.append(kept)
         self._weight += kept.weight
         while len(self._finished) > self._max_requests or (self._weight > self._max_bytes and len(self._finished) > 1):
