@@ -206,6 +206,7 @@ M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_f
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
 M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
 M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
+M_TARGET = Attribute("target", "string", "Host and port of the probed service.", ("localhost:8000",))
 M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transformers", "realtime"))
 
 # --------------------------------------------------------------------------------------------------------- span attributes
@@ -341,9 +342,16 @@ LISTEN = Span(
     ),
 )  # fmt: skip
 
+PROBE = Span(
+    "vibevoice.probe",
+    None,
+    "One synthetic request as its client saw it: the CLIENT span, parent of the SERVER span.",
+    (VOICE_REQUESTED, STATUS, ERROR_TYPE, FIRST_AUDIO_LATENCY, AUDIO_DURATION, CLOSE_CODE, SYNTHETIC),
+)
+
 SPANS: Final = (
     SYNTHESIZE, QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, GENERATE, PREFILL, FRAME, STEP, DECODE, LM_FORWARD, SEMANTIC_ENCODE,
-    CONNECTOR, FIRST_CHUNK, LISTEN,
+    CONNECTOR, FIRST_CHUNK, LISTEN, PROBE,
 )  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------------------- metrics
@@ -481,6 +489,16 @@ LISTENER_UNDERRUN = Metric(
     "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports it (opt-in).",
     (M_VOICE,), "span vibevoice.listen", stability="development",
 )  # fmt: skip
+PROBE_REQUESTS = Metric(
+    "vibevoice.probe.requests", "counter", "{request}",
+    "Synthetic requests of `vibevoice-otel probe`, as its client saw them end; they are in no objective.",
+    (M_TARGET, M_STATUS), "span vibevoice.probe",
+)  # fmt: skip
+PROBE_FIRST_AUDIO = Metric(
+    "vibevoice.probe.first_audio.latency", "histogram", "s",
+    "From a synthetic request's beginning to its first audio, as its client saw it.",
+    (M_TARGET,), "span vibevoice.probe", FIRST_AUDIO_BUCKETS,
+)  # fmt: skip
 
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
@@ -488,7 +506,7 @@ METRICS: Final = (
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
-    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN,
+    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 
 # The resource says what was measured (target_info in Prometheus).
