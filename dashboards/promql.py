@@ -1,0 +1,63 @@
+"""PromQL in small, named pieces. Metrics and labels come as semconv.py's objects, so that none can be misspelt."""
+
+from __future__ import annotations
+
+from vibevoice_otel.semconv import Metric
+
+SERVICE = "service, environment"
+VOICE = "service, environment, voice"
+
+
+def series(metric: Metric, *matchers: str, suffix: str = "") -> str:
+    """``name{matchers}``; ``suffix`` is _bucket, _sum or _count for a histogram."""
+    if (metric.instrument == "histogram") != bool(suffix):
+        raise ValueError(f"{metric.name} is a {metric.instrument}: the suffix {suffix!r} does not fit")
+    inside = ", ".join(each for each in matchers if each)
+    return f"{metric.prometheus}{suffix}" + (f"{{{inside}}}" if inside else "")
+
+
+def increase(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str:
+    return f"increase({series(metric, *matchers, suffix=suffix)}[{window}])"
+
+
+def rate(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str:
+    return f"rate({series(metric, *matchers, suffix=suffix)}[{window}])"
+
+
+def total(by: str, expression: str) -> str:
+    return f"sum by ({by}) ({expression})" if by else f"sum({expression})"
+
+
+def quantile(q: float, metric: Metric, window: str, by: str, *matchers: str) -> str:
+    """The q-quantile of a histogram over ``window`` for each ``by``, of all instances together."""
+    groups = f"{by}, le" if by else "le"
+    return f"histogram_quantile({q:g}, {total(groups, rate(metric, window, *matchers, suffix='_bucket'))})"
+
+
+def mean(metric: Metric, window: str, by: str, *matchers: str) -> str:
+    above, below = (total(by, rate(metric, window, *matchers, suffix=suffix)) for suffix in ("_sum", "_count"))
+    return f"{above} / {below}"
+
+
+def share_above(seconds: float, metric: Metric, window: str, by: str, *matchers: str) -> str:
+    """Share of observations above an edge of the histogram: exact, for nothing is interpolated.
+
+    Raises:
+        ValueError: when ``seconds`` is no edge.
+    """
+    if seconds not in metric.buckets:
+        raise ValueError(f"{metric.name} has no bucket edge at {seconds:g}")
+    # The edge's text is "1.0" in one exposition format and "1" in the other.
+    edge = f'le=~"{_literal(seconds)}"'
+    within = total(by, rate(metric, window, *matchers, edge, suffix="_bucket"))
+    return f"1 - {within} / {total(by, rate(metric, window, *matchers, suffix='_count'))}"
+
+
+def _literal(edge: float) -> str:
+    text = f"{edge:g}".replace(".", "\\\\.")
+    return text if "." in f"{edge:g}" else f"{text}(\\\\.0)?"
+
+
+def grew(selector: str, window: str) -> str:
+    """Growth of a counter whose first value is already an event: such a series has no earlier sample for increase() to see."""
+    return f"((increase({selector}[{window}]) > 0) or ({selector} unless {selector} offset {window}))"

@@ -1,0 +1,103 @@
+"""Recording rules: what alerts and dashboards read more than once. Names are level:metric:operation, as Prometheus recommends.
+
+Every sum is by service and environment (and voice), so that any number of instances counts as the one service that it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dashboards.promql import SERVICE, VOICE, increase, quantile, series, total
+from dashboards.thresholds import BURNS, FIRST_AUDIO, OBJECTIVES, SUCCESS, Objective
+from vibevoice_otel import semconv
+from vibevoice_otel.semconv import Status
+
+FAILED = f'status=~"{Status.ERROR}|{Status.TIMEOUT}"'
+COUNTED = f'status=~"{Status.SUCCESS}|{Status.ERROR}|{Status.TIMEOUT}"'
+BAD = 'result="bad"'
+SLO_WINDOW = f"{semconv.SLO_WINDOW_DAYS}d"
+
+VOICE_P95 = f"voice:{semconv.FIRST_AUDIO.prometheus}:p95_30m"
+VOICE_FIRST_AUDIOS = f"voice:{semconv.FIRST_AUDIO.prometheus}:count_30m"
+VOICE_FAILURES = f"voice:{semconv.REQUESTS.prometheus}:failed_ratio_1h"
+VOICE_REQUESTS = f"voice:{semconv.REQUESTS.prometheus}:counted_1h"
+ACTIVE = f"service:{semconv.ACTIVE.prometheus}:sum"
+INSTANCES = "service:vibevoice_instances:count"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    name: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules evaluated one after the other; ``interval`` empty for Prometheus' own."""
+
+    name: str
+    rules: tuple[Record, ...]
+    interval: str = ""
+
+
+def bad_ratio(objective: Objective, window: str) -> str:
+    """Name of the recorded share of bad requests."""
+    return f"service:vibevoice_{objective.name}:bad_ratio_{window}"
+
+
+def counted(objective: Objective, window: str) -> str:
+    """Name of the recorded number of requests that count."""
+    return f"service:vibevoice_{objective.name}:counted_{window}"
+
+
+def budget_left(objective: Objective) -> str:
+    """Name of the recorded share of the error budget that is left, 1 to below 0."""
+    return f"service:vibevoice_{objective.name}:budget_left_{SLO_WINDOW}"
+
+
+def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str, str]:
+    """Expressions for the bad and for all counted requests of an objective."""
+    metric, failing, counting = {
+        SUCCESS: (semconv.REQUESTS, FAILED, COUNTED),
+        FIRST_AUDIO: (semconv.FIRST_AUDIO_SLI, BAD, ""),
+    }[objective]
+    return total(by, increase(metric, window, *matchers, failing)), total(by, increase(metric, window, *matchers, counting))
+
+
+def _objective(objective: Objective, window: str) -> tuple[Record, ...]:
+    above, below = bad(objective, window, SERVICE)
+    ratio, count = bad_ratio(objective, window), counted(objective, window)
+    # 0 / 0 without traffic is NaN, which is above no threshold.
+    return Record(count, below), Record(ratio, f"{above} / {count}")
+
+
+def _windows(long: bool) -> tuple[str, ...]:
+    every = dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long))
+    return tuple(window for window in every if window.endswith("d") is long)
+
+
+def groups() -> tuple[Group, ...]:
+    """All recording rules."""
+    voice_failed, voice_counted = bad(SUCCESS, "1h", VOICE)
+    voices = (
+        Record(VOICE_P95, quantile(0.95, semconv.FIRST_AUDIO, "30m", VOICE)),
+        Record(VOICE_FIRST_AUDIOS, total(VOICE, increase(semconv.FIRST_AUDIO, "30m", suffix="_count"))),
+        Record(VOICE_REQUESTS, voice_counted),
+        Record(VOICE_FAILURES, f"{voice_failed} / {VOICE_REQUESTS}"),
+    )
+    state = (
+        Record(ACTIVE, total(SERVICE, series(semconv.ACTIVE))),
+        Record(INSTANCES, f"count by ({SERVICE}) ({series(semconv.BUILD_INFO)})"),
+    )
+    short = tuple(rule for objective in OBJECTIVES for window in _windows(long=False) for rule in _objective(objective, window))
+    long = tuple(
+        rule for objective in OBJECTIVES for window in (*_windows(long=True), SLO_WINDOW) for rule in _objective(objective, window)
+    )
+    left = tuple(Record(budget_left(each), f"1 - {bad_ratio(each, SLO_WINDOW)} / {each.budget:g}") for each in OBJECTIVES)
+    return (
+        Group("vibevoice-voices", voices),
+        Group("vibevoice-state", state),
+        Group("vibevoice-objectives", short),
+        # Days move slowly, and cost most to read.
+        Group("vibevoice-objectives-days", (*long, *left), "1m"),
+    )
