@@ -77,7 +77,7 @@ class GrpcReceiver(TraceServiceServicer):
         self.endpoint = f"localhost:{port}" if credentials else f"http://127.0.0.1:{port}"
 
     def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
-        self.received.headers.append({**dict(context.invocation_metadata()), "encoding": str(context._rpc_event.request_call_details)})
+        self.received.headers.append(dict(context.invocation_metadata()))
         if self._failures:
             self._failures -= 1
             context.abort(grpc.StatusCode.UNAVAILABLE, "later")
