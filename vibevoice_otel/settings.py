@@ -118,6 +118,7 @@ class Settings:
     drain_interval: float = _setting(5.0, _number(0.05, 600, "seconds"), "How often a long stream's finished frames are exported.")
     max_spans_per_second: int = _setting(20_000, _whole(1, 10_000_000), "Spans a second before step spans are left out by value.")
     max_trace_spans: int = _setting(20_000, _whole(20, 10_000_000), "Spans a trace (Tempo refuses a trace of over 5 MB).")
+    fast_path: bool = _setting(True, _boolean, "Write spans and histogram increments a block at a time where the SDK allows it.")
     page: str = _setting("", _address, "Address of the live page; nothing for off.")
     page_token: str = _setting("", str.strip, "Bearer token that the live page asks for; nothing for none.")
     page_service: str = _setting(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
-from vibevoice_otel import __version__, semconv
+from vibevoice_otel import __version__, fastpath, semconv
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -37,6 +37,8 @@ def build(
     derive = FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio, chosen.trace_share)
     recorder.sinks.append(derive)
     recorder.on_voices = derive.start_at_zero
+    if chosen.fast_path:
+        fastpath.attach(recorder, instruments)
     live.register(instruments, recorder, __version__, adapters)
     if page is not None:
         tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
