@@ -7,6 +7,7 @@ import logging
 import shutil
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
@@ -26,13 +28,16 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 
 from tests.unit.recording.builders import assembly, finish, request
-from vibevoice_otel import semconv
+from vibevoice_otel import fastpath, semconv
 from vibevoice_otel.fastpath.encode import Encoded
 from vibevoice_otel.fastpath.exporters import EncodedRequest
 from vibevoice_otel.fastpath.sender import Envelope, Sender
 from vibevoice_otel.fastpath.spans import FastSpans
+from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.emit import SpanEmitter
+from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Batch
+from vibevoice_otel.settings import Settings
 
 from .receivers import GrpcReceiver, HttpReceiver, Received
 
@@ -438,3 +443,28 @@ def test_a_child_process_starts_empty() -> None:
     assert one._thread is None
     one.shutdown()
     assert dropped == []
+
+
+# --------------------------------------------------------------------------------------------------------- the interface
+
+
+def test_doctor_is_told_of_both_halves() -> None:
+    """One line for spans, one for metrics."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    assert fastpath.explain(provider).splitlines() == [
+        "spans: written a block at a time and sent by nowhere (the provider has no processor)",
+        "metrics: recorded a block at a time",
+    ]
+
+
+def test_a_release_without_the_names_is_served_plainly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A future SDK that moved its modules costs speed and one warning, never the telemetry."""
+    monkeypatch.setitem(sys.modules, "vibevoice_otel.fastpath.histograms", None)
+    recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))
+    instruments = Instruments(NoOpMeterProvider(), "1", Limits(100, 10_000))
+    with caplog.at_level(logging.WARNING):
+        assert fastpath.attach(recorder, instruments) is None
+    assert recorder.emitter.fast is None
+    assert instruments.fast is None
+    assert "spans and measurements are made one by one" in caplog.text
+    assert "made one by one, because this OpenTelemetry SDK is not as known" in fastpath.explain()
