@@ -69,7 +69,7 @@ def _voices() -> Iterator[Alert]:
         "10m",
         "critical",
         "Voice {{ $labels.voice }} of " + OF + " fails",
-        f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour ended in an error or a "
+        f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour ended in error or "
         f"timeout; the limit is {limits.FAILURE_RATIO:.0%}.",
     )
     requests = f"{total(VOICE, increase(semconv.REQUESTS, '30m'))}"
@@ -133,7 +133,7 @@ def _memory() -> Iterator[Alert]:
         "5m",
         "warning",
         "GPU {{ $labels.device_id }} of " + OF + " has little memory left",
-        "Only {{ $value | humanizePercentage }} of the memory limit of GPU {{ $labels.device_id }} on {{ $labels.instance }} can still be had.",
+        "Only {{ $value | humanizePercentage }} of the memory limit of GPU {{ $labels.device_id }} on {{ $labels.instance }} is left.",
     )
     yield Alert(
         "VibeVoiceGpuOutOfMemory",
@@ -141,7 +141,7 @@ def _memory() -> Iterator[Alert]:
         "0m",
         "critical",
         "GPU {{ $labels.device_id }} of " + OF + " ran out of memory",
-        "torch failed to allocate {{ $value | humanize }} times in 10 minutes on {{ $labels.instance }}; the requests that asked have failed.",
+        "torch failed to allocate {{ $value | humanize }} times in 10 minutes on {{ $labels.instance }}; those requests failed.",
     )
 
 

@@ -219,7 +219,7 @@ STEPS = Attribute("vibevoice.steps", "int", "Diffusion steps a frame used.", (5,
 STEPS_REQUESTED = Attribute("vibevoice.steps.requested", "string", "The steps asked for, when another number was used.", ("0",))
 STEPS_STICKY = Attribute("vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,))
 TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
-TEXT = Attribute("vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", opt_in=True)
+TEXT = Attribute("vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", ("Good morning.",), opt_in=True)
 STATUS = Attribute("vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
 CACHE = Attribute("vibevoice.cache", "string", "hit when what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
 FRAMES = Attribute("vibevoice.frames", "int", "Audio frames generated.", (16,))

@@ -63,7 +63,8 @@ def _scalar(value: object) -> str:
         plain = _PLAIN.match(value) and value.lower() not in _RESERVED
         return value if plain else json.dumps(value, ensure_ascii=False)
     if isinstance(value, (bool, int, float)):
-        return json.dumps(value)
-    if value == {} or value == []:
-        return json.dumps(value)
+        # YAML 1.1 takes 5e-06 for text, and 5.0e-06 for a number.
+        return re.sub(r"^(-?\d+)e", r"\1.0e", json.dumps(value))
+    if isinstance(value, (Mapping, Sequence)) and not value:
+        return "{}" if isinstance(value, Mapping) else "[]"
     raise TypeError(f"{type(value).__name__} is not written as YAML: {value!r}")

@@ -31,7 +31,7 @@ def needed(alert: str) -> dict[str, Any]:
 
 
 def run(folder: Path, rules: dict[str, Any], series: dict[str, str], checks: dict[str, Any]) -> str:
-    """promtool's complaint; empty when all ``checks`` hold."""
+    """What promtool complains of; empty when all ``checks`` hold."""
     (folder / "rules.yml").write_text(json.dumps(rules))
     inputs = [{"series": name, "values": values} for name, values in series.items()]
     test = {"interval": "1m", "input_series": inputs, **checks}

@@ -73,7 +73,7 @@ def test_the_text_that_people_read(tmp_path: Path) -> None:
         "exp_labels": {"severity": "critical", "service": "vibevoice", "service_name": "tts", "environment": "prod", "voice": "en-Ann"},
         "exp_annotations": {
             "summary": "Voice en-Ann of tts (prod) fails",
-            "description": "12.5% of the requests for voice en-Ann over the last hour ended in an error or a timeout; the limit is 5%.",
+            "description": "12.5% of the requests for voice en-Ann over the last hour ended in error or timeout; the limit is 5%.",
             "runbook_url": spec.runbook,
         },
     }

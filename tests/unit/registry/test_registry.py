@@ -1,0 +1,120 @@
+"""The registry and the reference page say what semconv.py says, in the form that Weaver reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vibevoice_otel import schema, semconv
+from vibevoice_otel.schema.registry import metric_attributes, span_attributes
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted((ROOT / "registry").glob("*.yaml"))
+GROUPS: list[dict[str, Any]] = [
+    group for path in FILES if path.name != "manifest.yaml" for group in yaml.safe_load(path.read_text())["groups"]
+]
+STABILITY = {"stable", "development", "alpha", "beta", "release_candidate"}
+
+
+def defined() -> dict[str, dict[str, Any]]:
+    return {entry["id"]: entry for group in GROUPS if group["type"] == "attribute_group" for entry in group["attributes"]}
+
+
+def of_type(kind: str) -> list[dict[str, Any]]:
+    return [group for group in GROUPS if group["type"] == kind]
+
+
+@pytest.mark.parametrize("name", schema.files())
+def test_the_committed_file_is_the_generated_one(name: str) -> None:
+    """A name changed in semconv.py alone fails here: `make schema` writes the files again."""
+    assert (ROOT / name).read_text() == schema.files()[name]
+
+
+def test_nothing_else_lies_in_the_registry() -> None:
+    """A file that is no longer generated would go on being read."""
+    assert {f"registry/{path.name}" for path in (ROOT / "registry").iterdir()} == {
+        name for name in schema.files() if name.startswith("registry/")
+    }
+
+
+def test_every_metric_is_there_with_its_kind_unit_and_attributes() -> None:
+    """Who generates code from the registry gets exactly our instruments."""
+    found = {
+        group["metric_name"]: (group["instrument"], group["unit"], tuple(a["ref"] for a in group["attributes"]))
+        for group in of_type("metric")
+    }
+    assert found == {m.name: (m.instrument, m.unit, tuple(a.key for a in m.attributes)) for m in semconv.METRICS}
+
+
+def test_every_span_is_there_with_its_attributes() -> None:
+    """Who live-checks a service against the registry misses no span."""
+    found = {group["id"]: [a["ref"] for a in group["attributes"]] for group in of_type("span")}
+    assert found == {f"span.{span.name}": [a.key for a in span.attributes] for span in semconv.SPANS}
+
+
+def test_official_attributes_are_referred_to_and_never_redefined() -> None:
+    """A second definition of error.type would clash with OpenTelemetry's own; ours are all defined here, once."""
+    official = {a.key for a in (*span_attributes(), *metric_attributes()) if a.official}
+    assert official
+    references = {a["ref"] for group in GROUPS for a in group["attributes"] if "ref" in a}
+    ids = [entry["id"] for group in of_type("attribute_group") for entry in group["attributes"]]
+    assert len(ids) == len(set(ids))
+    assert references - set(ids) == official
+    assert set(ids) <= references
+
+
+def test_the_form_is_weaver_s() -> None:
+    """Required fields, closed lists and typed examples, as the published syntax of semantic conventions demands."""
+    assert len({group["id"] for group in GROUPS}) == len(GROUPS)
+    for group in GROUPS:
+        assert group["brief"]
+        assert group["type"] == "attribute_group" or group["stability"] in STABILITY
+        if group["type"] == "metric":
+            assert group["instrument"] in {"counter", "histogram", "gauge", "updowncounter"}
+        if group["type"] == "span":
+            assert group["span_kind"] in {"client", "server", "producer", "consumer", "internal"}
+    python = {"string": str, "int": int, "double": float, "boolean": bool}
+    for entry in defined().values():
+        assert entry["brief"]
+        assert entry["stability"] in STABILITY
+        if isinstance(entry["type"], dict):
+            assert all({"id", "value", "brief", "stability"} == member.keys() for member in entry["type"]["members"])
+        elif entry["type"] != "boolean":
+            assert entry["examples"], entry["id"]
+            assert {type(example) for example in entry["examples"]} == {python[entry["type"]]}, entry["id"]
+
+
+def test_the_page_names_every_metric_span_and_attribute() -> None:
+    """docs/telemetry.md is a whole reference."""
+    page = (ROOT / "docs" / "telemetry.md").read_text()
+    names = [m.prometheus for m in semconv.METRICS] + [m.name for m in semconv.METRICS] + [s.name for s in semconv.SPANS]
+    for name in [*names, *(a.key for a in (*span_attributes(), *metric_attributes()))]:
+        assert f"`{name}`" in page
+
+
+def test_the_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`vibevoice-otel schema` writes where it is told; --check names what differs, and only that."""
+    assert schema.main(["--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert schema.main(["--out", str(tmp_path), "--check"]) == 0
+    (tmp_path / "registry" / "spans.yaml").write_text("groups: []\n")
+    assert schema.main(["--out", str(tmp_path), "--check"]) == 1
+    assert capsys.readouterr().out.split() == ["registry/spans.yaml"]
+    assert (tmp_path / "registry" / "spans.yaml").read_text() == "groups: []\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": ["plain", "- dash", "a: b", "#", "", "yes", "1.0", "ünï", "tab\t", '"quoted"']},
+        {"numbers": [1, 1.5, -2, 1e-9], "flags": [True, False], "empty": [], "none": {}},
+        {"lines": "one\ntwo\n", "stripped": "one\n two", "nested": [{"a": {"b": [{"c": 1}, {"d": "x"}]}}]},
+    ],
+    ids=["text", "numbers", "structure"],
+)
+def test_what_is_written_is_read_back(value: object) -> None:
+    """The writer's YAML means what was given, whatever characters it holds."""
+    assert yaml.safe_load(schema.registry.dump(value, "a comment")) == value
