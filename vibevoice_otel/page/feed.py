@@ -10,7 +10,6 @@ from typing import Any
 
 from opentelemetry import trace
 
-from vibevoice_otel import semconv
 from vibevoice_otel.page import memory, rows
 from vibevoice_otel.page.store import Kept, Store
 from vibevoice_otel.recording.clock import now
@@ -87,7 +86,7 @@ class Feed:
         at = now()
         return [
             {
-                "trace": trace_id(each), "number": each.request, "voice": each.used.voice or each.asked.voice or semconv.OTHER,
+                "trace": trace_id(each), "number": each.request, "voice": self._recorder.bounds.voice(each.used.voice or each.asked.voice),
                 "phase": phase(each), "seconds": (at - each.opened) / 1e9, "backlog": each.backlog() if each.backlog is not None else 0,
             }
             for each in self._recorder.timelines
