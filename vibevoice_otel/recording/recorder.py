@@ -19,6 +19,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording import ids, sdk
 from vibevoice_otel.recording.assembler import Assembly
+from vibevoice_otel.recording.budget import SpanBudget
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.emit import SpanEmitter
 from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
@@ -61,6 +62,7 @@ class Recorder:
         self.on_voices: Callable[[Labels], None] = lambda _labels: None
         self._tracer = trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
         self.emitter = SpanEmitter(self._tracer)
+        self.budget = SpanBudget(settings, on_drop)
         self._ids = id_source or ids.source(sdk.id_generator(provider))
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -209,7 +211,7 @@ class Recorder:
             self._deliver(batch)
 
     def _deliver(self, batch: Batch) -> None:
-        for sink in (*self.sinks, self.emitter):
+        for sink in (self.budget, *self.sinks, self.emitter):
             try:
                 sink.consume(batch)
             except Exception:  # noqa: PERF203 - one broken sink must not silence the others
