@@ -234,7 +234,7 @@ def _card(name: str, group: Sequence[Process], window: Window, question: _Questi
     rejected = float(load.rejected.sum())
     if rejected:
         share = rejected / (rejected + requests)
-        notes.append(f"{rejected:.0f} requests ({share:.1%}) were turned away as busy: this service refuses what exceeds its slots.")
+        notes.append(f"{rejected:.0f} requests ({share:.1%}) were turned away as busy.")
     observed = _size(group)
     if question.gpu_memory and observed and abs(observed / question.gpu_memory - 1) > 0.1:
         notes.append(f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or slower.")
@@ -469,6 +469,8 @@ def _inflate(sample: Floats, n_blocks: int) -> Floats:
     """Bootstrap draws of few blocks are too narrow: widened about the estimate, in the logarithm, by Student's t over normal."""
     from scipy.stats import t
 
+    if sample[0] < 1e-6:  # nothing fits: there is no scale to widen on
+        return sample[1:]
     factor = float(t.ppf(0.975, max(n_blocks - 2, 1))) / 1.96 * math.sqrt(n_blocks / max(n_blocks - 1, 1))
     centre = math.log(max(float(sample[0]), 1e-9)) if math.isfinite(float(sample[0])) else 0.0
     with np.errstate(divide="ignore"):
@@ -536,10 +538,12 @@ def _compute(
     """Streams whose audio can be made in real time with all slots at work, each of them still faster than it is heard."""
     with np.errstate(divide="ignore", invalid="ignore"):
         fed = np.where(slope > 0, (1 - base) / slope, np.where(base < 1, np.inf, 0.0))
-        at_work = np.clip(np.minimum(fed, slots), 0.0, None)
+        at_work = np.where(fed < 1, 0.0, np.minimum(fed, slots))  # below one: not even alone
         held = np.where(at_work > 0, at_work / (base + slope * at_work), 0.0)
     factor = float(base[0] + slope[0] * float(at_work[0]))
     why = f"{factor:.3f} s of work for a second of audio in each of {slots[0]} slot(s)"
+    if at_work[0] < 1:
+        why = f"{float(base[0] + slope[0]):.3f} s of work for a second of audio: slower than it is heard, even alone"
     details: dict[str, float | str | None] = {
         "real_time_factor_alone": float(base[0] + slope[0]), "slowdown_per_stream": float(slope[0]), "slots": float(slots[0]),
     }  # fmt: skip

@@ -95,13 +95,14 @@ class Histogram:
 class Quantile:
     """A quantile read from buckets.
 
-    ``value`` is interpolated and None when it lies in the last, open bucket. ``low`` and ``high`` bound the true quantile at
-    ``CONFIDENCE`` whatever the distribution within the buckets: they are edges, and high may be infinite.
+    ``value`` is interpolated; None when it lies in the last, open bucket, beyond ``above``. ``low`` and ``high`` bound the true
+    quantile at ``CONFIDENCE`` whatever the distribution within the buckets: they are edges, and high may be infinite.
     """
 
     value: float | None
     low: float
     high: float
+    above: float | None = None
 
 
 def quantile(histogram: Histogram, q: float, confidence: float = CONFIDENCE) -> Quantile | None:
@@ -126,7 +127,7 @@ def quantile(histogram: Histogram, q: float, confidence: float = CONFIDENCE) -> 
     at = bucket(q * histogram.n)
     left, right = float(edges[at]), float(edges[at + 1])
     if not math.isfinite(right):
-        return Quantile(None, low, high)
+        return Quantile(None, low, high, left)
     below = float(cumulative[at - 1]) if at else 0.0
     value = left + (right - left) * (q * histogram.n - below) / float(histogram.counts[at])
     return Quantile(value, min(low, left), max(high, right))

@@ -183,7 +183,7 @@ def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
 def _quantile(quantile: Quantile | None) -> str:
     if quantile is None:
         return _NONE
-    value = f"> {quantile.low:g} s" if quantile.value is None else _milliseconds(quantile.value)
+    value = f"> {quantile.above:g} s" if quantile.value is None else _milliseconds(quantile.value)
     bounds = f"{quantile.low * 1000:.0f}–{quantile.high * 1000:.0f}" if math.isfinite(quantile.high) else f"{quantile.low * 1000:.0f}–∞"
     return f"{value}\n[dim]{bounds}[/dim]"
 
