@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -36,8 +36,19 @@ tools-lock: ## after a change of collector/builder.yaml: pin its modules and che
 stack: $(VENV)/.service tools ## the demo service in front of the real Collector, Prometheus and Alertmanager; Ctrl-C ends all
 	@$(BIN)/python -m tools.stack $(ARGS)
 
-compose-smoke: ## docker compose up, one request, its series and its trace, down again (needs Docker)
-	@$(PYTHON) -m tools.stack.compose_smoke
+compose-smoke: $(VENV)/.service ## docker compose up, one request, its series and its trace, down again (needs Docker)
+	@$(BIN)/python -m tools.stack.compose_smoke
+
+dashboards: $(VENV)/.test ## write the dashboards' JSON and the rules' YAML from dashboards/*.py
+	@$(BIN)/python -m dashboards
+
+rules: dashboards ## the same command writes both
+
+schema: $(VENV)/.test ## write registry/ and docs/telemetry.md from semconv.py
+	@$(BIN)/vibevoice-otel schema
+
+pictures: $(VENV)/.test tools ## draw docs/images/dashboard-*.png from a real Prometheus filled by the demo service (about 3 minutes)
+	@$(BIN)/python -m dashboards.pictures
 
 test: $(VENV)/.test ## every test that this machine can run
 	$(BIN)/python -m pytest $(ARGS)

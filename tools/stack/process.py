@@ -34,6 +34,17 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def taken(port: int) -> bool:
+    """Whether somebody already listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
 class Running:
     """Something that runs until it is told to stop; a context manager that does so at its end."""
 

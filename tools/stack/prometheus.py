@@ -17,7 +17,30 @@ CONFIG = ROOT / "deploy" / "prometheus"
 RULES = ROOT / "dashboards" / "rules"
 
 
-class Prometheus(Running):
+class Api:
+    """Questions to a Prometheus at ``url``."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """``data`` of an API answer. Raises urllib.error.HTTPError for a bad query."""
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:
+            return json.load(response)["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series that an instant query gives now."""
+        return [(item["metric"], float(item["value"][1])) for item in self.get("query", query=expression)["result"]]
+
+    def exemplars(self, expression: str, seconds: float = 600) -> list[dict[str, Any]]:
+        """Exemplars of the last ``seconds``: seriesLabels, labels (trace_id, span_id), value."""
+        now = time.time()
+        found = self.get("query_exemplars", query=expression, start=str(now - seconds), end=str(now + 5))
+        return [{"seriesLabels": series["seriesLabels"], **each} for series in found for each in series["exemplars"]]
+
+
+class Prometheus(Running, Api):
     """A running Prometheus; ``url`` is its base address.
 
     Args:
@@ -49,7 +72,7 @@ class Prometheus(Running):
         if RULES.is_dir() and not (folder / "rules").exists():
             (folder / "rules").symlink_to(RULES)
         self.address = f"127.0.0.1:{port or free_ports(1)[0]}"
-        self.url = f"http://{self.address}"
+        Api.__init__(self, f"http://{self.address}")
         command = [
             str(toolchain.require("prometheus")),
             f"--config.file={folder / 'prometheus.yml'}",
@@ -65,22 +88,6 @@ class Prometheus(Running):
         """Replace the targets of one file; Prometheus notices by itself."""
         # JSON is YAML.
         (self._targets / f"{name}.yml").write_text(json.dumps([{"targets": addresses}]))
-
-    def get(self, path: str, **parameters: str) -> Any:
-        """``data`` of an API answer. Raises urllib.error.HTTPError for a bad query."""
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as response:
-            return json.load(response)["data"]
-
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series that an instant query gives now."""
-        return [(item["metric"], float(item["value"][1])) for item in self.get("query", query=expression)["result"]]
-
-    def exemplars(self, expression: str, seconds: float = 600) -> list[dict[str, Any]]:
-        """Exemplars of the last ``seconds``: seriesLabels, labels (trace_id, span_id), value."""
-        now = time.time()
-        found = self.get("query_exemplars", query=expression, start=str(now - seconds), end=str(now + 5))
-        return [{"seriesLabels": series["seriesLabels"], **each} for series in found for each in series["exemplars"]]
 
     def stop(self) -> int:
         return self.process.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 from tools.stack.process import Process, Running, free_ports
 
@@ -41,3 +42,11 @@ class Service(Running):
 
     def stop(self) -> int:
         return self.process.stop()
+
+
+def speak(address: str, text: str = "One request, followed from its histogram to its trace.", voice: str = "en-Carter_man") -> int:
+    """One request of a listener to host:port; returns how many chunks of audio he got. Raises what websockets raises."""
+    from websockets.sync.client import connect  # noqa: PLC0415 - the service's own dependency
+
+    with connect(f"ws://{address}/stream?{urlencode({'text': text, 'voice': voice})}", max_size=None) as socket:
+        return sum(isinstance(message, bytes) and bool(message) for message in socket)

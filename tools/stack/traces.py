@@ -130,7 +130,7 @@ def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
                 found = store.as_json(trace_id)
                 self._answer(200 if found else 404, "application/json", json.dumps(found or {}))
             elif kind == "trace":
-                self._answer(200, "text/plain; charset=utf-8", store.waterfall(trace_id))
+                self._answer(200 if store.spans(trace_id) else 404, "text/plain; charset=utf-8", store.waterfall(trace_id))
             else:
                 rows = "".join(f'<li><a href="/trace/{each}">{html.escape(each)}</a></li>' for each in reversed(store.ids()))
                 page = f"<!doctype html><title>Traces</title><h1>Traces, latest first</h1><ul>{rows}</ul>"
