@@ -23,8 +23,8 @@ class RandomIds:
 
     def take(self, count: int) -> Ids:
         # Raw words are 30 times cheaper than bounded integers; zero, once in 2**64, is no id.
-        drawn: Ids = self._generator.bit_generator.random_raw(count)
-        return np.maximum(drawn, np.uint64(1))
+        drawn: Ids = np.maximum(self._generator.bit_generator.random_raw(count), np.uint64(1))
+        return drawn
 
 
 class GeneratorIds:
