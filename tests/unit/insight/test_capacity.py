@@ -15,7 +15,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.insight.capacities import CardAnswer, capacity
 from vibevoice_otel.insight.snapshot import SnapshotSource
 
-SEEDS = 30
+SEEDS = 24
 
 # Each binds somewhere else.
 MEMORY = Service(rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal")
@@ -176,6 +176,15 @@ def test_a_vanished_voice_is_no_restart() -> None:
                 values[-400:] = np.nan
     card = capacity(MemorySource(scrapes), concurrency=4).cards[0]
     assert 0.8 * whole_before < card.requests < whole_before
+
+
+def test_slower_than_speech_holds_nothing() -> None:
+    """A service that takes longer to make audio than to play it feeds not even one listener, and says so."""
+    slow = capacity(MemorySource(observe(dataclasses.replace(QUEUE, rate=0.1, base=1.2), 2)), concurrency=4, streams=1).cards[0]
+    compute = slow.limits[1]
+    assert (slow.streams, slow.low, slow.high, slow.verdict, slow.binds_first) == (0, 0, 0, "no", "compute")
+    assert compute.high == 0
+    assert "slower than it is heard" in compute.why
 
 
 def test_mixed_cards_are_answered_apart() -> None:

@@ -218,10 +218,10 @@ def test_a_decision_costs_next_to_nothing() -> None:
     source = MemorySource(observe(SERVICE, 1))
     policy = Policy(lambda: source)
     policy.update()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(1000):
         policy.decide(VOICE, 800)
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
 
 
 def test_wrong_intervals_are_refused() -> None:

@@ -12,9 +12,9 @@ from vibevoice_otel.service.settings import ServiceSettings, ServiceSettingsErro
 
 
 def test_off_is_not_even_imported() -> None:
-    """Without the setting the service loads nothing of insight."""
+    """Without the setting the service, whose one way to insight this is, loads nothing of it."""
     code = (
-        "import sys\nfrom vibevoice_otel.service import app, auto\nassert auto.chooser('') is None\n"
+        "import sys\nfrom vibevoice_otel.service import auto, settings\nassert auto.chooser('') is None\n"
         "sys.exit(', '.join(m for m in sys.modules if m.startswith('vibevoice_otel.insight')) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -63,7 +63,7 @@ def test_a_quantile_bounds_the_truth() -> None:
 def test_a_quantile_in_the_open_bucket_is_not_invented() -> None:
     """Above the last edge there is no value, only a lower bound."""
     found = stats.quantile(histogram(np.full(100, 45.0)), 0.5)
-    assert found == stats.Quantile(None, 30.0, math.inf)
+    assert found == stats.Quantile(None, 30.0, math.inf, 30.0)
     assert stats.quantile(histogram(np.empty(0)), 0.5) is None
 
 
