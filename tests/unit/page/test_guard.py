@@ -13,7 +13,9 @@ def test_an_address_or_a_known_name_is_answered(host: str) -> None:
     assert guard.host_allowed(host, {"tts.example.org"})
 
 
-@pytest.mark.parametrize("host", ["evil.example:9465", "", "localhost.evil.example", "127.0.0.1.evil.example", "a b", "x@127.0.0.1", "[::1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example:9465", "", "localhost.evil.example", "127.0.0.1.evil.example", "a b", "x@127.0.0.1", "[::1"]
+)
 def test_a_name_that_is_not_ours_is_not(host: str) -> None:
     """DNS rebinding comes with the attacker's own name in Host."""
     assert not guard.host_allowed(host, {"tts.example.org"})

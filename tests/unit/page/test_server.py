@@ -137,7 +137,8 @@ def test_a_configured_address_wins(address: str, where: dict[str, Any]) -> None:
     ("name", "value"),
     [
         ("PAGE", "9465"), ("PAGE_SERVICE", "http://127.0.0.1:8000"), ("PAGE_TEMPO", "http://127.0.0.1:3200/api/traces"),
-        ("PAGE_GRAFANA", "127.0.0.1:3000"), ("PAGE_HOSTS", "http://x"), ("PAGE_REQUESTS", "0"), ("PAGE_MEMORY", "x"), ("PAGE_LISTENER", "2"),
+        ("PAGE_GRAFANA", "127.0.0.1:3000"), ("PAGE_HOSTS", "http://x"), ("PAGE_REQUESTS", "0"), ("PAGE_MEMORY", "x"),
+        ("PAGE_LISTENER", "2"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(name: str, value: str) -> None:
