@@ -141,6 +141,7 @@ class StreamingTTSService:
                 inputs = {**inputs, "noise_scheduler": self._scheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")}
             self.model.stream(audio_streamer, stop_event, voice, **inputs, num_diffusion_steps=steps, guidance_scale=cfg_scale)
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
+            logger.warning("%s failed: %s", threading.current_thread().name, type(error).__name__)
             errors.append(error)
         finally:
             audio_streamer.end()
