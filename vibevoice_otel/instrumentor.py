@@ -17,6 +17,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
 
 from vibevoice_otel import settings
+from vibevoice_otel.guard.install import GuardAdapter
 from vibevoice_otel.recording.deferred import DeferredRecorder
 from vibevoice_otel.web.install import WebAdapter
 
@@ -78,16 +79,18 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
 
     def _wire(self, chosen: settings.Settings, kwargs: dict[str, Any]) -> None:
+        providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+
         def build() -> Recorder:
             from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
 
-            providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
-            return wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {}))
+            return guard.ready(wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {})))
 
         self._deferred = DeferredRecorder(chosen, build)
+        guard = GuardAdapter(chosen, self._deferred, *providers)
         page = self._page(chosen, self._deferred)
         web = WebAdapter(cast("Recorder", self._deferred), page.scope if page is not None else None)
-        self._adapters = (web, page) if page is not None else (web,)
+        self._adapters = (guard, web, page) if page is not None else (guard, web)
         for adapter in self._adapters:
             adapter.instrument()
         for package in PACKAGES:

@@ -17,7 +17,7 @@ from vibevoice_otel.recording.timeline import thread
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
     """Hook a scheduler class's ``set_timesteps`` and ``step``."""
     hooks.replace(scheduler, "set_timesteps", _set_timesteps, "the start of each frame's first diffusion step")
-    hooks.replace(scheduler, "step", _step, "vibevoice.diffusion.step")
+    hooks.replace(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step", hot=True)
 
 
 def _set_timesteps(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,15 +34,21 @@ def _set_timesteps(original: Callable[..., Any]) -> Callable[..., Any]:
     return set_timesteps
 
 
-def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+def _step(hooks: Hooks, original: Callable[..., Any]) -> Callable[..., Any]:
     clock, local = now, thread
 
     # The exact positional signature: every model calls it so, and binding *args would cost more than the note itself.
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, model_output, timestep, sample, *args, **kwargs)
+        if args or kwargs:
+            result = original(self, model_output, timestep, sample, *args, **kwargs)
+        else:  # a third less time than to unpack nothing
+            result = original(self, model_output, timestep, sample)
         note = local.step
         if note is not None:
-            note(clock())
+            try:
+                note(clock())
+            except Exception as error:  # noqa: BLE001 - a step is taken whatever its note meets; a try costs nothing until it fails
+                hooks.failed("the diffusion scheduler's step", error)
         return result
 
     return step

@@ -97,7 +97,7 @@ class Hooks:
             if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
                 kind, original = classmethod, original.__func__  # bound afresh at each call, so that a subclass stays itself
             if hot or inspect.iscoroutinefunction(original):
-                replacement = functools.wraps(original)(make(original))
+                replacement: Callable[..., Any] = functools.wraps(original)(make(original))
             else:
                 replacement = guarded(original, make, lambda error: self.failed(where, error))
             replacement.__vibevoice_otel__ = self.adapter  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
     replace(service, "_get_voice_resources", lambda original: _voice_used(recorder, original), "the voice that spoke")
     replace(service, "_ensure_voice_cached", lambda original: _voice_load(recorder, original), "vibevoice.voice.load")
     replace(service, "_prepare_inputs", _prepare, "vibevoice.preprocess")
-    replace(service, "stream", lambda original: _stream(recorder, original), "vibevoice.queue and the request's outcome")
+    replace(service, "stream", lambda original: _stream(hooks, recorder, original), "vibevoice.queue and the request's outcome")
     replace(service, "_run_generation", lambda original: _run_generation(recorder, original), "the generation thread's part of the trace")
 
 
@@ -146,18 +146,50 @@ def _prepare(original: Callable[..., Any]) -> Callable[..., Any]:
     return prepare_inputs
 
 
-def _stream(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _stream(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     def stream(*args: Any, **kwargs: Any) -> Any:
         asked = signature.bind_partial(*args, **kwargs).arguments
-        return _observed(recorder, original(*args, **kwargs), asked, args[0] if args else None)
+        return _observed(hooks, recorder, original(*args, **kwargs), asked, args[0] if args else None)
 
     return stream
 
 
-def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any) -> Iterator[Any]:
+def _observed(hooks: Hooks, recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any) -> Iterator[Any]:
     """The service's generator, its body timed from the first next(), its outcome noted. Runs on the worker thread."""
+    try:
+        timeline, token = _begin(recorder, asked, service)
+    except Exception as mistake:  # noqa: BLE001 - the service speaks whatever telemetry meets
+        hooks.failed("the service's stream", mistake)
+        yield from chunks
+        return
+    try:
+        looked_at = timeline.delivered
+        for chunk in chunks:
+            if timeline.delivered == looked_at:  # the queue's reader, which sees it before it is normalised, has no hook
+                note_chunk(timeline, chunk)
+            looked_at = timeline.delivered
+            try:
+                yield chunk
+            except GeneratorExit:
+                _close(timeline, chunks)
+                raise
+    except Exception as failure:
+        timeline.work_error = type(failure).__name__
+        raise
+    finally:
+        try:
+            timeline.work_end = now()
+            recorder.release(timeline, "work")
+            if token is not None:
+                _reset(token)
+        except Exception as mistake:  # noqa: BLE001
+            hooks.failed("the end of the service's stream", mistake)
+
+
+def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Timeline, Any]:
+    """The timeline of the work that begins, and what resets the context when that was set here."""
     timeline = current.get()
     token = None
     if timeline is None:  # called without our middleware: from a script, or behind another kind of server
@@ -166,31 +198,13 @@ def _observed(recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], 
     else:
         recorder.hold(timeline, "work")
         timeline.asked.text_length = timeline.asked.text_length if timeline.asked.text_length is not None else len(asked.get("text") or "")
-    try:
-        timeline.work_start = now()
-        if timeline.accepted is not None:
-            timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
-        model = getattr(service, "model_path", None)
-        timeline.used.model = str(model) if model else None
-        _used(timeline, asked, service)
-        looked_at = timeline.delivered
-        for chunk in chunks:
-            if timeline.delivered == looked_at:  # the queue's reader, which sees it before it is normalised, has no hook
-                note_chunk(timeline, chunk)
-            looked_at = timeline.delivered
-            try:
-                yield chunk
-            except GeneratorExit:  # noqa: PERF203 - free on Python 3.11, and a yield is no hot loop
-                _close(timeline, chunks)
-                raise
-    except Exception as failure:
-        timeline.work_error = type(failure).__name__
-        raise
-    finally:
-        timeline.work_end = now()
-        recorder.release(timeline, "work")
-        if token is not None:
-            _reset(token)
+    timeline.work_start = now()
+    if timeline.accepted is not None:
+        timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
+    model = getattr(service, "model_path", None)
+    timeline.used.model = str(model) if model else None
+    _used(timeline, asked, service)
+    return timeline, token
 
 
 def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:

@@ -104,11 +104,11 @@ class Assembly:
         """The frames that are complete in a request that is still open; None when there are fewer than one."""
         frames = self.timeline.frames
         last = len(frames) - 1
+        if self.timeline.backlog is not None:  # each frame's audio will be looked at, a moment after it was made: the frame waits for it
+            last = min(last, self._delivered + len(self.timeline.audio_samples) - self._frames)
         if last < 1:
             return None
-        # A frame's audio is looked at a moment after it was made; where it is looked at at all, the frame waits for it.
-        looked_at = self._delivered + len(self.timeline.audio_samples) - self._frames
-        return self._batch(cut=frames[looked_at if 0 < looked_at < last else last], end=None)
+        return self._batch(cut=frames[last], end=None)
 
     def finish(self, *, end: int, shutdown: bool = False) -> Batch:
         """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
@@ -326,6 +326,10 @@ class Assembly:
         root.attributes = self._root_attributes(status, generate_end)
         batch.operations.append(root)
 
+    def _asked_voice(self) -> str | None:
+        """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text too."""
+        return self._bounds.voice(self.timeline.asked.voice)
+
     def _root_attributes(self, status: semconv.Status, generate_end: int) -> dict[str, AttributeValue]:
         t = self.timeline
         asked, used = t.asked, t.used
@@ -336,11 +340,11 @@ class Assembly:
             semconv.GEN_AI_OUTPUT: "speech",
             semconv.GEN_AI_MODEL: used.model,
             semconv.VOICE: used.voice,
-            semconv.VOICE_REQUESTED: asked.voice if asked.voice and asked.voice != used.voice else None,
+            semconv.VOICE_REQUESTED: self._asked_voice() if asked.voice and asked.voice != used.voice else None,
             semconv.CFG: used.cfg,
-            semconv.CFG_REQUESTED: asked.cfg if asked.cfg and used.cfg is not None and not _same(asked.cfg, used.cfg) else None,
+            semconv.CFG_REQUESTED: _differing(asked.cfg, used.cfg),
             semconv.STEPS: used.steps,
-            semconv.STEPS_REQUESTED: asked.steps if asked.steps and used.steps is not None and not _same(asked.steps, used.steps) else None,
+            semconv.STEPS_REQUESTED: _differing(asked.steps, used.steps),
             semconv.STEPS_STICKY: used.steps_sticky or None,
             semconv.TEXT_LENGTH: asked.text_length,
             semconv.TEXT: asked.text,
@@ -387,10 +391,12 @@ def _base_of_frame(frame_starts: Ints, frame_ends: Ints, bases: Ints) -> Ints:
     return np.where((candidate >= frame_starts) & (candidate <= frame_ends), candidate, frame_starts)
 
 
-def _same(text: str, value: float) -> bool:
-    """Whether what was asked for, raw, is the number that was used."""
+def _differing(asked: str | None, used: float | None) -> str | None:
+    """What was asked for where something else was used: the number, or 'other' (a client may put anything there, his text too)."""
+    if not asked or used is None:
+        return None
     try:
-        number = float(text)
+        number = float(asked)
     except ValueError:
-        return False
-    return number == value or (math.isnan(number) and math.isnan(value))
+        return semconv.OTHER
+    return None if number == used or (math.isnan(number) and math.isnan(used)) else asked

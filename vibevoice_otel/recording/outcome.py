@@ -19,7 +19,7 @@ BUSY_CLOSE = 1013
 
 def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str | None]:
     """Status and ``error.type`` of a request that has ended; ``shutdown`` when the process ends while it is open."""
-    if shutdown:
+    if shutdown or timeline.cut_off:
         return Status.ERROR, ErrorType.SHUTDOWN
     worked = timeline.generate_start is not None
     code = timeline.close_code if timeline.service_closed is not None else None

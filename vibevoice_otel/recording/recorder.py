@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 BREATH_SECONDS = 0.0005
 
 
+class _EndOpen(threading.Event):
+    """Asks the background thread to end what is open; set when that is done."""
+
+
 class Recorder:
     """Opens timelines, watches them, and hands finished records to the sinks.
 
@@ -71,6 +75,8 @@ class Recorder:
         self._pending = 0  # timelines that ended and are not yet assembled
         self._thread: threading.Thread | None = None
         self._stopped = False
+        #: The service is stopping: who is cut off from now on was cut off by it.
+        self.closing = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
@@ -177,6 +183,8 @@ class Recorder:
             if item is None:
                 return
             if isinstance(item, threading.Event):
+                if isinstance(item, _EndOpen):
+                    self._end_open()
                 item.set()
                 continue
             self._finish(item)
@@ -220,22 +228,35 @@ class Recorder:
 
     # ---------------------------------------------------------------------------------------------------------- life cycle
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything has been recorded in this process (a forked child begins anew)."""
+        return self._thread is not None and self._thread.is_alive()
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until every request that has ended by now is assembled and delivered; False when ``timeout`` seconds passed."""
-        if self._thread is None or not self._thread.is_alive():
+        return self._ask(threading.Event(), timeout)
+
+    def end_open(self, timeout: float = 5.0) -> bool:
+        """End what is open with status error, error.type=shutdown, once; False when ``timeout`` seconds passed before that was done."""
+        return self._ask(_EndOpen(), timeout)
+
+    def _ask(self, done: threading.Event, timeout: float) -> bool:
+        if not self.alive:
             return True
-        done = threading.Event()
         self._ended.put(done)
         return done.wait(timeout)
+
+    def _end_open(self) -> None:
+        for timeline in self.timelines:
+            self._finish(timeline, shutdown=True)
 
     def shutdown(self, timeout: float = 5.0) -> None:
         """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""
         if self._stopped:
             return
         self._stopped = True
-        self.flush(timeout)
-        for timeline in self.timelines:
-            self._finish(timeline, shutdown=True)
+        self.end_open(timeout)
         if self._thread is not None:
             self._ended.put(None)
             self._thread.join(timeout)

@@ -6,11 +6,16 @@ The public API cannot make a span with a chosen id, and a child of a long stream
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import trace as sdk_trace
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
@@ -127,3 +132,72 @@ def _public(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
         span.end(end)
 
     return make
+
+
+# --------------------------------------------------------------------------------------------------------- what exports spans
+
+
+def exporting(provider: trace.TracerProvider) -> list[SpanProcessor]:
+    """The provider's processors that hand spans to an exporter, and so ignore what is not sampled; none where they cannot be listed."""
+    members = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return [each for each in members if isinstance(each, SpanProcessor) and hasattr(each, "span_exporter")]
+
+
+def room(processor: SpanProcessor) -> int | None:
+    """Spans that a BatchSpanProcessor takes right now without pushing others out; None where that is not to be seen."""
+    batch = getattr(processor, "_batch_processor", None)
+    queue, size = getattr(batch, "_queue", None), getattr(batch, "_max_queue_size", None)
+    return size - len(queue) if isinstance(size, int) and isinstance(queue, Sized) else None
+
+
+def count_losses(processor: SpanProcessor, on_drop: Callable[[str, str, int], None]) -> bool:
+    """Have ``on_drop`` told (what, reason, count) of spans that ``processor`` or its exporter loses; False where that is not to be seen.
+
+    The SDK says so only in logs, or in metrics of its own that halve its rate.
+    """
+    exporter: Any = getattr(processor, "span_exporter", None)
+    metrics: Any = getattr(getattr(processor, "_batch_processor", None), "_metrics", None)
+    export, drop = getattr(exporter, "export", None), getattr(metrics, "drop_items", None)
+    if not callable(export):
+        return False
+    if "export" in vars(exporter):
+        return True  # counted already
+
+    def counted(spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> SpanExportResult:
+        try:
+            result: SpanExportResult = export(spans, *args, **kwargs)
+        except Exception:
+            on_drop("spans", "export_failed", len(spans))
+            raise
+        if result is SpanExportResult.FAILURE:
+            on_drop("spans", "export_failed", len(spans))
+        return result
+
+    exporter.export = counted
+    if callable(drop):
+        original = drop
+
+        def dropped(count: int, error_type: str = "queue_full") -> None:
+            original(count, error_type)
+            on_drop("spans", "shutdown" if error_type == "already_shutdown" else error_type, count)
+
+        metrics.drop_items = dropped
+    return True
+
+
+def ensure_instance_id(providers: Iterable[object]) -> None:
+    """Give each provider's resource a service.instance.id of this process where it has none (SDKs before 1.45 set none).
+
+    The resource is changed in place, for tracers and meters that were made before hold on to it.
+    """
+    identity = str(uuid.uuid4())
+    for provider in providers:
+        resource = getattr(provider, "resource", None) or getattr(getattr(provider, "_sdk_config", None), "resource", None)
+        if not isinstance(resource, Resource) or resource.attributes.get(SERVICE_INSTANCE_ID) != _OURS.get(id(resource)):
+            continue  # the operator's, or the SDK's own
+        resource._attributes = BoundedAttributes(attributes={**resource.attributes, SERVICE_INSTANCE_ID: identity}, immutable=True)
+        _OURS[id(resource)] = identity
+
+
+#: The ids that we gave, by id() of the resource (which lives as long as its provider, that is, as long as the process).
+_OURS: dict[int, str] = {}

@@ -90,7 +90,7 @@ class Timeline:
 
     __slots__ = (
         "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases",
-        "cancelled", "close_code", "context", "delivered", "device", "events_blocked", "first_send", "frames",
+        "cancelled", "close_code", "context", "cut_off", "delivered", "device", "events_blocked", "first_send", "frames",
         "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan",
         "notes", "opened", "parts", "puts", "puts_after_end", "request", "sends", "service_closed", "silent", "steps",
         "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
@@ -113,6 +113,7 @@ class Timeline:
         self.close_code: int | None = None
         self.service_closed: int | None = None  # when the service closed the socket
         self.cancelled: int | None = None  # when the listener was seen to have left
+        self.cut_off = False  # the service stopped before the request had ended
         self.web_closed: int | None = None
         self.web_error: str | None = None
         self.events_blocked = 0  # ns that closing the iterator held the event loop

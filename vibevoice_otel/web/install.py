@@ -35,6 +35,7 @@ class WebAdapter:
     def __init__(self, recorder: Recorder, before: Callable[[Scope], Scope] | None = None) -> None:
         self._recorder = recorder
         self._before = before
+        self._redactor = query.Redactor(recorder.settings.routes, lambda name: name in recorder.bounds.voices)
         self.hooks = Hooks("web", recorder.on_drop)
 
     def instrument(self) -> None:
@@ -47,16 +48,18 @@ class WebAdapter:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        recorder, before = self._recorder, self._before
+        recorder, before, redactor, hooks = self._recorder, self._before, self._redactor, self.hooks
 
         async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-            if before is not None and ORIGINAL_QUERY not in scope:
-                scope = before(scope)
-            # A mounted application sees the mark of the one that it is mounted in, and is left alone.
-            if scope["type"] in {"websocket", "http"} and ORIGINAL_QUERY not in scope and _inside(self, recorder):
-                text = scope.get("query_string", b"")
-                hidden = text if recorder.settings.capture_text else query.redact(text)
-                scope = dict(scope, query_string=hidden, **{ORIGINAL_QUERY: text})
+            try:
+                if before is not None and ORIGINAL_QUERY not in scope:
+                    scope = before(scope)
+                # A mounted application sees the mark of the one that it is mounted in, and is left alone.
+                if scope["type"] in {"websocket", "http"} and ORIGINAL_QUERY not in scope and _inside(self, recorder):
+                    text = scope.get("query_string", b"")
+                    scope = dict(scope, query_string=redactor.query(scope["path"], text), **{ORIGINAL_QUERY: text})
+            except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
+                hooks.failed("the web application's entry", error)
             await original(self, scope, receive, send)
 
         return call

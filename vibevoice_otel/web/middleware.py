@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
+from vibevoice_otel.guard import exceptions, failures
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Timeline, current
@@ -44,6 +45,13 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if ORIGINAL_QUERY in scope:
             scope["query_string"] = scope[ORIGINAL_QUERY]
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        with exceptions.protected(trace.get_current_span()):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket" or scope["path"] not in self._recorder.settings.routes:
             await self.app(scope, receive, send)
             return
@@ -56,7 +64,7 @@ class RequestMiddleware:
         token = current.set(timeline)
         attached = otel_context.attach(timeline.context) if timeline.context is not None else None
         try:
-            await self.app(scope, _receiving(timeline, receive), _sending(timeline, send))
+            await self.app(scope, self._receiving(timeline, receive), self._sending(timeline, send))
         except BaseException as error:
             timeline.web_error = type(error).__name__
             raise
@@ -64,9 +72,23 @@ class RequestMiddleware:
             if attached is not None:
                 otel_context.detach(attached)
             current.reset(token)
+            self._ended(timeline, server)
+
+    def _ended(self, timeline: Timeline, server: trace.Span) -> None:
+        try:
             timeline.web_closed = now()
+            if self._recorder.closing and timeline.service_closed is None:
+                timeline.cut_off = True  # who seems to have left was sent away
             _tell(server, timeline)
+        except Exception as error:  # noqa: BLE001
+            self._failed("the end of a request", error)
+        try:
             self._recorder.release(timeline, "web")
+        except Exception as error:  # noqa: BLE001
+            self._failed("the end of a request", error)
+
+    def _failed(self, where: str, error: Exception) -> None:
+        failures.failed(self._recorder.on_drop, where, error)
 
     def _open(self, scope: Scope, arrived: int) -> Timeline | None:
         try:
@@ -74,9 +96,48 @@ class RequestMiddleware:
             context = otel_context.get_current()
             asked.synthetic = _synthetic(scope)
             return self._recorder.open("web", context=context, asked=asked, opened=arrived)
-        except Exception:  # noqa: BLE001 - a request is served whatever telemetry meets
-            self._recorder.on_drop("records", "open_error", 1)
+        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
+            self._failed("the beginning of a request", error)
             return None
+
+    def _receiving(self, timeline: Timeline, receive: Receive) -> Receive:
+        async def observed() -> Message:
+            message = await receive()
+            try:
+                if message["type"] == "websocket.disconnect" and timeline.service_closed is None and timeline.cancelled is None:
+                    timeline.cancelled = now()
+                    timeline.close_code = message.get("code", 1005)
+            except Exception as error:  # noqa: BLE001
+                self._failed("a message from the listener", error)
+            return message
+
+        return observed
+
+    def _sending(self, timeline: Timeline, send: Send) -> Send:
+        async def observed(message: Message) -> None:
+            started = self._before_send(timeline, message)
+            try:
+                await send(message)
+            except BaseException:
+                if timeline.cancelled is None and timeline.service_closed is None:
+                    timeline.cancelled = now()
+                raise
+            try:
+                _sent(timeline, message, started)
+            except Exception as error:  # noqa: BLE001
+                self._failed("a message to the listener", error)
+
+        return observed
+
+    def _before_send(self, timeline: Timeline, message: Message) -> int:
+        try:
+            if message["type"] == "websocket.close":
+                timeline.close_code = int(message.get("code", 1000))
+                if timeline.cancelled is None:
+                    timeline.service_closed = now()
+        except Exception as error:  # noqa: BLE001
+            self._failed("a message to the listener", error)
+        return now()
 
 
 def _synthetic(scope: Scope) -> bool:
@@ -89,41 +150,14 @@ def _synthetic(scope: Scope) -> bool:
     return False
 
 
-def _receiving(timeline: Timeline, receive: Receive) -> Receive:
-    async def observed() -> Message:
-        message = await receive()
-        if message["type"] == "websocket.disconnect" and timeline.service_closed is None and timeline.cancelled is None:
-            timeline.cancelled = now()
-            timeline.close_code = message.get("code", 1005)
-        return message
-
-    return observed
-
-
-def _sending(timeline: Timeline, send: Send) -> Send:
-    async def observed(message: Message) -> None:
-        kind = message["type"]
-        data = message.get("bytes") if kind == "websocket.send" else None
-        if kind == "websocket.close":
-            timeline.close_code = int(message.get("code", 1000))
-            if timeline.cancelled is None:
-                timeline.service_closed = now()
-        started = now()
-        try:
-            await send(message)
-        except BaseException:
-            if timeline.cancelled is None and timeline.service_closed is None:
-                timeline.cancelled = now()
-            raise
-        if kind == "websocket.accept":
-            timeline.accepted = now()
-        elif data:
-            ended = now()
-            if timeline.first_send is None:
-                timeline.first_send = ended
-            timeline.sends.extend((started, ended, len(data)))
-
-    return observed
+def _sent(timeline: Timeline, message: Message, started: int) -> None:
+    if message["type"] == "websocket.accept":
+        timeline.accepted = now()
+    elif message["type"] == "websocket.send" and (data := message.get("bytes")):
+        ended = now()
+        if timeline.first_send is None:
+            timeline.first_send = ended
+        timeline.sends.extend((started, ended, len(data)))
 
 
 def _tell(server: trace.Span, timeline: Timeline) -> None:

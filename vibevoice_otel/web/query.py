@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs
+from collections.abc import Callable, Collection
+from urllib.parse import parse_qs, unquote_plus
 
 from vibevoice_otel.recording.timeline import Asked
 
 TEXT_PARAMETER = "text"
 REDACTED = b"REDACTED"
-_TEXT = re.compile(rb"(^|[&;])(text=)[^&;]*", re.IGNORECASE)
+_TEXT = re.compile(rb"(^|[&;])(text=)[^&]*", re.IGNORECASE)
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+#: A value of cfg or steps that is a number, and so tells nothing else.
+_NUMBER = re.compile(rb"[+-]?[0-9.]{1,12}([eE][+-]?[0-9]{1,3})?|nan|[+-]?inf", re.IGNORECASE)
 #: Longest value of voice, cfg or steps that is kept as asked for; a client decides these.
 MAX_ASKED = 64
 
@@ -20,10 +24,44 @@ def redact(query: bytes) -> bytes:
         parts = []
         for part in query.split(b"&"):
             name, equals, value = part.partition(b"=")
-            plain = re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes([int(m.group(1), 16)]), name)
-            parts.append((b"text" if plain.lower() == b"text" else name) + equals + value)
+            parts.append((b"text" if _plain(name).lower() == b"text" else name) + equals + value)
         query = b"&".join(parts)
     return _TEXT.sub(rb"\1\2" + REDACTED, query)
+
+
+def _plain(name: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), name)
+
+
+class Redactor:
+    """Query strings as they may be told.
+
+    On the speech routes only what is known to be harmless stays: numbers for cfg and steps, voices that the service has. Whatever
+    else a client sends there, under whatever name, may be what he wants spoken. Elsewhere only ``text`` is hidden.
+
+    Args:
+        routes: paths of speech requests.
+        known_voice: whether the service has a voice of this name.
+    """
+
+    def __init__(self, routes: Collection[str], known_voice: Callable[[str], bool]) -> None:
+        self._routes = tuple(routes)
+        self._known_voice = known_voice
+
+    def query(self, path: str, query: bytes) -> bytes:
+        """``query`` of a request to ``path`` (a mount's prefix in front does no harm)."""
+        if not query or not path.endswith(self._routes):
+            return redact(query)
+        return b"&".join(self._part(*part.partition(b"=")) for part in query.split(b"&"))
+
+    def _part(self, name: bytes, equals: bytes, value: bytes) -> bytes:
+        plain = _plain(name).lower()
+        if plain in {b"cfg", b"steps"}:
+            return plain + equals + (value if not value or _NUMBER.fullmatch(value) else REDACTED)
+        if plain == b"voice":
+            known = not value or self._known_voice(unquote_plus(value.decode("latin-1"), errors="replace"))
+            return plain + equals + (value if known else REDACTED)
+        return b"text=" + REDACTED if plain == b"text" else REDACTED
 
 
 def asked(query: bytes, *, keep_text: bool) -> Asked:

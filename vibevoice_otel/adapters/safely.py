@@ -1,0 +1,71 @@
+"""A hook that fails costs its note, never the call: the service gets what the original returned or raised."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+Failed = Callable[[BaseException], None]
+
+
+class _Call:
+    """How far the original got in one call of a hook."""
+
+    __slots__ = ("done", "error", "result")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class _Running(threading.local):
+    call: _Call | None = None
+
+
+_running = _Running()
+
+
+def guarded(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]], failed: Failed) -> Callable[..., Any]:
+    """``make(original)``, but an Exception of the hook's own is given to ``failed`` and not to the caller.
+
+    The original is called once, whatever the hook does: by the hook, or after it has failed. For synchronous functions that call the
+    original, if at all, before they return.
+    """
+    running = _running
+
+    @functools.wraps(original)
+    def tracked(*args: Any, **kwargs: Any) -> Any:
+        call = running.call
+        try:
+            result = original(*args, **kwargs)
+        except BaseException as error:
+            if call is not None:
+                call.error = error
+            raise
+        if call is not None:
+            call.done, call.result = True, result
+        return result
+
+    hook = make(tracked)
+
+    @functools.wraps(original)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        outer, call = running.call, _Call()
+        running.call = call
+        try:
+            return hook(*args, **kwargs)
+        except Exception as error:
+            if error is call.error:
+                raise
+            mistake = error
+        finally:
+            running.call = outer
+        failed(mistake)
+        if call.error is not None:
+            raise call.error
+        return call.result if call.done else original(*args, **kwargs)
+
+    return replacement

@@ -1,0 +1,40 @@
+"""A failure of our own: counted always, logged once for each place, never with what an exception says, never passed on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+HIDDEN = "(hidden: it may quote the spoken text)"
+#: Exceptions named in one stack: a chain of causes may be long, or a circle.
+MAX_CHAIN = 20
+_told: set[str] = set()
+
+
+def failed(on_drop: Callable[[str, str, int], None], where: str, error: BaseException) -> None:
+    """Telemetry failed at ``where``; the service is served all the same."""
+    with contextlib.suppress(Exception):
+        on_drop("hooks", "hook_error", 1)
+    with contextlib.suppress(Exception):
+        if where not in _told:
+            _told.add(where)
+            logger.warning(
+                "telemetry failed in %s and goes on without it; further failures there are only counted\n%s", where, stack(error)
+            )
+
+
+def stack(error: BaseException) -> str:
+    """The stack of ``error`` and its causes as Python prints it: files, lines and types, but no message."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < MAX_CHAIN:
+        seen.add(id(link))
+        frames = traceback.format_tb(link.__traceback__)
+        head = "Traceback (most recent call last):\n" if frames else ""
+        parts.append(f"{head}{''.join(frames)}{type(link).__qualname__}: {HIDDEN}\n")
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\nwhich led to\n\n".join(reversed(parts))
