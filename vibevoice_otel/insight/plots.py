@@ -59,7 +59,7 @@ def _capacity(report: CapacityReport, figure: Any) -> None:
     right.axhline(curve.limit, color=_RED, linestyle="--", label=f"limit, {curve.limit:g} GiB")
     right.axvspan(card.most_seen, max(curve.streams[-1], card.most_seen), color=_GREY, alpha=0.08, label="never seen: extrapolated")
     right.set(xlabel="streams at once", ylabel="GPU memory (GiB)", xlim=(0, None), ylim=(0, None), title="Memory")
-    right.legend(fontsize=8, loc="best")
+    right.legend(fontsize=8, loc="lower right")
     right.xaxis.get_major_locator().set_params(integer=True)
     _tidy(right)
 
@@ -93,11 +93,11 @@ def _voices(report: VoicesReport, figure: Any) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for row, p in enumerate(profiles):
         colour = _RED if p.outlier_in else _BLUE
-        for quantile, marker in ((p.p50, "o"), (p.p95, "D")):
+        for quantile, marker, at in ((p.p50, "o", row - 0.12), (p.p95, "D", row + 0.12)):
             if quantile is not None and quantile.value is not None:
-                left.plot(quantile.value, row, marker=marker, color=colour, markersize=5)
+                left.plot(quantile.value, at, marker=marker, color=colour, markersize=5)
                 if np.isfinite(quantile.high):
-                    left.plot([quantile.low, quantile.high], [row, row], color=colour, linewidth=2, alpha=0.35)
+                    left.plot([quantile.low, quantile.high], [at, at], color=colour, linewidth=2, alpha=0.35)
         assert p.unhappy is not None
         right.plot([100 * p.unhappy.low, 100 * p.unhappy.high], [row, row], color=colour, linewidth=2, alpha=0.5)
         right.plot(100 * p.unhappy.value, row, "o", color=colour, markersize=5)

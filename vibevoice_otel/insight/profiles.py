@@ -11,7 +11,7 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import stats
-from vibevoice_otel.insight.cells import Cell, Setting, by_voice, read_cells, total
+from vibevoice_otel.insight.cells import Cell, by_voice, read_cells, total
 from vibevoice_otel.insight.source import Origin, Source
 from vibevoice_otel.insight.stats import CONFIDENCE, Estimate, Quantile
 
@@ -361,6 +361,3 @@ def _slopes(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
 
 def _varying(rows: Sequence[tuple[float, float]]) -> list[int]:
     return [i for i in (0, 1) if len({r[i] for r in rows}) > 1]
-
-
-__all__ = ["LEAST_REQUESTS", "MostStable", "Outlier", "Sensitivity", "Setting", "VoiceProfile", "VoicesReport", "voices"]
