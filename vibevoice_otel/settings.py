@@ -173,4 +173,4 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 #: Read elsewhere (the command line, the build), so not unknown to us.
-CLI_VARIABLES = frozenset({"VIBEVOICE_OTEL_PROMETHEUS_URL", "VIBEVOICE_OTEL_CACHE"})
+CLI_VARIABLES = frozenset({"VIBEVOICE_OTEL_PROMETHEUS_URL", "VIBEVOICE_OTEL_PROMETHEUS_TOKEN", "VIBEVOICE_OTEL_CACHE"})

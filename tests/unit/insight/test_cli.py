@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.unit.insight.simulator import MemorySource, Service, Setting, observe
+from vibevoice_otel import settings
 from vibevoice_otel.insight import cli, plots, tables
 from vibevoice_otel.insight.capacities import capacity
 from vibevoice_otel.insight.profiles import voices
@@ -104,6 +105,11 @@ def test_wrong_use_is_explained(arguments: list[str], says: str, capsys: pytest.
     assert says in capsys.readouterr().err
 
 
+def test_its_variables_are_known_to_the_settings() -> None:
+    """An operator who exports the command's variables for the service too is not told that they are misspelt."""
+    assert settings.load({cli.URL_VARIABLE: "http://127.0.0.1:9090", cli.TOKEN_VARIABLE: "x"}) == settings.Settings()
+
+
 def test_no_store_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is down is one line and exit code 1, never a traceback; the address may come from the environment."""
     monkeypatch.setenv(cli.URL_VARIABLE, "http://127.0.0.1:1")
@@ -118,7 +124,8 @@ def test_no_store_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_help_needs_no_statistics() -> None:
     """--help, and a refused argument, load neither numpy nor scipy nor rich: the command starts at once."""
     code = (
-        "import sys\nfrom vibevoice_otel.insight import cli\n"
+        "import sys\nfrom vibevoice_otel import settings
+from vibevoice_otel.insight import cli\n"
         "try: cli.main(['capacity', '--help'])\nexcept SystemExit: pass\n"
         "sys.exit(', '.join(sorted({'numpy', 'scipy', 'rich', 'matplotlib'} & set(sys.modules))) or 0)"
     )
