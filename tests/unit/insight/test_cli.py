@@ -124,8 +124,7 @@ def test_no_store_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_help_needs_no_statistics() -> None:
     """--help, and a refused argument, load neither numpy nor scipy nor rich: the command starts at once."""
     code = (
-        "import sys\nfrom vibevoice_otel import settings
-from vibevoice_otel.insight import cli\n"
+        "import sys\nfrom vibevoice_otel.insight import cli\n"
         "try: cli.main(['capacity', '--help'])\nexcept SystemExit: pass\n"
         "sys.exit(', '.join(sorted({'numpy', 'scipy', 'rich', 'matplotlib'} & set(sys.modules))) or 0)"
     )
