@@ -57,6 +57,7 @@ class Service:
     instance: str = "one:9464"
     settings: tuple[Setting, ...] = (Setting(),)
     restart_at: float | None = None  # share of the time at which all counters start again from zero
+    device: float | None = None  # seconds of the card for a second of audio, by the device's clock
     spike: float = 0.0  # GiB that come and go between two scrapes, seen in the peak alone
 
 
@@ -285,6 +286,10 @@ def _counters(
         at, audio = requests.end[done], requests.audio[done]
         scrapes.put(semconv.AUDIO_PRODUCED.prometheus, labels, _counted(clock, at, audio))
         scrapes.put(semconv.GENERATE_BUSY.prometheus, labels, _counted(clock, at, busy[done]))
+        if service.device is not None:  # three quarters in diffusion steps, the rest in decodes
+            for metric, part in ((semconv.INFERENCE, 0.75), (semconv.DECODE_DURATION, 0.25)):
+                for of, seconds in ((semconv.Clock.DEVICE, service.device * part), (semconv.Clock.HOST, 9.0)):
+                    scrapes.put(f"{metric.prometheus}_sum", {**labels, "clock": of}, _counted(clock, at, audio * seconds))
         _histogram(scrapes, semconv.QUEUE_DURATION, labels, clock, at, (requests.start - requests.arrival)[done])
         under = np.array([s.underruns for s in service.settings])[requests.setting[done]]
         scrapes.put(semconv.UNDERRUN.prometheus, labels, _counted(clock, at, rng.poisson(under * audio / 60).astype(float)))

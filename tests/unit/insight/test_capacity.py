@@ -178,6 +178,16 @@ def test_a_vanished_voice_is_no_restart() -> None:
     assert 0.8 * whole_before < card.requests < whole_before
 
 
+def test_the_card_itself_may_bind() -> None:
+    """Device time bounds compute where it is scarcer than slots; host time of the same names is left out."""
+    tight = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.2), 2)), concurrency=4).cards[0].limits[1]
+    assert tight.streams == pytest.approx(5.0)
+    assert "of the card for a second of audio" in tight.why
+    ample = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.05), 2)), concurrency=4).cards[0].limits[1]
+    assert ample.streams == pytest.approx(8.0)
+    assert ample.details["device_seconds_per_audio_second"] == pytest.approx(0.05)
+
+
 def test_slower_than_speech_holds_nothing() -> None:
     """A service that takes longer to make audio than to play it feeds not even one listener, and says so."""
     slow = capacity(MemorySource(observe(dataclasses.replace(QUEUE, rate=0.1, base=1.2), 2)), concurrency=4, streams=1).cards[0]
