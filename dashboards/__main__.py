@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from dashboards.boards import FILES as BOARDS
 from dashboards.rules_files import FILES as RULES
 
 HERE = Path(__file__).resolve().parent
@@ -12,7 +13,8 @@ HERE = Path(__file__).resolve().parent
 
 def files() -> dict[Path, str]:
     """Every generated file and what should stand in it."""
-    return {HERE / "rules" / name: make() for name, make in RULES.items()}
+    rules = {HERE / "rules" / name: make() for name, make in RULES.items()}
+    return rules | {HERE / "generated" / name: text for name, text in BOARDS.items()}
 
 
 def stale() -> list[Path]:

@@ -1,0 +1,28 @@
+"""Thresholds and texts that more than one dashboard uses, from the same constants as the alerts."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from dashboards import thresholds as limits
+from dashboards.grafana import GREEN, RED, STATUS_COLOURS, YELLOW, Thresholds
+from vibevoice_otel import semconv
+
+NO_GPU: Final = "No GPU reports here"
+IDLE: Final = "No requests in this time"
+NONE_LOST: Final = "Nothing lost"
+LATE: Final = Thresholds(GREEN, ((semconv.SLO_FIRST_AUDIO_SECONDS, RED),), line=True)
+SUCCESS: Final = Thresholds(RED, ((1 - limits.FAILURE_RATIO, YELLOW), (semconv.SLO_SUCCESS_RATIO, GREEN)), line=True)
+FAILURES: Final = Thresholds(GREEN, ((1 - semconv.SLO_SUCCESS_RATIO, YELLOW), (limits.FAILURE_RATIO, RED)), line=True)
+BUDGET: Final = Thresholds(RED, ((0.0, YELLOW), (0.25, GREEN)))
+SLOW_SHARE: Final = Thresholds(GREEN, ((1 - semconv.SLO_FIRST_AUDIO_RATIO, RED),), line=True)
+REAL_TIME: Final = Thresholds(GREEN, ((limits.REAL_TIME, RED),), line=True)
+MEMORY: Final = Thresholds(GREEN, ((limits.GPU_MEMORY_RATIO, RED),))
+ANY: Final = Thresholds(GREEN, ((1e-9, YELLOW),))
+
+
+def colours(by_name: dict[str, str] = STATUS_COLOURS) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
+    """Overrides that give series of these names these colours."""
+    return tuple(
+        ({"id": "byName", "options": name}, {"color": {"mode": "fixed", "fixedColor": colour}}) for name, colour in by_name.items()
+    )

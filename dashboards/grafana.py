@@ -1,0 +1,378 @@
+"""Grafana's dashboard JSON from a few plain shapes. Queries come from queries.py, what is shown where from boards/."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from dashboards.alerts import RUNBOOKS
+from dashboards.queries import BY_VOICE, TRACES, VARIABLES
+
+Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "traces"]
+WIDTH: Final = 24
+SCHEMA_VERSION: Final = 41
+PROMETHEUS: Final = {"type": "prometheus", "uid": "${datasource}"}
+TEMPO: Final = {"type": "tempo", "uid": "${tempo}"}
+GREEN, YELLOW, RED, BLUE = "green", "orange", "red", "blue"
+#: The same colour for the same thing on every dashboard; both themes have these.
+STATUS_COLOURS: Final = {"success": GREEN, "error": RED, "timeout": "purple", "cancelled": BLUE, "rejected": YELLOW}
+VOICE_UID: Final = "vibevoice-voice"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One PromQL query. ``legend`` is Grafana's template; ``exemplars`` draws a dot for each request that Prometheus kept a trace id of."""
+
+    expression: str
+    legend: str = ""
+    exemplars: bool = False
+    instant: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Colours from the bottom up: below the first limit ``base``, from each limit on its colour."""
+
+    base: str = GREEN
+    steps: tuple[tuple[float, str], ...] = ()
+    line: bool = False
+
+    def json(self) -> dict[str, Any]:
+        rest = [{"color": colour, "value": limit} for limit, colour in self.steps]
+        return {"mode": "absolute", "steps": [{"color": self.base, "value": None}, *rest]}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel.
+
+    Args:
+        id: stays for ever: links and screenshots name it.
+        title, description: what is seen, and how to read it.
+        empty: why there may be nothing to see on a healthy system; shown in the panel's place.
+        runbook: the alert whose page tells what to do.
+        traceql: for ``kind`` traces, and what the link to the trace search asks.
+        options: merged over the kind's own panel options.
+        overrides: Grafana's field overrides, as (matcher, properties).
+    """
+
+    id: int
+    title: str
+    description: str
+    kind: Kind
+    queries: tuple[Query, ...] = ()
+    unit: str = "short"
+    width: int = 12
+    height: int = 8
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    runbook: str = ""
+    traceql: str = TRACES
+    empty: str = ""
+    stacked: bool = False
+    top: float | None = None
+    bottom: float | None = None
+    time_from: str = ""
+    decimals: int | None = None
+    transformations: tuple[dict[str, Any], ...] = ()
+    overrides: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One dashboard: rows of panels, each row a title and what stands in it from left to right."""
+
+    uid: str
+    title: str
+    description: str
+    rows: tuple[tuple[str, tuple[Panel, ...]], ...]
+    variables: tuple[str, ...] = ("service", "environment", "instance")
+    refresh: str = "30s"
+    span: str = "now-1h"
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        return tuple(panel for _, panels in self.rows for panel in panels)
+
+
+# ------------------------------------------------------------------------------------------------------------------- links
+def _kept(variables: Iterable[str]) -> str:
+    return "&".join(f"${{{name}:queryparam}}" for name in ("datasource", "tempo", *variables)) + "&${__url_time_range}"
+
+
+def explore(traceql: str) -> str:
+    """Address of the trace search with that query; Grafana fills the variables in when it is clicked."""
+    query = {"refId": "A", "datasource": {"type": "tempo", "uid": "${tempo}"}, "queryType": "traceql", "query": traceql, "limit": 50}
+    panes = {"traces": {"datasource": "${tempo}", "queries": [query], "range": {"from": "${__from}", "to": "${__to}"}}}
+    # Braces and dollars stay as they are, for the variables to be found in them.
+    return "/explore?schemaVersion=1&orgId=1&panes=" + urllib.parse.quote(json.dumps(panes, separators=(",", ":")), safe="${}:,")
+
+
+def _links(panel: Panel, board: Board) -> list[dict[str, Any]]:
+    # A dashboard without $voice cannot filter by it.
+    same = panel.traceql if "voice" in board.variables else panel.traceql.replace(BY_VOICE, "")
+    found = [("Traces with the same filters", explore(same))]
+    if board.uid != VOICE_UID:
+        found.insert(0, ("By voice", f"/d/{VOICE_UID}?{_kept(board.variables)}"))
+    if panel.runbook:
+        found.append(("Runbook", f"{RUNBOOKS}/{panel.runbook}.md"))
+    return [{"title": title, "url": url, "targetBlank": True} for title, url in found]
+
+
+# ------------------------------------------------------------------------------------------------------------------- panels
+_LEGEND: Final = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
+_OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
+    "timeseries": {"legend": _LEGEND, "tooltip": {"mode": "multi", "sort": "desc"}},
+    "stat": {
+        "colorMode": "background",
+        "graphMode": "area",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "textMode": "auto",
+        "wideLayout": True,
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    },
+    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}},
+    "heatmap": {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {
+            "mode": "scheme",
+            "scheme": "Turbo",
+            "steps": 64,
+            "exponent": 0.5,
+            "fill": "dark-orange",
+            "scale": "exponential",
+            "reverse": False,
+        },
+        "exemplars": {"color": "rgba(255,0,255,0.9)"},
+        "filterValues": {"le": 1e-9},
+        "legend": {"show": True},
+        "rowsFrame": {"layout": "auto"},
+        "showValue": "never",
+        "tooltip": {"mode": "single", "yHistogram": True, "showColorScale": False},
+        "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
+    },
+    "bargauge": {
+        "displayMode": "gradient",
+        "orientation": "horizontal",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "showUnfilled": True,
+        "valueMode": "color",
+        "minVizWidth": 8,
+        "minVizHeight": 16,
+        "namePlacement": "auto",
+        "sizing": "auto",
+    },
+    "traces": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}},
+}
+
+
+def _custom(panel: Panel) -> dict[str, Any]:
+    if panel.kind == "timeseries":
+        return {
+            "drawStyle": "line",
+            "lineWidth": 2,
+            "fillOpacity": 40 if panel.stacked else 8,
+            "showPoints": "auto",
+            "pointSize": 4,
+            "spanNulls": False,
+            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+            "thresholdsStyle": {"mode": "dashed" if panel.thresholds.line else "off"},
+        }
+    if panel.kind == "heatmap":
+        return {"hideFrom": {"legend": False, "tooltip": False, "viz": False}, "scaleDistribution": {"type": "linear"}}
+    return {}
+
+
+def _field_config(panel: Panel) -> dict[str, Any]:
+    by_limit = panel.kind in {"stat", "bargauge"}
+    defaults: dict[str, Any] = {
+        "unit": panel.unit,
+        "color": {"mode": "thresholds" if by_limit else "palette-classic"},
+        "thresholds": panel.thresholds.json(),
+        "custom": _custom(panel),
+        "mappings": [],
+    }
+    optional = {"min": panel.bottom, "max": panel.top, "decimals": panel.decimals, "noValue": panel.empty or None}
+    defaults |= {key: value for key, value in optional.items() if value is not None}
+    overrides = [
+        {"matcher": matcher, "properties": [{"id": key, "value": value} for key, value in properties.items()]}
+        for matcher, properties in panel.overrides
+    ]
+    return {"defaults": defaults, "overrides": overrides}
+
+
+def _target(panel: Panel, index: int, query: Query) -> dict[str, Any]:
+    target = {
+        "refId": chr(ord("A") + index),
+        "datasource": PROMETHEUS,
+        "editorMode": "code",
+        "expr": query.expression,
+        "legendFormat": query.legend or "__auto",
+        "range": not query.instant,
+        "instant": query.instant,
+        "exemplar": query.exemplars,
+    }
+    if panel.kind == "heatmap":
+        target["format"] = "heatmap"
+    elif panel.kind == "table":
+        target["format"] = "table"
+    return target
+
+
+def _panel(panel: Panel, board: Board, x: int, y: int) -> dict[str, Any]:
+    traces = panel.kind == "traces"
+    if traces:
+        targets = [
+            {
+                "refId": "A",
+                "datasource": TEMPO,
+                "queryType": "traceql",
+                "query": panel.traceql,
+                "limit": 20,
+                "spss": 1,
+                "tableType": "traces",
+                "filters": [],
+            }
+        ]
+    else:
+        targets = [_target(panel, index, query) for index, query in enumerate(panel.queries)]
+    found: dict[str, Any] = {
+        "id": panel.id,
+        "type": "table" if traces else panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": TEMPO if traces else PROMETHEUS,
+        "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
+        "targets": targets,
+        "fieldConfig": _field_config(panel),
+        "options": {**_OPTIONS[panel.kind], **panel.options},
+        "transformations": list(panel.transformations),
+        "links": _links(panel, board),
+        "transparent": False,
+    }
+    if panel.time_from:
+        found["timeFrom"] = panel.time_from
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- dashboard
+def _data_source(name: str, kind: str, label: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": label,
+        "type": "datasource",
+        "query": kind,
+        "current": {},
+        "hide": 0,
+        "includeAll": False,
+        "multi": False,
+        "options": [],
+        "refresh": 1,
+        "regex": "",
+        "skipUrlSync": False,
+    }
+
+
+def _variable(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": PROMETHEUS,
+        "definition": VARIABLES[name],
+        "query": {"query": VARIABLES[name], "refId": f"variable-{name}", "qryType": 5},
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        "hide": 0,
+        "includeAll": True,
+        "allValue": ".*",
+        "multi": True,
+        "options": [],
+        "refresh": 2,
+        "regex": "",
+        "sort": 1,
+        "skipUrlSync": False,
+    }
+
+
+def _dashboard_link(title: str, url: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "type": "link",
+        "url": url,
+        "icon": "dashboard",
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": False,
+        "includeVars": True,
+        "keepTime": True,
+        "targetBlank": False,
+    }
+
+
+def dashboard(board: Board, others: Iterable[Board]) -> str:
+    """The JSON text of a dashboard."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for index, (title, row) in enumerate(board.rows):
+        if title:
+            # Row ids are far above the panels' own.
+            place = {"h": 1, "w": WIDTH, "x": 0, "y": y}
+            panels.append({"id": 1000 + index, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []})
+            y += 1
+        x = height = 0
+        for panel in row:
+            if x + panel.width > WIDTH:
+                x, y, height = 0, y + height, 0
+            panels.append(_panel(panel, board, x, y))
+            x, height = x + panel.width, max(height, panel.height)
+        y += height
+    content = {
+        "uid": board.uid,
+        "title": board.title,
+        "description": board.description,
+        "tags": ["vibevoice"],
+        "schemaVersion": SCHEMA_VERSION,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": board.refresh,
+        "time": {"from": board.span, "to": "now"},
+        "timezone": "browser",
+        "weekStart": "",
+        "fiscalYearStartMonth": 0,
+        "liveNow": False,
+        "timepicker": {},
+        "preload": False,
+        "annotations": {"list": [_firing()]},
+        "templating": {
+            "list": [
+                _data_source("datasource", "prometheus", "Metrics"),
+                _data_source("tempo", "tempo", "Traces"),
+                *(_variable(name) for name in board.variables),
+            ]
+        },
+        "links": [
+            *(_dashboard_link(other.title, f"/d/{other.uid}") for other in others if other.uid != board.uid),
+            {**_dashboard_link("Runbooks", RUNBOOKS), "icon": "doc", "includeVars": False, "keepTime": False, "targetBlank": True},
+        ],
+        "panels": panels,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _firing() -> dict[str, Any]:
+    return {
+        "name": "Alerts",
+        "datasource": PROMETHEUS,
+        "enable": True,
+        "hide": False,
+        "iconColor": RED,
+        "expr": 'ALERTS{service="vibevoice", alertstate="firing"}',
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{severity}} {{voice}}",
+    }

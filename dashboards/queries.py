@@ -1,0 +1,175 @@
+"""The queries of the dashboards, apart from how they are drawn. Metrics and labels come from semconv.py, numbers from thresholds.py.
+
+``$__rate_interval``, ``$__range`` and the variables are Grafana's; ``bound`` puts values in their place for whoever runs a query elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from dashboards.promql import grew, increase, mean, quantile, rate, series, share_above, total
+from dashboards.recording import BAD, COUNTED, FAILED, budget_left
+from dashboards.thresholds import FIRST_AUDIO, SUCCESS
+from vibevoice_otel import semconv
+from vibevoice_otel.semconv import Metric, Status
+
+NOW: Final = "$__rate_interval"
+RANGE: Final = "$__range"
+WHO: Final = 'service=~"$service", environment=~"$environment"'
+SCOPE: Final = f'{WHO}, instance=~"$instance"'
+SPEAKER: Final = f'{SCOPE}, voice=~"$voice"'
+MISS: Final = f'cache="{semconv.Cache.MISS}"'
+
+
+def bound(expression: str, variables: Mapping[str, str] | None = None, interval: str = "1m", window: str = "5m") -> str:
+    """The expression with Grafana's variables replaced: every one not in ``variables`` matches all."""
+    text = expression.replace(NOW, interval).replace(RANGE, window)
+    return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
+
+
+# ------------------------------------------------------------------------------------------------------------------ outcome
+def failure_ratio(window: str, scope: str = SPEAKER, by: str = "voice") -> str:
+    failed = total(by, increase(semconv.REQUESTS, window, scope, FAILED))
+    return f"{failed} / {total(by, increase(semconv.REQUESTS, window, scope, COUNTED))}"
+
+
+def success_ratio(window: str, scope: str = SCOPE) -> str:
+    return f"1 - {failure_ratio(window, scope, '')}"
+
+
+def objective_missed(window: str, scope: str = SCOPE) -> str:
+    """Share of requests that count towards the first-audio objective and missed it."""
+    bad = total("", increase(semconv.FIRST_AUDIO_SLI, window, scope, BAD))
+    return f"{bad} / {total('', increase(semconv.FIRST_AUDIO_SLI, window, scope))}"
+
+
+def requests_by(label: str, scope: str = SCOPE) -> str:
+    return total(label, rate(semconv.REQUESTS, NOW, scope))
+
+
+def errors_by_cause(scope: str = SPEAKER) -> str:
+    return total("error_type", increase(semconv.ERRORS, NOW, scope))
+
+
+SUCCESS_LEFT: Final = f"min({budget_left(SUCCESS)}{{{WHO}}})"
+FIRST_AUDIO_LEFT: Final = f"min({budget_left(FIRST_AUDIO)}{{{WHO}}})"
+SETBACKS: Final = total("status", rate(semconv.REQUESTS, NOW, SCOPE, f'status=~"{Status.CANCELLED}|{Status.REJECTED}"'))
+
+
+# ------------------------------------------------------------------------------------------------------------------ latency
+def first_audio(q: float, window: str = NOW, scope: str = SCOPE, by: str = "") -> str:
+    return quantile(q, semconv.FIRST_AUDIO, window, by, scope)
+
+
+def slow_share(window: str, scope: str = SCOPE, by: str = "") -> str:
+    return share_above(semconv.SLOW_FIRST_AUDIO_SECONDS, semconv.FIRST_AUDIO, window, by, scope)
+
+
+def heat(metric: Metric, scope: str) -> str:
+    """Observations by bucket, for a heat map."""
+    return total("le", increase(metric, NOW, scope, suffix="_bucket"))
+
+
+def parts(scope: str = SPEAKER) -> str:
+    """Mean seconds of each part of the first-audio latency; stacked they are its mean."""
+    seconds = total("part", rate(semconv.FIRST_AUDIO_PART, NOW, scope, suffix="_sum"))
+    return f"{seconds} / ignoring(part) group_left {total('', rate(semconv.FIRST_AUDIO, NOW, scope, suffix='_count'))}"
+
+
+def matrix(label: str) -> str:
+    """P95 of the first-audio latency by a parameter and by the text's length, over the time shown."""
+    return quantile(0.95, semconv.FIRST_AUDIO, RANGE, f"{label}, text_length_range", SPEAKER)
+
+
+def step_mean(scope: str = SPEAKER) -> str:
+    return mean(semconv.INFERENCE, NOW, "step_index", scope)
+
+
+def step_p95(scope: str = SPEAKER) -> str:
+    return quantile(0.95, semconv.INFERENCE, NOW, "step_index", scope)
+
+
+TEXT_LENGTHS: Final = total("text_length_range", rate(semconv.FIRST_AUDIO, NOW, SPEAKER, suffix="_count"))
+LAUNCH: Final = quantile(0.95, semconv.LAUNCH_LATENCY, NOW, "device_id", SCOPE)
+DEVICE_QUEUE: Final = quantile(0.95, semconv.DEVICE_QUEUE, NOW, "device_id", SCOPE)
+QUEUE: Final = quantile(0.95, semconv.QUEUE_DURATION, NOW, "", SPEAKER)
+
+
+def cold(metric: Metric, scope: str) -> str:
+    """Loads from cold in the interval."""
+    return total("", increase(metric, NOW, scope, MISS, suffix="_count"))
+
+
+# -------------------------------------------------------------------------------------------------------------------- flow
+ACTIVE: Final = total("", series(semconv.ACTIVE, SCOPE))
+PROGRESS_AGE: Final = f"max({series(semconv.PROGRESS_AGE, SCOPE)})"
+RTF: Final = f"{total('', rate(semconv.GENERATE_BUSY, NOW, SCOPE))} / {total('', rate(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
+RTF_P95: Final = quantile(0.95, semconv.RTF, NOW, "", SCOPE)
+UNDERRUNS: Final = total("", increase(semconv.UNDERRUN, NOW, SCOPE))
+BACKLOG: Final = f"max by (voice) ({series(semconv.BUFFER_LENGTH, SPEAKER)})"
+DEFECTS: Final = total("kind", increase(semconv.DEFECTIVE_FRAMES, NOW, SPEAKER))
+LEADING_SILENCE: Final = quantile(0.95, semconv.LEADING_SILENCE_SECONDS, NOW, "voice", SPEAKER)
+
+
+# ------------------------------------------------------------------------------------------------------------------ memory
+def memory(metric: Metric) -> str:
+    return f"max by (instance, device_id) ({series(metric, SCOPE)})"
+
+
+MEMORY_USED: Final = memory(semconv.GPU_MEMORY)
+MEMORY_LIMIT: Final = memory(semconv.GPU_MEMORY_LIMIT)
+MEMORY_RESERVED: Final = memory(semconv.GPU_MEMORY_RESERVED)
+MEMORY_SHARE: Final = f"max({series(semconv.GPU_MEMORY, SCOPE)} / {series(semconv.GPU_MEMORY_LIMIT, SCOPE)})"
+MEMORY_EVENTS: Final = total("event", increase(semconv.GPU_MEMORY_EVENTS, NOW, SCOPE, 'event=~"oom|retry"'))
+
+# ---------------------------------------------------------------------------------------------------------------- telemetry
+DROPPED: Final = total("what, reason", grew(series(semconv.DROPPED, SCOPE), NOW))
+INSTANCES: Final = f"count({series(semconv.BUILD_INFO, SCOPE)}) or vector(0)"
+#: Some of these are missing where the Collector is young: a refusal that never happened has no series.
+COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
+EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
+
+# ------------------------------------------------------------------------------------------------------------------- voices
+#: Columns of the table of all voices: title -> expression. Of every voice, not of $voice: it is there to choose one.
+VOICES: Final = {
+    "Requests": total("voice", increase(semconv.REQUESTS, RANGE, SCOPE)),
+    "Failed": failure_ratio(RANGE, SCOPE),
+    "P95 first audio": quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE),
+    "Mean step": mean(semconv.INFERENCE, RANGE, "voice", SCOPE),
+    "Underruns a request": " / ".join(total("voice", increase(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)),
+    "Defective frames": total("voice", increase(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE)),
+}
+
+# ----------------------------------------------------------------------------------------------------------------- variables
+VARIABLES: Final = {
+    "service": f"label_values({semconv.BUILD_INFO.prometheus}, service)",
+    "environment": f'label_values({semconv.BUILD_INFO.prometheus}{{service=~"$service"}}, environment)',
+    "instance": f"label_values({semconv.BUILD_INFO.prometheus}{{{WHO}}}, instance)",
+    "voice": f"label_values({semconv.REQUESTS.prometheus}{{{SCOPE}}}, voice)",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------- traces
+BY_VOICE: Final = f' && span.{semconv.VOICE.key} =~ "${{voice:pipe}}"'
+
+
+def _traces(condition: str = "") -> str:
+    """TraceQL for the requests that the variables choose."""
+    where = " && ".join(
+        (
+            f'name = "{semconv.SYNTHESIZE.name}"',
+            'resource.service.name =~ "${service:pipe}"',
+            'resource.deployment.environment.name =~ "${environment:pipe}"',
+            'resource.service.instance.id =~ "${instance:pipe}"',
+        )
+    )
+    shown = (semconv.FIRST_AUDIO_LATENCY, semconv.VOICE, semconv.CFG, semconv.STEPS, semconv.TEXT_LENGTH, semconv.STATUS)
+    also = f" && {condition}" if condition else ""
+    return f"{{ {where}{BY_VOICE}{also} }} | select({', '.join(f'span.{attribute.key}' for attribute in shown)})"
+
+
+TRACES: Final = _traces()
+SLOW_TRACES: Final = _traces(f"span.{semconv.FIRST_AUDIO_LATENCY.key} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}")
+FAILED_TRACES: Final = _traces("status = error")

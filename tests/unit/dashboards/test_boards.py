@@ -1,0 +1,247 @@
+"""The dashboards say what they should, in JSON that Grafana reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards import queries, thresholds
+from dashboards.__main__ import HERE, stale
+from dashboards.alerts import RUNBOOKS, alerts
+from dashboards.boards import BOARDS
+from dashboards.grafana import Board, Panel, Query
+from dashboards.promql import series, share_above
+from tests.unit.dashboards import names
+from vibevoice_otel import semconv
+
+PANELS = [pytest.param(board, panel, id=f"{board.uid}-{panel.id}") for board in BOARDS for panel in board.panels]
+EXPRESSIONS = [
+    pytest.param(query.expression, id=f"{board.uid}-{panel.id}-{index}")
+    for board in BOARDS
+    for panel in board.panels
+    for index, query in enumerate(panel.queries)
+]
+TRACEQL = {panel.traceql for board in BOARDS for panel in board.panels}
+
+
+def load(board: Board) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((HERE / "generated" / f"{board.uid}.json").read_text())
+    return loaded
+
+
+def test_the_committed_files_are_the_generated_ones() -> None:
+    """Whoever changes a name, a threshold or a panel runs `make dashboards`."""
+    assert stale() == []
+
+
+def test_the_check_names_what_differs(tmp_path: Path) -> None:
+    """`python -m dashboards --check` exits 0 when all is up to date, and refuses what it does not know."""
+    for arguments, code in ((["--check"], 0), (["--nonsense"], 2)):
+        done = subprocess.run([sys.executable, "-m", "dashboards", *arguments], cwd=HERE.parent, capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+
+
+#: What Grafana itself writes and reads, and its published types leave out.
+BEYOND_THE_TYPES = {"titleFormat", "textFormat", "definition"}
+
+
+def by_the_types(board: dict[str, Any]) -> dict[str, Any]:
+    """The dashboard as Grafana's published types understand it: read into them, and written again."""
+    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the types' own deprecations
+        plugins.register_default_plugins()
+        again: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board)))
+    return again
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_grafana_s_published_types_know_every_field(board: Board) -> None:
+    """Nothing is lost and nothing changes on the way through the types: no field is misspelt or of a wrong kind."""
+    assert {path for path in _missing(load(board), by_the_types(load(board)), "") if path.split(".")[-1] not in BEYOND_THE_TYPES} == set()
+
+
+@pytest.mark.parametrize("field", ["fillOpacity", "expr", "graphMode", "gridPos", "legendFormat", "includeAll", "noValue", "stacking"])
+def test_a_misspelt_field_would_be_found(field: str) -> None:
+    """The check above sees into panels, queries, options and variables alike."""
+    wrong = json.loads((HERE / "generated" / "vibevoice-health.json").read_text().replace(f'"{field}"', f'"{field}s"'))
+    assert any(path.endswith(f".{field}s") for path in _missing(wrong, by_the_types(wrong), ""))
+
+
+def _missing(ours: Any, theirs: Any, path: str) -> Any:
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            if not isinstance(theirs, dict) or key not in theirs:
+                if value not in (None, [], {}, "", False):
+                    yield f"{path}.{key}"
+            else:
+                yield from _missing(value, theirs[key], f"{path}.{key}")
+    elif isinstance(ours, list):
+        for index, value in enumerate(ours):
+            yield from _missing(value, theirs[index] if isinstance(theirs, list) and index < len(theirs) else None, f"{path}[{index}]")
+    elif ours != theirs:
+        yield f"{path}: {ours!r} is {theirs!r}"
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_only_names_of_the_contract(expression: str) -> None:
+    """Every metric and label that a panel reads exists in semconv.py (or is recorded from such)."""
+    assert names.metrics(expression)
+    assert not names.unknown_metrics(expression)
+    assert not names.unknown_labels(expression)
+
+
+@pytest.mark.parametrize("name", queries.VARIABLES)
+def test_variables_read_names_of_the_contract(name: str) -> None:
+    """A variable that reads a metric that is not there would be empty for ever."""
+    inside = queries.VARIABLES[name].removeprefix("label_values(").removesuffix(")")
+    expression, _, label = inside.rpartition(",")
+    assert not names.unknown_metrics(expression)
+    assert not names.unknown_labels(expression)
+    assert label.strip() in {"service", "environment", "instance", "voice"}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_own_series_are_filtered_by_what_the_reader_chose(expression: str) -> None:
+    """Each selector of a series of ours obeys $service and $environment, and $instance unless it was recorded without."""
+    for name in names.metrics(expression) - names.FOREIGN:
+        chosen = [labels for selected, labels in names.selectors(expression) if selected == name]
+        assert chosen, name
+        wanted = {"service", "environment"} | (set() if name in names.RECORDED else {"instance"})
+        assert all(wanted <= labels for labels in chosen), name
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS)
+def test_a_panel_explains_itself(board: Board, panel: Panel) -> None:
+    """A description, a unit, a runbook that exists, and links that keep filters and time."""
+    assert len(panel.description) > 20
+    assert panel.unit
+    assert panel.runbook in {alert.name for alert in alerts()}
+    (shown,) = (each for each in load(board)["panels"] if each["id"] == panel.id)
+    links = {link["title"]: link["url"] for link in shown["links"]}
+    assert links["Runbook"] == f"{RUNBOOKS}/{panel.runbook}.md"
+    assert semconv.SYNTHESIZE.name in links["Traces with the same filters"]
+    if board.uid != "vibevoice-voice":
+        assert links["By voice"].startswith("/d/vibevoice-voice?")
+    for name in board.variables:
+        assert "${" + name in " ".join(links.values())
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_links_use_only_variables_that_the_dashboard_has(board: Board) -> None:
+    """An unknown variable would stand in the address as it is written."""
+    known = {*board.variables, "datasource", "tempo", "__url_time_range", "__from", "__to", "__value"}
+    for panel in load(board)["panels"]:
+        for link in panel.get("links", ()):
+            assert set(re.findall(r"\$\{(\w+)", link["url"])) <= known, panel["title"]
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_every_dashboard_can_be_pointed_elsewhere(board: Board) -> None:
+    """$datasource, $environment and $instance on each; the panels ask the chosen source."""
+    loaded = load(board)
+    variables = {each["name"]: each for each in loaded["templating"]["list"]}
+    assert {"datasource", "environment", "instance"} <= variables.keys()
+    assert all(variables[name]["multi"] and variables[name]["includeAll"] for name in board.variables)
+    for panel in loaded["panels"]:
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] in {"${datasource}", "${tempo}"}
+
+
+def test_the_voice_dashboard_takes_several_voices() -> None:
+    """$voice is multi and has All."""
+    (voice,) = (each for each in load(BOARDS[1])["templating"]["list"] if each["name"] == "voice")
+    assert voice["multi"]
+    assert voice["includeAll"]
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_panels_fill_their_rows_and_never_overlap(board: Board) -> None:
+    """24 columns, no hole at a row's end, no panel over another; ids are unique."""
+    panels = load(board)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in panels]
+    for (x, y, w, h), (u, v, b, t) in combinations(places, 2):
+        assert x + w <= u or u + b <= x or y + h <= v or v + t <= y
+    area = sum(w * h for _, _, w, h in places)
+    assert area == 24 * max(y + h for _, y, _, h in places)
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS)
+def test_latency_panels_show_single_requests(board: Board, panel: Panel) -> None:
+    """A picture of latency over time has exemplars, so that a bad point leads to a trace; a mean has none to give."""
+    over_time = panel.kind in {"timeseries", "heatmap"} and any(
+        "histogram_quantile" in q.expression or "_bucket" in q.expression for q in panel.queries
+    )
+    if over_time and panel.title not in {"First audio of all voices", "First audio above 500 ms, or never"}:
+        assert any(query.exemplars for query in panel.queries)
+
+
+def test_thresholds_are_the_objectives() -> None:
+    """The dashed line that people see is the number that alerts fire at."""
+    limits = {
+        step["value"]
+        for board in BOARDS
+        for panel in load(board)["panels"]
+        if panel["title"] in {"First-audio latency", "P95 first audio", "P95 first audio by voice"}
+        for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    }
+    assert limits == {None, semconv.SLO_FIRST_AUDIO_SECONDS}
+    assert thresholds.SUCCESS.budget == pytest.approx(0.01)
+    assert thresholds.FIRST_AUDIO.budget == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("traceql", sorted(TRACEQL))
+def test_traceql_is_well_formed(traceql: str) -> None:
+    """A spanset filter of comparisons of known attributes, and a select of known attributes."""
+    text = queries.bound(traceql)
+    filtered, _, selected = text.partition(" | ")
+    assert filtered.startswith("{ ")
+    assert filtered.endswith(" }")
+    known = {a.key for span in semconv.SPANS for a in span.attributes}
+    resource = {"service.name", "service.instance.id", "deployment.environment.name"}
+    for comparison in filtered[2:-2].split(" && "):
+        left, operator, right = re.fullmatch(r'(\S+) (=|=~|>) ("[^"]*"|[\d.]+|error)', comparison).groups()  # type: ignore[union-attr]
+        scope, _, key = left.partition(".")
+        assert left in {"name", "status"} or key in {"span": known, "resource": resource}[scope]
+        assert (operator == "=~") is (left not in {"name", "status"} and right[0] == '"')
+    chosen = re.fullmatch(r"select\((.+)\)", selected)
+    assert chosen
+    assert {each.removeprefix("span.") for each in chosen[1].split(", ")} <= known
+
+
+def test_a_wrong_edge_or_suffix_is_refused() -> None:
+    """A share above something that is no bucket edge would be silently interpolated, a suffix that does not fit never found."""
+    with pytest.raises(ValueError, match=r"has no bucket edge at 0\.47"):
+        share_above(0.47, semconv.FIRST_AUDIO, "5m", "")
+    with pytest.raises(ValueError, match="suffix '_count' does not fit"):
+        series(semconv.REQUESTS, suffix="_count")
+    with pytest.raises(ValueError, match="suffix '' does not fit"):
+        series(semconv.FIRST_AUDIO)
+
+
+def test_bound_replaces_every_variable() -> None:
+    """What the stack tests and the pictures run is the panel's own query with values in the variables' place."""
+    assert queries.bound('a{v=~"$voice", s=~"${service:pipe}"}[$__rate_interval]', {"voice": "x"}) == 'a{v=~"x", s=~".*"}[1m]'
+    for board in BOARDS:
+        for panel in board.panels:
+            assert all("$" not in queries.bound(query.expression) for query in panel.queries)
+
+
+def test_panels_have_queries() -> None:
+    """Only a panel of traces has no PromQL, and all others have at least one query."""
+    for board in BOARDS:
+        for panel in board.panels:
+            assert (panel.kind == "traces") is (not panel.queries)
+            assert all(isinstance(query, Query) for query in panel.queries)
