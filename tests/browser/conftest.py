@@ -1,4 +1,7 @@
-"""One service and one browser for all tests of the page; each test gets a fresh tab, in which nothing may go wrong unsaid."""
+"""One service and one browser for all tests of the page; each test gets a fresh tab, in which nothing may go wrong unsaid.
+
+They end with this package: while playwright runs, its event loop keeps every asyncio test of the process from running.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 SLOW, CORRUPT = "fr-Spk0_man", "de-Spk0_man"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if chromium() is None:
         pytest.skip(MISSING)  # in CI a skip is a failure
@@ -25,7 +28,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Running]:
     """One place and no waiting line, so that a second request is refused; one slow voice, one that cannot be loaded."""
     faults = {"slow_voices": {SLOW: 0.04}, "corrupt_voices": [CORRUPT]}

@@ -127,7 +127,7 @@ def until(page: Page, met: str, seconds: float = 30.0) -> None:
 def opened(page: Page, running: Running) -> Page:
     """The page, ready to speak."""
     page.goto(running.address)
-    until(page, "document.querySelectorAll('#voice option').length > 5 && window.vibevoice.clock.error !== null")
+    until(page, "document.querySelectorAll('#voice option').length > 1 && window.vibevoice.clock.error !== null")
     return page
 
 

@@ -17,6 +17,7 @@ from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline
 
 TICK_SECONDS = 0.1  # a growing trace
+SHARE = 0.05  # of one processor, at most, for each browser that watches a trace grow
 STATUS_SECONDS = 0.25  # tiles and the list
 MEMORY_SECONDS = 2.0
 PATIENCE_SECONDS = 15.0  # for a request that was announced and has not arrived
@@ -118,11 +119,13 @@ class Feed:
             if timeline is None and (kept is None and time.monotonic() > deadline):
                 yield message("gone")
                 return
+            spent = time.thread_time()
             if timeline is not None:
                 for part in self._open(timeline, kept, settled):
                     yield part
                 settled = len(kept.batches) if kept is not None else 0
-            await asyncio.sleep(TICK_SECONDS)
+            spent = time.thread_time() - spent
+            await asyncio.sleep(max(TICK_SECONDS, spent / SHARE))
 
     def _timeline(self, key: str) -> Timeline | None:
         return next((each for each in self._recorder.timelines if key in {str(each.request), trace_id(each)}), None)

@@ -75,7 +75,7 @@ async function findService() {
     }
     const select = $("voice");
     const before = select.value;
-    const voices = service.voices.map((voice) => el("option", { value: voice }, voice + (voice === service.default_voice ? " (the service's own)" : "")));
+    const voices = service.voices.map((voice) => el("option", { value: voice }, voice + (voice === service.default_voice ? " (default)" : "")));
     const own = service.default_voice ? [] : [el("option", { value: "" }, "the service's own")];
     select.replaceChildren(...own, ...voices);
     select.value = before || service.default_voice || "";

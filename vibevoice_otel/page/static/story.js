@@ -133,7 +133,7 @@ function sides(trace, first) {
   const reckoned = summary ? summary.underruns : trace.reckoned().dry.length;
   const row = (what, yours, theirs) => el("tr", {}, el("th", { scope: "row" }, what), el("td", {}, el("b", {}, yours)), el("td", {}, el("b", {}, theirs)));
   const table = el("table", { class: "sides" },
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "You"), el("th", { scope: "col" }, "The server"))),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "You, in this browser"), el("th", { scope: "col" }, "The server"))),
     el("tbody", {},
       row("First sound", duration(heard), duration(first)),
       row("Buffer ran dry", dry(underruns), dry(reckoned)),
