@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             plots.save(report, arguments.plot)
     except (SourceError, ValueError, OSError) as error:
-        print(f"vibevoice-otel insight: {error}", file=sys.stderr)
+        hint = " Without Prometheus, --scrape looks at the demo's metrics page." if _nowhere(arguments, error) else ""
+        print(f"vibevoice-otel insight: {error}{hint}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"scipy", "matplotlib"}:
@@ -104,6 +105,12 @@ def _source(arguments: argparse.Namespace) -> Source:
 
     url = arguments.prometheus or os.environ.get(URL_VARIABLE) or PROMETHEUS
     return PrometheusSource(url, window=arguments.window, end=arguments.at, **common)
+
+
+def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:
+    """Nobody said where the data is, and it is not where it would be by default."""
+    said = arguments.prometheus or arguments.scrape or os.environ.get(URL_VARIABLE)
+    return not said and isinstance(error, SourceError) and "cannot be reached" in str(error)
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

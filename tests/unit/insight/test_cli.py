@@ -117,6 +117,11 @@ def test_no_store_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: p
     error = capsys.readouterr().err
     assert error.startswith("vibevoice-otel insight: http://127.0.0.1:1/")
     assert error.count("\n") == 1
+    assert "--scrape" not in error
+    monkeypatch.delenv(cli.URL_VARIABLE)
+    monkeypatch.setattr(cli, "PROMETHEUS", "http://127.0.0.1:1")
+    assert cli.main(["voices"]) == 1
+    assert "--scrape looks at the demo's metrics page" in capsys.readouterr().err
     assert cli.main(["voices", "--token-file", "/nowhere"]) == 1
     assert "/nowhere" in capsys.readouterr().err
 
