@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -46,6 +46,9 @@ rules: dashboards ## the same command writes both
 
 schema: $(VENV)/.test ## write registry/ and docs/telemetry.md from semconv.py
 	@$(BIN)/vibevoice-otel schema
+
+screenshots: $(VENV)/.test ## take docs/images/live-page-*.png of the real page (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 pictures: $(VENV)/.test tools ## draw docs/images/dashboard-*.png from a real Prometheus filled by the demo service (about 3 minutes)
 	@$(BIN)/python -m dashboards.pictures
