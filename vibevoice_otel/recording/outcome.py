@@ -36,7 +36,7 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
             return Status.ERROR, error
     if left is not None and not _complete(timeline, left):
         return Status.CANCELLED, None
-    if timeline.asked.blank and not worked:
+    if timeline.asked.blank and not worked and timeline.first_send is None:
         return Status.REJECTED, ErrorType.EMPTY_TEXT
     if code is not None and code not in NORMAL_CLOSE:
         return Status.ERROR, f"{ErrorType.CLOSE_CODE}{code}"

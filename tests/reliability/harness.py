@@ -1,0 +1,281 @@
+"""A service in a process of its own, under the launcher, and an OTLP receiver that can be slow, refuse, or go away and return."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psutil
+import websockets
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+HERE = Path(__file__).parent
+ROOT = "vibevoice.synthesize"
+KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest, "/v1/logs": ExportLogsServiceRequest}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Sink:
+    """Takes OTLP over HTTP on 127.0.0.1. ``status`` and ``delay`` (seconds) say how it answers; only what it takes is kept."""
+
+    def __init__(self) -> None:
+        self.status, self.delay = 200, 0.0
+        self.port = free_port()
+        self.messages: list[object] = []
+        self._lock = threading.Lock()
+        self._server: ThreadingHTTPServer | None = None
+        self.open()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status = sink.status
+                time.sleep(sink.delay)
+                if status == 200:
+                    if self.headers.get("Content-Encoding") == "gzip":
+                        body = gzip.decompress(body)
+                    with sink._lock:
+                        sink.messages.append(KINDS[self.path].FromString(body))
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                except OSError:
+                    pass
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Quiet."""
+
+        class Server(ThreadingHTTPServer):
+            allow_reuse_address = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that was killed."""
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def _of(self, kind: type) -> list[object]:
+        with self._lock:
+            return [each for each in self.messages if isinstance(each, kind)]
+
+    def spans(self, name: str | None = None) -> list[Span]:
+        return [
+            span
+            for message in self._of(ExportTraceServiceRequest)
+            for resource in message.resource_spans  # type: ignore[attr-defined]
+            for scope in resource.scope_spans
+            for span in scope.spans
+            if name in {None, span.name}
+        ]
+
+    def roots(self) -> Counter[str]:
+        """How many requests' spans have come, by status, and by error.type where there is one."""
+        found: Counter[str] = Counter()
+        for span in self.spans(ROOT):
+            values = {pair.key: pair.value.string_value for pair in span.attributes}
+            found["/".join(filter(None, (values.get("vibevoice.status"), values.get("error.type"))))] += 1
+        return found
+
+    def series(self, name: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """The last value of each series of a metric (a histogram's count), by service.instance.id and attributes."""
+        found = {}
+        for message in self._of(ExportMetricsServiceRequest):
+            for resource in message.resource_metrics:  # type: ignore[attr-defined]
+                values = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+                for scope in resource.scope_metrics:
+                    for metric in scope.metrics:
+                        if metric.name != name:
+                            continue
+                        kind = getattr(metric, metric.WhichOneof("data"))
+                        for point in kind.data_points:
+                            key = frozenset((pair.key, pair.value.string_value) for pair in point.attributes)
+                            value = point.count if hasattr(point, "count") else point.as_int or point.as_double
+                            found[values.get("service.instance.id", ""), key] = float(value)
+        return found
+
+    def total(self, name: str, **attributes: str) -> float:
+        return sum(value for (_, key), value in self.series(name).items() if set(attributes.items()) <= key)
+
+    def all_text(self) -> str:
+        """Everything that came, as text, for a search."""
+        with self._lock:
+            return "\n".join(str(each) for each in self.messages)
+
+
+def wait_for(met: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Whether ``met`` came true in time."""
+    until = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@dataclass
+class Heard:
+    """What a listener had of a request."""
+
+    chunks: int = 0
+    first: float | None = None  # seconds from the call
+    close_code: int | None = None
+
+
+@dataclass
+class Service:
+    """The speaking service under ``opentelemetry-instrument``."""
+
+    sink: Sink
+    environment: dict[str, str] = field(default_factory=dict)
+    command: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.metrics_port = free_port()
+        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        launcher = (sys.executable, "-c", "from opentelemetry.instrumentation.auto_instrumentation import run; run()")
+        command = self.command or (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(self.port))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "VIBEVOICE_"))}
+        environment = {
+            **clean, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": self.sink.endpoint,
+            "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.metrics_port), "OTEL_SERVICE_NAME": "speaker",
+            "OTEL_BSP_SCHEDULE_DELAY": "300", "OTEL_METRIC_EXPORT_INTERVAL": "500", "OMP_NUM_THREADS": "1", **self.environment,
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [*launcher, *command], env=environment, cwd=HERE, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log
+            try:
+                self.get("/healthz")
+            except OSError:
+                return False
+            return True
+
+        assert wait_for(ready, 60), self.log
+
+    def get(self, path: str, port: int | None = None) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def post(self, path: str, body: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", body.encode(), timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text(errors="replace")
+
+    async def listen(self, *, until: int | None = None, headers: dict[str, str] | None = None, **query: object) -> Heard:
+        """One request; with ``until`` the listener leaves after so many chunks."""
+        heard, began = Heard(), time.perf_counter()
+        url = f"ws://127.0.0.1:{self.port}/stream?{urlencode({'text': 'hello', **query})}"
+        try:
+            async with websockets.connect(url, additional_headers=headers or {}, open_timeout=30) as connection:
+                async for message in connection:
+                    if isinstance(message, bytes):
+                        heard.first = heard.first or time.perf_counter() - began
+                        heard.chunks += 1
+                        if until is not None and heard.chunks >= until:
+                            break
+                heard.close_code = connection.close_code
+        except (websockets.WebSocketException, OSError):
+            pass
+        return heard
+
+    def speak(self, count: int = 1, together: int = 8, **query: object) -> list[Heard]:
+        """``count`` requests, ``together`` at a time."""
+
+        async def all_of_them() -> list[Heard]:
+            turn = asyncio.Semaphore(together)
+
+            async def one() -> Heard:
+                async with turn:
+                    return await self.listen(**query)  # type: ignore[arg-type]
+
+            return await asyncio.gather(*(one() for _ in range(count)))
+
+        return asyncio.run(all_of_them())
+
+    def metrics(self) -> str:
+        return self.get("/metrics", self.metrics_port)
+
+    def scraped(self, name: str) -> float:
+        """Sum of a series on the metrics page."""
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if re.match(rf"{name}[{{ ]", line))
+
+    def family(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def stop(self, how: int = signal.SIGTERM, seconds: float = 30.0) -> float:
+        """Send ``how``; returns the seconds until the process had ended."""
+        began = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(seconds)
+            finally:
+                try:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        self.process.wait(10)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        self.stop(signal.SIGKILL)
+        self._log.close()

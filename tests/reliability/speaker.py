@@ -1,0 +1,40 @@
+"""A service that speaks over a WebSocket as upstream's does, without a model: chunks of PCM16 at a pace, on request a failure.
+
+``GET /stream`` (WebSocket) with text, chunks, pace (seconds between chunks), fail (raise with the text in the message); POST /speak
+raises with its body in the message. It knows nothing of telemetry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from fastapi import FastAPI, Request, WebSocket
+
+app = FastAPI()
+CHUNK = b"\x01\x02" * 1600
+
+
+@app.get("/healthz")
+def healthz() -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
+@app.post("/speak")
+async def speak(request: Request) -> None:
+    raise ValueError(f"cannot say {(await request.body()).decode()}")
+
+
+@app.websocket("/stream")
+async def stream(socket: WebSocket) -> None:
+    asked = socket.query_params
+    await socket.accept()
+    if asked.get("fail"):
+        try:
+            raise LookupError(f"no phonemes for {asked.get('text')}")
+        except LookupError as error:
+            raise ValueError(f"cannot say {asked.get('text')}") from error
+    for _ in range(int(asked.get("chunks", "3"))):
+        await socket.send_bytes(CHUNK)
+        await asyncio.sleep(float(asked.get("pace", "0.001")))
+    await socket.close()
