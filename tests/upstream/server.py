@@ -104,7 +104,7 @@ def serve(
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
         **(environment or {}),
     }
     log_file = where / "server.log"

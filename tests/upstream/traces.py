@@ -71,7 +71,7 @@ def settled(server: Server, sink: Sink, heard: Heard, before: Mapping[str, int])
     seen = -1
     while seen != len(sink.spans(heard.trace_id)):  # children precede the root in one batch or in the one before; let it be whole
         seen = len(sink.spans(heard.trace_id))
-        time.sleep(0.25)
+        time.sleep(0.15)
     after = server.counts()
     delta = Counter({name: count - before.get(name, 0) for name, count in after.items()})
     return Seen(Trace(sink.spans(heard.trace_id)), heard, delta)
