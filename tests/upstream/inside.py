@@ -80,6 +80,9 @@ def main(tree: Path) -> None:
     points = [(point.part, point.where, point.found) for point in instrumentor.hook_points]
     instrumentor.uninstrument()
     after = functions(modules)
+    data: Any = metrics.get_metrics_data()
+    every = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    counters = {metric.name: sum(getattr(point, "value", 0) for point in metric.data.data_points) for metric in every}
     unobserved = len(list(service.stream(TEXT, inference_steps=3, log_callback=lambda *_a, **_k: None)))
 
     report = {
@@ -89,6 +92,7 @@ def main(tree: Path) -> None:
         "left": sorted({where for where, value in after.items() if before.get(where) is not value} | (before.keys() ^ after.keys())),
         "points": points,
         "warnings": warnings.said,
+        "counters": counters,
         "spans": [
             {
                 "name": span.name,

@@ -85,7 +85,9 @@ def test_uninstrumenting_restores_every_function(report: dict[str, Any]) -> None
 
 
 def test_a_program_without_a_socket_is_observed(report: dict[str, Any]) -> None:
-    """A script that uses the service directly has its request's trace, and the model's and the voices' loads theirs."""
+    """A script that uses the service directly has its request's trace, and the model's and the voices' loads theirs; no objective."""
+    assert report["counters"][semconv.REQUESTS.name] == 1
+    assert report["counters"].get(semconv.FIRST_AUDIO_SLI.name, 0) == 0
     names = [span["name"] for span in report["spans"]]
     assert {span.name for span in EVERY} <= set(names)
     assert names.count(semconv.SYNTHESIZE.name) == 1

@@ -172,8 +172,8 @@ class FromSpans:
         latency = root.attributes.get(semconv.FIRST_AUDIO_LATENCY.key)
         if isinstance(latency, float):
             return latency <= self._slo
-        if status is Status.REJECTED or (status is Status.CANCELLED and root.seconds <= self._slo):
-            return None
+        if status in {Status.REJECTED, Status.SUCCESS} or (status is Status.CANCELLED and root.seconds <= self._slo):
+            return None  # a success without first audio had no socket: a program that speaks to itself
         return False
 
     def _kept(self, batch: Batch) -> bool:
