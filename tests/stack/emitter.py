@@ -61,11 +61,16 @@ class Request:
         marks = {semconv.STREAM_PARTIAL.key: True} if partial else {}
         tracer, start = self.emitter.tracer, self.clock
         frame = tracer.start_span(
-            semconv.FRAME.name, trace.set_span_in_context(self.generate), start_time=start, attributes={semconv.FRAME_INDEX.key: self.frames, **marks}
+            semconv.FRAME.name,
+            trace.set_span_in_context(self.generate),
+            start_time=start,
+            attributes={semconv.FRAME_INDEX.key: self.frames, **marks},
         )
         inside = trace.set_span_in_context(frame)
         for index in range(steps):
-            step = tracer.start_span(semconv.STEP.name, inside, start_time=start + index * 4 * MS, attributes={semconv.STEP_INDEX.key: index, **marks})
+            step = tracer.start_span(
+                semconv.STEP.name, inside, start_time=start + index * 4 * MS, attributes={semconv.STEP_INDEX.key: index, **marks}
+            )
             step.end(start + (index + 1) * 4 * MS)
         decode = tracer.start_span(semconv.DECODE.name, inside, start_time=start + steps * 4 * MS, attributes=marks)
         decode.end(start + (steps * 4 + 10) * MS)

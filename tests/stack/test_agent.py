@@ -167,12 +167,7 @@ def test_a_full_queue_refuses_and_counts_instead_of_losing_silently(tmp_path: Pa
         assert accepted
         assert refused == 3
 
-        def counted() -> float:
-            text = urlopen(f"http://{agent.telemetry}/metrics").read().decode()
-            lines = [line for line in text.splitlines() if line.startswith("otelcol_exporter_enqueue_failed_spans_total")]
-            return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-        assert counted() > 0
+        assert agent.counted("otelcol_exporter_enqueue_failed_spans_total") > 0
         store.refuse = None
         eventually(lambda: accepted <= set(store.ids()), 30)
         assert accepted <= set(store.ids())

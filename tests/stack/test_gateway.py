@@ -7,8 +7,10 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.request import urlopen
 
+import grpc
 import pytest
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
@@ -182,3 +184,36 @@ def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) ->
             label in line for label in ('span_name="/stream"', 'span_kind="SPAN_KIND_SERVER"', 'service="vibevoice"', 'environment="test"')
         ), line
     assert not [line for line in series() if "vibevoice." in line]
+
+
+def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path: Path) -> None:
+    """Decided traces are on disk and come back; what arrives while it is down waits in the first tier; what it held undecided is gone."""
+    need("otelcol-vibevoice")
+    settings = {"GATEWAY_SHARE": "1", "GATEWAY_DECISION_WAIT": f"{WAIT_S:g}s"}
+    with (
+        TraceStore(limit=1000) as store,
+        Collector("gateway", tmp_path / "gateway", store.endpoint, settings) as gateway,
+        Collector("gateway-lb", tmp_path / "lb", environment={"GATEWAYS": json.dumps([gateway.grpc])}) as balancer,
+    ):
+        store.refuse = grpc.StatusCode.UNAVAILABLE
+        emitter = Emitter(balancer.grpc)
+
+        def send(count: int) -> set[str]:
+            requests = [emitter.whole() for _ in range(count)]
+            assert emitter.flush()
+            return {request.trace_id for request in requests}
+
+        decided = send(20)
+        assert eventually(lambda: gateway.counted("otelcol_processor_tail_sampling_count_traces_sampled_total") >= len(decided), 15)
+        time.sleep(1)  # into the queue on disk
+        held = send(20)
+        assert eventually(lambda: balancer.counted("otelcol_exporter_sent_spans_total") == 40 * 17, 10)
+        gateway.process.kill()
+        waiting = send(20)
+        store.refuse = None
+        gateway.restart()
+        eventually(lambda: decided | waiting <= set(store.ids()), 40)
+        arrived = set(store.ids())
+        assert decided | waiting <= arrived
+        assert not held & arrived
+        emitter.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 from tools import toolchain
@@ -56,6 +57,12 @@ class Collector(Running):
     def _start(self) -> Process:
         command = [str(toolchain.require("otelcol-vibevoice")), *(f"--config={file}" for file in self._files)]
         return Process(self.config, command, self.folder, self._environment, f"http://127.0.0.1:{self._ports['health']}/")
+
+    def counted(self, name: str) -> float:
+        """Sum over the labels of one of the Collector's own counters; 0 while it has none."""
+        with urllib.request.urlopen(f"http://{self.telemetry}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
     def restart(self) -> None:
         """Start it again at the same addresses with the same disk queue; it must have ended."""

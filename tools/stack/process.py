@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-READY_S = 30.0
+READY_S = 120.0  # a loaded machine imports torch for a while
 STOP_S = 15.0
 
 
