@@ -50,7 +50,7 @@ def requests_by(label: str, scope: str = SCOPE) -> str:
 
 
 def errors_by_cause(scope: str = SPEAKER) -> str:
-    return total("error_type", increase(semconv.ERRORS, NOW, scope))
+    return total("error_type", grew(series(semconv.ERRORS, scope), NOW))
 
 
 SUCCESS_LEFT: Final = f"min({budget_left(SUCCESS)}{{{WHO}}})"
@@ -98,8 +98,8 @@ QUEUE: Final = quantile(0.95, semconv.QUEUE_DURATION, NOW, "", SPEAKER)
 
 
 def cold(metric: Metric, scope: str) -> str:
-    """Loads from cold in the interval."""
-    return total("", increase(metric, NOW, scope, MISS, suffix="_count"))
+    """Loads from cold in the interval; the first ever makes its series, so increase() alone would miss it."""
+    return total("", grew(series(metric, scope, MISS, suffix="_count"), NOW))
 
 
 # -------------------------------------------------------------------------------------------------------------------- flow
