@@ -18,6 +18,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vibevoice_otel import __version__, settings
@@ -181,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings.extend(found)
     table = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
-        table.add_row(MARKS[finding.level], f"[bold]{finding.subject}[/bold]", finding.says)
+        table.add_row(MARKS[finding.level], f"[bold]{finding.subject}[/bold]", escape(finding.says))  # 'package[extra]' is no markup
     console.print(table)
     if rows:
         console.print(f"{sum(row[2] == 'found' for row in rows)} of {len(rows)} hooks found.")
