@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
-from vibevoice_otel.recording.records import AttributeValue
+if TYPE_CHECKING:  # records brings numpy, which a program that never speaks shall not pay for
+    from vibevoice_otel.recording.records import AttributeValue
 
 logger = logging.getLogger(__name__)
 _warned = False
@@ -182,6 +183,18 @@ def count_losses(processor: SpanProcessor, on_drop: Callable[[str, str, int], No
             on_drop("spans", "shutdown" if error_type == "already_shutdown" else error_type, count)
 
         metrics.drop_items = dropped
+    return True
+
+
+def begin_anew(meter_provider: object) -> bool:
+    """Forget what has been counted: in a forked child it is the parent's, and would be told twice. False where the SDK is not as known."""
+    storages = getattr(getattr(meter_provider, "_measurement_consumer", None), "_reader_storages", None)
+    if not isinstance(storages, Mapping):
+        return False
+    for storage in storages.values():
+        for matches in getattr(storage, "_instrument_view_instrument_matches", {}).values():
+            for match in matches:
+                getattr(match, "_attributes_aggregation", {}).clear()
     return True
 
 
