@@ -18,6 +18,7 @@ from wrapt.importer import register_post_import_hook  # type: ignore[import-unty
 
 from vibevoice_otel import settings
 from vibevoice_otel.guard.install import GuardAdapter
+from vibevoice_otel.guard.logs import be_heard
 from vibevoice_otel.recording.deferred import DeferredRecorder
 from vibevoice_otel.web.install import WebAdapter
 
@@ -65,6 +66,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         # The launcher starts instrumentors whatever this says; with it on nothing would be recorded, so nothing is touched.
         if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
             return
+        be_heard()
         try:
             chosen = kwargs.get("settings") or settings.load()
         except settings.SettingsError as error:

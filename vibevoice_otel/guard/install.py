@@ -92,12 +92,18 @@ class GuardAdapter:
         return Redactor(self._settings.routes, known)
 
     def _identify(self) -> None:
-        """Each process has its own service.instance.id, or the sums of several workers would overwrite each other."""
+        """Each process has its own service.instance.id and its own counts, or the sums of several workers would be wrong."""
         from vibevoice_otel.recording import sdk  # noqa: PLC0415 - the SDK is there if there is something to name
 
         sdk.ensure_instance_id(self._providers())
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=lambda: sdk.ensure_instance_id(self._providers()))
+            os.register_at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        from vibevoice_otel.recording import sdk  # noqa: PLC0415
+
+        sdk.ensure_instance_id(self._providers())
+        sdk.begin_anew(self._providers()[1])
 
     def _tail(self) -> TailProcessor | None:
         provider: Any = self._providers()[0]

@@ -76,3 +76,33 @@ class LogGuard:
             logger = logging.getLogger(name)
             logger.addFilter(self._filter)
             self._hooks.on_undo(lambda logger=logger: logger.removeFilter(self._filter))  # type: ignore[misc]
+
+
+class Heard(logging.Handler):
+    """Prints our own warnings where nobody else would.
+
+    Python prints warnings of a program that has configured no logging. The launcher's log handler on the root ends that, though it
+    only exports: an error that names a wrong setting would be seen by nobody.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.lastResort is not None and not self._printed(record):
+            logging.lastResort.handle(record)
+
+    def _printed(self, record: logging.LogRecord) -> bool:
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None:
+            if any(each is not self and type(each).__name__ != "LoggingHandler" for each in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False
+
+
+def be_heard() -> None:
+    """Put :class:`Heard` on our own logger, once."""
+    own = logging.getLogger("vibevoice_otel")
+    if not any(isinstance(each, Heard) for each in own.handlers):
+        own.addHandler(Heard())

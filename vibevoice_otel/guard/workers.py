@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +30,7 @@ def attach(hooks: Hooks) -> None:
     uvicorn, gunicorn = "with several worker processes", "under gunicorn, whose workers are copies of the process that serves the page"
     for module, owner, name, prepare in (
         ("uvicorn.supervisors.multiprocess", "Multiprocess", "run", lambda: _give_up(uvicorn)),
-        ("uvicorn.supervisors.basereload", "BaseReload", "run", close_page),
+        ("uvicorn.supervisors.basereload", "BaseReload", "run", _hand_over),
         ("gunicorn.arbiter", "Arbiter", "start", lambda: _give_up(gunicorn)),
     ):
         hooks.on_import(module, functools.partial(_hook, hooks, owner, name, prepare))
@@ -63,6 +64,16 @@ def _give_up(why: str) -> None:
         "%s=%s does not work %s: one port cannot serve the metrics of all, so there is no /metrics. "
         "Set %s=otlp and let a Collector offer them to Prometheus, or run uvicorn with one worker.", VARIABLE, before, why, VARIABLE,
     )  # fmt: skip
+
+
+def _hand_over() -> None:
+    """The one worker shall have the port, and not Python's resource tracker, which the launcher instruments as well."""
+    close_page()
+    before, os.environ[VARIABLE] = os.environ[VARIABLE], "none"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ[VARIABLE] = before
 
 
 def close_page() -> int:
