@@ -225,9 +225,10 @@ def test_a_listener_who_leaves_costs_what_it_says(server: Server, sink: Sink) ->
     assert 0 < trace.value(semconv.FRAMES_UNDELIVERED) <= frames - 2
     blocked = trace.value(semconv.EVENT_LOOP_BLOCKED)
     assert blocked is not None
-    assert 0 < blocked <= trace.value(semconv.AFTER_DISCONNECT_DURATION) + 0.05
+    assert 0 < blocked <= trace.value(semconv.AFTER_DISCONNECT_DURATION) + 1.0
     assert trace.value(semconv.AFTER_DISCONNECT_FRAMES) is not None
-    assert max(stalls) <= blocked + 1.0
+    if blocked > 0.2:
+        assert max(stalls) > blocked / 4  # another client felt it
     assert speak(server, sink, text=SHORT, steps=5).trace.value(semconv.STATUS) == Status.SUCCESS
 
 

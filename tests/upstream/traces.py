@@ -128,5 +128,5 @@ def assert_heard(seen: Seen) -> None:
     assert seen.heard.begun <= first.start
     latency = (first.end - first.start) / 1e9
     assert seen.trace.value(semconv.FIRST_AUDIO_LATENCY) == pytest.approx(latency, abs=1e-6)
-    assert latency <= seen.heard.first_audio + 0.005  # the server's send may return after the listener has it
+    assert latency <= seen.heard.first_audio + 0.05  # on a busy machine the server's send may return after the listener has it
     assert seen.trace.value(semconv.AUDIO_DURATION) == sum(seen.heard.chunks) / 2 / 24_000
