@@ -128,14 +128,17 @@ def test_the_browser_is_part_of_the_trace(page: Page, service: Running) -> None:
 def test_the_trace_grows_while_it_is_made(page: Page) -> None:
     """Frames are drawn before the request has ended, more and more of them, and the first chunk as soon as it was sent."""
     speak(page, SHORT, SLOW, wait=False)
-    counts = []
-    until(page, "window.vibevoice.trace?.phase === 'speaking'")
+    counts: list[int] = []
+    until(page, "window.vibevoice.waterfall.drawn.filter((row) => row.kind === 'frame').length > 1")
+    page.locator(".row", has_text="frame 0").click()
+    assert "vibevoice.frame" in page.inner_text("#detail")
     while not page.evaluate("window.vibevoice.trace.done"):
         counts.append(page.evaluate("window.vibevoice.waterfall.drawn.filter((row) => row.kind === 'frame').length"))
         time.sleep(0.1)
     assert len({count for count in counts if count}) >= 3, counts
     assert counts == sorted(counts)
     until(page, "!window.vibevoice.session.running", 60)
+    assert "frame 0" in page.locator(".row[aria-selected=true]").inner_text()  # what was selected stays so while ids settle
 
 
 def test_an_error_is_told(page: Page) -> None:
@@ -248,6 +251,7 @@ def test_the_keyboard_does_it_all(page: Page) -> None:
     page.focus("#text")
     page.keyboard.press("Control+Enter")
     until(page, "window.vibevoice.trace?.done", 60)
+    until(page, "window.vibevoice.waterfall.version === window.vibevoice.trace.version")
     page.focus("#waterfall .rows")
     page.keyboard.press("Home")
     first = page.get_attribute("#waterfall .rows", "aria-activedescendant")

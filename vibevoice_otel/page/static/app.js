@@ -23,6 +23,7 @@ let waterfall = null;
 let shown = null; // the Trace looked at
 let looking = null; // aborts its stream
 let session = null; // the latest
+let waiting = null; // a drawing that is due
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -147,7 +148,15 @@ async function look(key, own = null) {
   }
 }
 
+/** Draw what is known of the trace: at once when `fresh`, else soon, ten times a second at most. */
 function redraw(fresh = false) {
+  if (fresh) return draw(true);
+  waiting ??= setTimeout(() => draw(false), 100);
+}
+
+function draw(fresh) {
+  clearTimeout(waiting);
+  waiting = null;
   if (!shown) return;
   story($("story"), shown, meta);
   account($("sides"), shown);
@@ -247,7 +256,7 @@ for (const gesture of ["pointerdown", "keydown"]) window.addEventListener(gestur
 window.addEventListener("pagehide", () => session?.stop());
 
 function say(text, bad = false) {
-  $("speak-state").textContent = text;
+  if ($("speak-state").textContent !== text) $("speak-state").textContent = text; // a screen reader says every change
   $("speak-state").classList.toggle("bad", bad);
 }
 
@@ -262,7 +271,9 @@ function spoken(own) {
     $("play").querySelector("span").nextSibling.textContent = now.running ? " Play again" : " Play";
     const heard = now.firstSound === null ? null : duration(now.firstSound - now.started);
     Object.assign($("speak-state").dataset, { outcome: now.outcome ?? "running", trace: now.trace, played: now.played.toFixed(3), chunks: now.chunks, first: now.firstSound === null ? "" : (now.firstSound - now.started).toFixed(6) });
-    if (now.running) say(heard === null ? "Waiting for the first sound …" : `First sound after ${heard}. ${duration(now.buffered)} of audio waiting; ran dry ${now.underruns === 0 ? "never" : `${now.underruns}×`}.`);
+    $("speak-now").hidden = !now.running || heard === null;
+    $("speak-now").textContent = `${duration(now.buffered)} of audio waiting; ran dry ${now.underruns === 0 ? "never" : `${now.underruns}×`}`;
+    if (now.running) say(heard === null ? "Waiting for the first sound …" : `You heard the first sound after ${heard}.`);
     else say([OUTCOMES[now.outcome], heard && now.outcome === "complete" ? `You heard the first sound ${heard} after the click.` : "", ...now.said].filter(Boolean).join(" "), !["complete", "stopped"].includes(now.outcome));
     if (shown?.session === now) redraw();
   });

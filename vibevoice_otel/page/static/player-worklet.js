@@ -4,13 +4,18 @@ class Player extends AudioWorkletProcessor {
   constructor() {
     super();
     this.reset();
-    this.port.onmessage = ({ data }) => {
-      if (data.type === "reset") this.reset(data.run);
-      else if (data.type === "chunk" && data.run === this.run) {
-        this.chunks.push(data.samples);
-        this.queued += data.samples.length;
-      } else if (data.type === "end" && data.run === this.run) this.ended = true;
-    };
+    this.port.onmessage = ({ data }) => this.receive(data);
+  }
+
+  receive(data) {
+    if (data.type === "socket") data.port.onmessage = ({ data: sent }) => this.receive(sent);
+    else if (data.type === "reset") this.reset(data.run);
+    else if (data.run !== this.run) return;
+    else if (data.type === "end") this.ended = true;
+    else if (data.type === "chunk") {
+      this.chunks.push(data.samples);
+      this.queued += data.samples.length;
+    }
   }
 
   reset(run = null) {

@@ -22,8 +22,8 @@ export class Session {
   outcome = null;
   said = []; // sentences about what the service changed or refused
   closeCode = null;
-  #socket = null;
   #opened = false;
+  #finishedAt = null;
   #failed = null;
   #busy = false;
 
@@ -46,31 +46,20 @@ export class Session {
     const query = new URLSearchParams({ text, ...(voice && { voice }), ...(cfg && { cfg }), ...(steps && { steps }) });
     query.set("traceparent", `00-${this.trace}-${this.span}-01`);
     this.address = address;
-    const sound = this.player.start((message) => this.#heard(message)).catch(() => {
-      this.said.push("This browser gives the page no sound; the stream is received all the same.");
-      this.silent = true;
-    });
-    this.#socket = new WebSocket(`${address}?${query}`);
-    this.#socket.binaryType = "arraybuffer";
-    this.#socket.onopen = () => (this.#opened = true);
-    const waiting = [];
-    let ready = false;
-    this.#socket.onmessage = (event) => (ready ? this.#receive(event.data) : waiting.push(event.data));
-    this.#socket.onclose = async (event) => {
-      await sound;
-      this.#closed(event.code);
-    };
-    await sound;
-    ready = true;
-    for (const data of waiting) this.#receive(data);
+    const sound = await this.player.start(`${address}?${query}`, (message) => this.#heard(message), (message) => this.#said(message));
+    if (sound) return;
+    this.silent = true;
+    this.said.push("This browser gives the page no sound; the stream is received all the same.");
   }
 
-  #receive(data) {
-    if (typeof data === "string") this.#log(data);
-    else if (data.byteLength && this.running) {
-      this.firstChunk ??= wall();
+  #said(message) {
+    if (!this.running) return;
+    if (message.type === "opened") this.#opened = true;
+    else if (message.type === "text") this.#log(message.text);
+    else if (message.type === "closed") this.#closed(message.code);
+    else if (message.type === "chunk") {
+      this.firstChunk ??= message.at;
       this.chunks += 1;
-      if (!this.silent) this.player.push(data);
       this.changed();
     }
   }
@@ -97,7 +86,9 @@ export class Session {
       Object.assign(this, { buffered: message.buffered, played: message.played, starved: message.starved });
       this.underruns = message.underruns;
       if (this.firstSound !== null) this.curve.push([at, message.buffered]);
-      if (message.finished && this.running) this.#finish("complete", at);
+      // The audio thread may have finished before the socket's end was told: then that decides.
+      if (message.finished) this.#finishedAt = at;
+      if (message.finished && this.running && this.closeCode !== null) this.#finish("complete", at);
     }
     this.changed();
   }
@@ -123,15 +114,14 @@ export class Session {
       this.said.push("The service sent no audio.");
       return this.#finish("error");
     }
-    if (this.silent) return this.#finish("complete");
-    return this.player.end(); // what is in the buffer is still to be heard
+    // Otherwise it ends when the last sound has been heard.
+    if (this.silent || this.#finishedAt !== null) this.#finish("complete", this.#finishedAt ?? wall());
   }
 
   stop() {
     if (!this.running) return;
     this.#finish("stopped");
     this.player.stop();
-    this.#socket?.close(1000);
   }
 
   #finish(outcome, at = wall()) {

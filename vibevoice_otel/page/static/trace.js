@@ -9,6 +9,8 @@ function unpack(messages) {
   for (const columns of messages)
     for (let i = 0; i < columns.kind.length; i++)
       rows.push({
+        // Stays the same while the request is open, when ids are provisional, and afterwards.
+        key: `${columns.kind[i]}@${columns.start[i]}`,
         kind: columns.kind[i], id: columns.id[i], parent: columns.parent[i], start: columns.start[i], end: columns.end[i],
         info: columns.info[i], kept: columns.kept[i], children: [],
       });
@@ -76,13 +78,13 @@ export class Trace {
     const told = this.summary?.listener;
     if (told) {
       const info = { outcome: told.outcome, "first sound after": told.first_audio, underruns: told.underruns, "clock error": told.clock_error };
-      return { kind: "listen", id: told.span, parent: "", start: told.start, end: told.end, info, kept: told.exported, children: [],
+      return { key: "listen", kind: "listen", id: told.span, parent: "", start: told.start, end: told.end, info, kept: told.exported, children: [],
         heard: told.first_audio === null ? null : told.start + told.first_audio * 1e9 };
     }
     const session = this.session;
     if (!session || session.started === null || this.origin === null) return null;
     const end = session.ended ?? Math.max(session.firstSound ?? 0, session.curve.at(-1)?.[0] ?? 0, session.started);
-    return { kind: "listen", id: session.span, parent: "", start: this.fromOurs(session.started, offset), end: this.fromOurs(end, offset),
+    return { key: "listen", kind: "listen", id: session.span, parent: "", start: this.fromOurs(session.started, offset), end: this.fromOurs(end, offset),
       info: {}, kept: false, children: [], heard: session.firstSound === null ? null : this.fromOurs(session.firstSound, offset) };
   }
 

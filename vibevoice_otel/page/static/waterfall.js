@@ -15,10 +15,10 @@ export class Waterfall {
   #trace = null;
   #tree = { roots: [], rows: [], top: null, listen: null };
   #flat = [];
-  #closed = new Set(); // ids of closed rows
-  #opened = new Set(); // ids of opened frames
+  #closed = new Set(); // keys of closed rows
+  #opened = new Set(); // keys of opened frames
   #all = false; // every frame open
-  #selected = null; // id
+  #selected = null; // key
   #range = "making";
   #zoom = null; // [start, end] chosen by hand
   #window = [-1, -1];
@@ -72,8 +72,10 @@ export class Waterfall {
     requestAnimationFrame(() => {
       this.#asked = false;
       this.#tree = this.#trace.tree(clock.offset);
+      this.version = this.#trace.version; // what is drawn
       this.#flatten();
       this.refresh();
+      if (this.#selected) this.#select(this.#selected); // its row may say more now
       if (this.#selected || !this.#follow) return;
       // While it grows the newest row is of interest, afterwards the first ones.
       if (!this.#trace.done) this.rows.scrollTop = this.rows.scrollHeight;
@@ -114,8 +116,8 @@ export class Waterfall {
   // ---------------------------------------------------------------------------------------------------------------- rows
 
   #isOpen(row) {
-    if (row.kind === "frame") return this.#all !== this.#opened.has(row.id);
-    return !this.#closed.has(row.id);
+    if (row.kind === "frame") return this.#all !== this.#opened.has(row.key);
+    return !this.#closed.has(row.key);
   }
 
   #flatten() {
@@ -185,11 +187,11 @@ export class Waterfall {
       const time = duration((row.end - row.start) / 1e9);
       slot.node.style.display = "";
       slot.node.style.transform = `translateY(${(from + i) * ROW}px)`;
-      slot.node.id = `row-${row.id}`;
-      slot.node.dataset.id = row.id;
+      slot.node.id = `row-${row.key}`;
+      slot.node.dataset.key = row.key;
       slot.node.setAttribute("aria-level", depth + 1);
       slot.node.setAttribute("aria-rowindex", from + i + 1);
-      slot.node.setAttribute("aria-selected", row.id === this.#selected);
+      slot.node.setAttribute("aria-selected", row.key === this.#selected);
       slot.node.setAttribute("aria-label", `${label}, ${time}, ${duration(row.start / 1e9)} after the request's arrival`);
       if (row.children.length) slot.node.setAttribute("aria-expanded", open);
       else slot.node.removeAttribute("aria-expanded");
@@ -286,7 +288,7 @@ export class Waterfall {
     const tag = (at, text, paint) => {
       const width = context.measureText(text).width + 8;
       let left = Math.min(Math.max(0, x(at) + 3), this.width - width);
-      for (const [a, b] of taken) if (left < b && left + width > a) left = a - width - 4 >= 0 ? a - width - 4 : b + 4;
+      for (const [a, b] of taken) if (left < b && left + width > a) left = b + width < this.width ? b + 4 : a - width - 4;
       taken.push([left, left + width]);
       context.fillStyle = color("card");
       context.fillRect(left, 1, width, 15);
@@ -393,10 +395,10 @@ export class Waterfall {
 
   // ------------------------------------------------------------------------------------------------------------- by hand
 
-  #select(id) {
-    this.#selected = id;
-    const entry = this.#flat.find((each) => each.row.id === id);
-    this.rows.setAttribute("aria-activedescendant", entry ? `row-${id}` : "");
+  #select(key) {
+    this.#selected = key;
+    const entry = this.#flat.find((each) => each.row.key === key);
+    this.rows.setAttribute("aria-activedescendant", entry ? `row-${key}` : "");
     this.#names();
     this.onSelect(entry?.row ?? null);
   }
@@ -404,21 +406,21 @@ export class Waterfall {
   #toggle(row) {
     if (!row.children.length) return;
     const set = row.kind === "frame" ? this.#opened : this.#closed;
-    if (!set.delete(row.id)) set.add(row.id);
+    if (!set.delete(row.key)) set.add(row.key);
     this.#flatten();
     this.refresh();
   }
 
   #click(event) {
-    const id = event.target.closest(".row")?.dataset.id;
-    const entry = this.#flat.find((each) => each.row.id === id);
+    const key = event.target.closest(".row")?.dataset.key;
+    const entry = this.#flat.find((each) => each.row.key === key);
     if (!entry) return;
-    if (event.target.closest(".twist") || (entry.row.kind === "frame" && this.#selected === id)) this.#toggle(entry.row);
-    this.#select(id);
+    if (event.target.closest(".twist") || (entry.row.kind === "frame" && this.#selected === key)) this.#toggle(entry.row);
+    this.#select(key);
   }
 
   #key(event) {
-    const at = this.#flat.findIndex((each) => each.row.id === this.#selected);
+    const at = this.#flat.findIndex((each) => each.row.key === this.#selected);
     const row = this.#flat[at]?.row;
     const page = Math.max(1, Math.floor(this.rows.clientHeight / ROW) - 1);
     const moves = { ArrowDown: at + 1, ArrowUp: Math.max(0, at - 1), PageDown: at + page, PageUp: at - page, Home: 0, End: this.#flat.length - 1 };
@@ -450,7 +452,7 @@ export class Waterfall {
     if (top < this.rows.scrollTop) this.rows.scrollTop = top;
     else if (top + ROW > this.rows.scrollTop + this.rows.clientHeight) this.rows.scrollTop = top + ROW - this.rows.clientHeight;
     this.#render();
-    this.#select(this.#flat[index].row.id);
+    this.#select(this.#flat[index].row.key);
   }
 
   #wheel(event) {
