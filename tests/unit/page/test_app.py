@@ -58,7 +58,16 @@ async def test_the_page_and_all_that_it_names_are_served(page: Page) -> None:
     assert index.headers["content-type"].startswith("text/html")
     assert "http://" not in index.text
     assert "https://" not in index.text
-    for name in ("app.js", "style.css", "icon.svg", "player-worklet.js", "socket-worker.js", "vendor/uplot.js", "vendor/uplot.css", "vendor/uplot-LICENSE.txt"):
+    for name in (
+        "app.js",
+        "style.css",
+        "icon.svg",
+        "player-worklet.js",
+        "socket-worker.js",
+        "vendor/uplot.js",
+        "vendor/uplot.css",
+        "vendor/uplot-LICENSE.txt",
+    ):
         answer = await page.client.get(f"/{name}")
         assert answer.status_code == 200, name
         assert "script-src 'self'" in answer.headers["content-security-policy"]
