@@ -69,6 +69,9 @@ format: $(VENV)/.test ## rewrite to the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.test ## what the telemetry costs, every table of docs/performance.md (half an hour; one alone: python -m benchmarks.NAME)
+	@for name in hot_path cpu growth pipeline end_to_end; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+
 dist: $(VENV)/.test ## wheel and sdist, checked
 	rm -rf dist
 	$(BIN)/python -m build

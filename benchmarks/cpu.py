@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from opentelemetry.sdk.trace import SpanProcessor
+
 from benchmarks import harness
 from benchmarks.naive import Naive
 from benchmarks.replay import STEPS, Model, speak
@@ -45,8 +47,10 @@ def naive(frames: int, requests: int, *, traced: bool) -> Callable[[], float]:
     return run
 
 
-def ours(frames: int, requests: int, *, traced: bool, fast: bool) -> Callable[[], float]:
+def ours(frames: int, requests: int, *, traced: bool, fast: bool, foreign: bool = False) -> Callable[[], float]:
     stack, model = observed(traced=traced, fast=fast), Model.observed()
+    if foreign:
+        stack.tracer_provider.add_span_processor(SpanProcessor())
 
     def run() -> float:
         started = time.process_time()
@@ -72,6 +76,7 @@ def main() -> None:
             contenders[f"naive, {word}"] = naive(frames, requests, traced=traced)
             contenders[f"ours plain, {word}"] = ours(frames, requests, traced=traced, fast=False)
             contenders[f"ours fast, {word}"] = ours(frames, requests, traced=traced, fast=True)
+        contenders["ours fast beside a foreign span processor, traced"] = ours(frames, requests, traced=True, fast=True, foreign=True)
         found = harness.alternate(contenders, options.rounds)
         floor = found["bare"]
         cost = {

@@ -1,0 +1,60 @@
+"""Work for an instruction counter: ``python -m benchmarks.counted WHAT TIMES``. Imports no more than it needs: the counter runs slowly.
+
+Two runs with different TIMES and the same WHAT differ by the work alone, whatever the start-up took.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter_ns as now
+
+
+class Scheduler:
+    def set_timesteps(self, steps: int) -> None: ...
+
+    def step(self, model_output: object, timestep: object, sample: object) -> None: ...
+
+
+def floor(times: int) -> None:
+    """The reference: two clock reads and an append around a step."""
+    step, column = Scheduler().step, list[int]()
+    for index in range(times):
+        started = now()
+        step(None, index, None)
+        column.append(now() - started)
+
+
+def hook(times: int) -> None:
+    """The step's hook inside a request."""
+    from types import SimpleNamespace
+
+    from vibevoice_otel.adapters import diffusion
+    from vibevoice_otel.recording.clock import Anchor
+    from vibevoice_otel.recording.timeline import Timeline, bound
+
+    hooks = SimpleNamespace(replace=lambda owner, name, make, _part, **_: setattr(owner, name, make(getattr(owner, name))))
+    diffusion.hook_scheduler(hooks, Scheduler)  # type: ignore[arg-type]
+    with bound(Timeline(1, Anchor.take(), now())):
+        step = Scheduler().step
+        for index in range(times):
+            step(None, index, None)
+
+
+def encode(times: int) -> None:
+    """A block of 80 steps to bytes."""
+    import numpy as np
+
+    from vibevoice_otel import semconv
+    from vibevoice_otel.fastpath.encode import Encoder, Trace
+    from vibevoice_otel.recording.records import Block
+
+    at = np.arange(80) + 1_700_000_000_000_000_000
+    ids = np.arange(1, 81, dtype=np.uint64)
+    block = Block(semconv.STEP, at, at + 1, ids, ids, {semconv.STEP_INDEX.key: np.arange(80) % 5})
+    encoder, trace = Encoder(), Trace(bytes(16), b"", 1)
+    for _ in range(times):
+        list(encoder.block(block, trace))
+
+
+if __name__ == "__main__":
+    {"floor": floor, "hook": hook, "encode": encode}[sys.argv[1]](int(sys.argv[2]))
