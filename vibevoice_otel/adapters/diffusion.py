@@ -7,11 +7,13 @@ mix run before ``step``, which alone is only the solver's arithmetic. So one clo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import thread
+
+if TYPE_CHECKING:
+    from vibevoice_otel.adapters.hooks import Hooks
 
 
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
