@@ -228,13 +228,13 @@ def _telemetry() -> Iterator[Alert]:
         "Prometheus cannot scrape {{ $labels.job }} at {{ $labels.instance }}",
         "Nothing that this target stands for is seen, alerts on it included.",
     )
-    probe = total(SERVICE, increase(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"'))
+    probe = total("service, environment, target", increase(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"'))
     yield Alert(
         "VibeVoiceProbeFailing",
         f"round({probe}) >= {limits.PROBE_FAILURES}",
         "1m",
         "critical",
-        OF + ": synthetic requests fail",
+        "Synthetic requests to {{ $labels.target }} fail",
         "{{ $value }} of the probe's requests of the last 5 minutes failed. Users' requests probably do too.",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -96,6 +96,19 @@ class Board:
     @property
     def panels(self) -> tuple[Panel, ...]:
         return tuple(panel for _, panels in self.rows for panel in panels)
+
+    def lines(self) -> Iterator[tuple[int, str, list[tuple[int, Panel]]]]:
+        """What stands side by side: the row's number, its title (empty when it goes on), and each panel with its column."""
+        for number, (title, panels) in enumerate(self.rows):
+            label, column = title, 0
+            line: list[tuple[int, Panel]] = []
+            for panel in panels:
+                if column + panel.width > WIDTH:
+                    yield number, label, line
+                    label, column, line = "", 0, []
+                line.append((column, panel))
+                column += panel.width
+            yield number, label, line
 
 
 # ------------------------------------------------------------------------------------------------------------------- links
@@ -318,19 +331,14 @@ def dashboard(board: Board, others: Iterable[Board]) -> str:
     """The JSON text of a dashboard."""
     panels: list[dict[str, Any]] = []
     y = 0
-    for index, (title, row) in enumerate(board.rows):
+    for number, title, line in board.lines():
         if title:
             # Row ids are far above the panels' own.
             place = {"h": 1, "w": WIDTH, "x": 0, "y": y}
-            panels.append({"id": 1000 + index, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []})
+            panels.append({"id": 1000 + number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []})
             y += 1
-        x = height = 0
-        for panel in row:
-            if x + panel.width > WIDTH:
-                x, y, height = 0, y + height, 0
-            panels.append(_panel(panel, board, x, y))
-            x, height = x + panel.width, max(height, panel.height)
-        y += height
+        panels += [_panel(panel, board, x, y) for x, panel in line]
+        y += max(panel.height for _, panel in line)
     content = {
         "uid": board.uid,
         "title": board.title,

@@ -180,8 +180,10 @@ def _telemetry() -> Iterator[Case]:
     yield Case(alert, "up", {'up{job="otel-agent", instance="c:8889"}': "1x300"})
     yield Case(alert, "another team's", {'up{job="their-job", instance="x"}': "0x300"})
     alert = "VibeVoiceProbeFailing"
-    probe = f'vibevoice_probe_requests_total{{{OF}, status="%s"}}'
-    yield Case(alert, "errors", {probe % "error": "0+1x300", probe % "success": "0x300"}, 4, {**OUT, "severity": "critical"})
+    probe = f'vibevoice_probe_requests_total{{{OF}, target="here:8000", status="%s"}}'
+    yield Case(
+        alert, "errors", {probe % "error": "0+1x300", probe % "success": "0x300"}, 4, {**OUT, "severity": "critical", "target": "here:8000"}
+    )
     yield Case(alert, "one failure", {probe % "error": "0x5 1x300", probe % "success": "0+1x300"})
 
 
