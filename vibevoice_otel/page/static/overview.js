@@ -80,7 +80,7 @@ export class Overview {
       tile("Open now", String(this.#active.length), "requests waiting or being spoken"),
       tile("Success", percent(success), `of ${plural(counted, "request")}; the goal is ${percent(goal.success_ratio)}${refused ? `; ${refused} turned away, not counted` : ""}`, against(success, goal.success_ratio)),
       tile("First audio in time", percent(inTime), `within ${duration(goal.first_audio)}; the goal is ${percent(goal.first_audio_ratio)} of requests`, against(inTime, goal.first_audio_ratio)),
-      tile("First audio, median", duration(quantile(latencies, 0.5)), `95 of 100 within ${duration(quantile(latencies, 0.95))}`),
+      tile("First audio, median", duration(quantile(latencies, 0.5)), latencies.length ? `95 of 100 within ${duration(quantile(latencies, 0.95))}` : "nothing has been spoken yet"),
       tile("Speed, median", speeds.length ? `${(1 / quantile(speeds, 0.5)).toFixed(1)}×` : "–", "audio made per second of work; below 1× playback must wait"),
       ...(memory ? [tile(memory.device === "process" ? "Memory of the service" : `Memory, ${memory.device}`, bytes(memory.used), memory.total ? `of ${bytes(memory.total)}${memory.device === "process" ? "; no GPU is in use" : ", by torch's allocator"}` : "")] : []),
     );

@@ -26,7 +26,8 @@ export function story(root, trace, meta) {
   if (!trace) {
     root.replaceChildren(
       el("p", { class: "headline" }, "Press play."),
-      el("p", { class: "lead" }, "Your sentence becomes one request to the speech service, and its trace grows here while you listen: waiting, loading, and every frame of sound with its diffusion steps. Then this page tells you where the time went."),
+      el("p", { class: "lead" }, "Your sentence becomes one request to the speech service, and its trace grows here while you listen: waiting, loading, and every frame of sound with its diffusion steps. Then this page tells you where the time went. Until the first sound, it can go into any of these:"),
+      el("ul", { class: "parts still" }, ...Object.values(PARTS).map(([label, paint, what]) => el("li", {}, el("i", { css: { background: color(paint) } }), el("b", {}, label), el("span", { class: "why" }, what)))),
     );
     return;
   }
@@ -127,6 +128,7 @@ function sides(trace, first) {
   const told = summary?.listener;
   if (!session && !told) return [];
   const heard = told ? told.first_audio : session.firstSound === null ? null : session.firstSound - session.started;
+  if (heard === null && first === null) return [];
   const underruns = told ? told.underruns : session.underruns;
   const played = told ? told.played : session.played;
   const dry = (count) => (count === 0 ? "never" : count === 1 ? "once" : `${count} times`);

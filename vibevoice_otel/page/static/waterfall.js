@@ -328,7 +328,8 @@ export class Waterfall {
     for (const [from, to] of reckoned.dry) context.fillRect(x(from), LANE - 6, Math.max(2, x(to) - x(from)), 6);
     for (const at of session?.dry ?? []) context.fillRect(x(this.#trace.fromOurs(at, clock.offset)) - 1, 0, 3, LANE);
     const ran = session ? session.underruns : reckoned.dry.length;
-    const said = `at most ${duration(most)}; ran dry ${ran === 0 ? "never" : ran === 1 ? "once" : `${ran} times`}`;
+    const any = curve.length > 0 || reckoned.points.length > 0;
+    const said = any ? `at most ${duration(most)}; ran dry ${ran === 0 ? "never" : ran === 1 ? "once" : `${ran} times`}` : "none";
     this.laneNote.textContent = said;
     this.lane.setAttribute("aria-label", `Audio waiting to be played over time: ${said}`);
   }
@@ -372,8 +373,7 @@ export class Waterfall {
       context.beginPath();
       context.arc(x(row.heard), top + 11, 5, 0, 7);
       context.fill();
-      context.font = "600 11px system-ui, sans-serif";
-      context.fillText("you hear it", x(row.heard) + 9, top + 15);
+      this.#beside(context, "you hear it", x(row.heard), 9, top + 15);
     }
   }
 
@@ -389,8 +389,19 @@ export class Waterfall {
     context.lineTo(at + 6, top + 11);
     context.lineTo(at, top + 17);
     context.fill();
+    this.#beside(context, good ? "within the goal" : "later than the goal", at, 10, top + 15);
+  }
+
+  /** Words to the right of a mark, to its left where there is no room. */
+  #beside(context, text, at, gap, y) {
     context.font = "600 11px system-ui, sans-serif";
-    context.fillText(good ? "within the goal" : "later than the goal", at + 10, top + 15);
+    const width = context.measureText(text).width;
+    if (at + gap + width < this.width) return context.fillText(text, at + gap, y);
+    const ink = context.fillStyle;
+    context.fillStyle = color("card");
+    context.fillRect(at - gap - width - 4, y - 11, width + 6, 15);
+    context.fillStyle = ink;
+    return context.fillText(text, at - gap - width, y);
   }
 
   // ------------------------------------------------------------------------------------------------------------- by hand
