@@ -148,21 +148,27 @@ def _write(plan: _Plan, values: Values, attributes: Attributes, trace_id: int, s
         if keys is None:
             return False  # the public API makes a new attribute set, and knows the SDK's own cardinality limit
         plan.keys[items] = keys
+    if len(plan.matches) == 1:  # one reader and no doubling view: the common case
+        with plan.matches[0]._lock:
+            return _update(plan, keys, values, attributes, trace_id, span_ids)
     with ExitStack() as locks:
-        aggregations = []
-        for match, key in zip(plan.matches, keys, strict=True):
+        for match in plan.matches:
             locks.enter_context(match._lock)
-            aggregation = match._attributes_aggregation.get(key)
-            if aggregation is None:  # a collection with delta temporality may begin anew
-                return False
-            aggregations.append(aggregation)
-        for aggregation in aggregations:
-            if type(aggregation) is sdk._SumAggregation:
-                _add_to_sum(aggregation, values[0])
-                if plan.when == "always":
-                    aggregation._reservoir.offer(values[0], time_ns(), attributes, NO_TRACE)
-            else:
-                _add_to_histogram(aggregation, values, attributes, trace_id, span_ids, plan.when)
+        return _update(plan, keys, values, attributes, trace_id, span_ids)
+
+
+def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds) -> bool:
+    """Update the aggregation of every match; all their locks are held, so none is replaced meanwhile."""
+    aggregations = [match._attributes_aggregation.get(key) for match, key in zip(plan.matches, keys, strict=True)]
+    if None in aggregations:  # a collection with delta temporality may have begun anew
+        return False
+    for aggregation in aggregations:
+        if type(aggregation) is sdk._SumAggregation:
+            _add_to_sum(aggregation, values[0])
+            if plan.when == "always":
+                aggregation._reservoir.offer(values[0], time_ns(), attributes, NO_TRACE)
+        else:
+            _add_to_histogram(aggregation, values, attributes, trace_id, span_ids, plan.when)
     return True
 
 

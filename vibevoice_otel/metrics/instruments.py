@@ -36,11 +36,16 @@ class Limits:
         self._max_series = max_series
         self._seen: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         self._series = 0
+        self._as_written: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # admitted sets in their callers' own order
 
     def admit(self, metric: Metric, attributes: Attributes) -> Mapping[str, Any]:
+        written = (metric.name, tuple(attributes.items()))
+        if written in self._as_written:
+            return attributes
         key = tuple(sorted(attributes.items()))
         seen = self._seen.setdefault(metric.name, set())
         if key in seen:
+            self._as_written.add(written)
             return attributes
         cost = len(metric.buckets) + 3 if metric.instrument == "histogram" else 1
         # One place in each instrument is the overflow set's own.
