@@ -39,7 +39,7 @@ stack: $(VENV)/.service tools ## the demo service in front of the real Collector
 compose-smoke: $(VENV)/.service ## docker compose up, one request, its series and its trace, down again (needs Docker)
 	@$(BIN)/python -m tools.stack.compose_smoke
 
-dashboards: $(VENV)/.test ## write the dashboards' JSON and the rules' YAML from dashboards/*.py
+dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry and docs/telemetry.md from their sources
 	@$(BIN)/python -m dashboards
 
 rules: dashboards ## the same command writes both
