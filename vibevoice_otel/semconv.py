@@ -219,7 +219,9 @@ STEPS = Attribute("vibevoice.steps", "int", "Diffusion steps a frame used.", (5,
 STEPS_REQUESTED = Attribute("vibevoice.steps.requested", "string", "The steps asked for, when another number was used.", ("0",))
 STEPS_STICKY = Attribute("vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,))
 TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
-TEXT = Attribute("vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", ("Good morning.",), opt_in=True)
+TEXT = Attribute(
+    "vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", ("Good morning.",), opt_in=True
+)
 STATUS = Attribute("vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
 CACHE = Attribute("vibevoice.cache", "string", "hit when what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
 FRAMES = Attribute("vibevoice.frames", "int", "Audio frames generated.", (16,))
@@ -255,7 +257,9 @@ FRAME_STEPS = Attribute("vibevoice.frame.steps", "int", "Diffusion steps taken i
 STEP_MEAN = Attribute("vibevoice.frame.step.mean", "double", "Mean step time in seconds, on a frame whose steps were left out.", (0.004,))
 STEP_MAX = Attribute("vibevoice.frame.step.max", "double", "Longest step in seconds, on a frame whose steps were left out.", (0.01,))
 FRAME_DEFECT = Attribute("vibevoice.frame.defect", "string", "What is wrong with this frame's audio.", ("silent",), members=Defect.ALL)
-FRAME_IDLE_SHARE = Attribute("vibevoice.frame.device.idle", "double", "Share of the frame in which the device waited for the host.", (0.1,))
+FRAME_IDLE_SHARE = Attribute(
+    "vibevoice.frame.device.idle", "double", "Least share of the frame in which the device waited for the host.", (0.1,)
+)
 LM_BRANCH = Attribute(
     "vibevoice.lm.branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
 )
@@ -267,6 +271,25 @@ CLOCK = Attribute("vibevoice.clock", "string", "The clock that timed the span.",
 CLOCK_ERROR = Attribute(
     "vibevoice.clock.error", "double", "Stated error in seconds of device times placed on the host's clock.", (0.00001,)
 )
+DEVICE_ID = Attribute("vibevoice.device.id", "string", "Index of the GPU that generated.", ("0",))
+REQUEST_MEMORY_PEAK = Attribute(
+    "vibevoice.gpu.memory.request.peak",
+    "int",
+    "Most bytes allocated while the request generated: torch's high-water mark where it rose meanwhile, else the largest seen at a step.",
+    (5_400_000_000,),
+)
+# The allocator's state when memory ran out.
+MEMORY_ALLOCATED = Attribute("vibevoice.gpu.memory.allocated", "int", "Bytes allocated when memory ran out.", (79_000_000_000,))
+MEMORY_RESERVED = Attribute("vibevoice.gpu.memory.reserved", "int", "Bytes reserved when memory ran out.", (79_500_000_000,))
+MEMORY_FRAGMENTED = Attribute(
+    "vibevoice.gpu.memory.fragmented", "int", "Bytes reserved and not allocated when memory ran out.", (500_000_000,)
+)
+MEMORY_FREE = Attribute("vibevoice.gpu.memory.free", "int", "Bytes free on the card when memory ran out.", (100_000_000,))
+MEMORY_LIMIT = Attribute(
+    "vibevoice.gpu.memory.limit", "int", "The lesser of torch's cap and the card's total, in bytes.", (80_000_000_000,)
+)
+MEMORY_RETRIES = Attribute("vibevoice.gpu.memory.retries", "int", "Times the allocator had emptied its cache to find room.", (3,))
+MEMORY_OOMS = Attribute("vibevoice.gpu.memory.ooms", "int", "Out-of-memory errors of this process so far.", (1,))
 SYNTHETIC = Attribute("vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,))
 GENERATION_THREADS = Attribute("vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,))
 # On the SERVER span of a service that lets insight.Policy choose (opt-in).
@@ -313,13 +336,26 @@ MODEL_LOAD = Span(
 )
 VOICE_LOAD = Span("vibevoice.voice.load", SYNTHESIZE.name, "The voice's prompt made ready.", (CACHE, VOICE))
 PREPROCESS = Span("vibevoice.preprocess", SYNTHESIZE.name, "Text to model inputs.", (CACHE,))
-GENERATE = Span("vibevoice.generate", SYNTHESIZE.name, "The model's generation loop, on its own thread.", (UNATTRIBUTED, FRAMES))
-PREFILL = Span("vibevoice.prefill", GENERATE.name, "The language model reads a window of text.", (WINDOW_INDEX, CLOCK, HOST_DURATION))
+GENERATE = Span(
+    "vibevoice.generate",
+    SYNTHESIZE.name,
+    "The model's generation loop, on its own thread.",
+    (
+        UNATTRIBUTED, FRAMES, ERROR_TYPE, DEVICE_ID, REQUEST_MEMORY_PEAK, MEMORY_ALLOCATED, MEMORY_RESERVED, MEMORY_FRAGMENTED,
+        MEMORY_FREE, MEMORY_LIMIT, MEMORY_RETRIES, MEMORY_OOMS,
+    ),
+)  # fmt: skip
+PREFILL = Span(
+    "vibevoice.prefill",
+    GENERATE.name,
+    "The language model reads a window of text.",
+    (WINDOW_INDEX, CLOCK, HOST_DURATION, CLOCK_ERROR),
+)
 FRAME = Span(
     "vibevoice.frame",
     GENERATE.name,
     "One audio frame, from its sampling's entry to the next frame's or the end.",
-    (FRAME_INDEX, FRAME_STEPS, FRAME_DEFECT, STEP_MEAN, STEP_MAX, FRAME_IDLE_SHARE, STREAM_PARTIAL),
+    (FRAME_INDEX, FRAME_STEPS, FRAME_DEFECT, STEP_MEAN, STEP_MAX, CLOCK, CLOCK_ERROR, FRAME_IDLE_SHARE, STREAM_PARTIAL),
 )
 STEP = Span(
     "vibevoice.diffusion.step",
@@ -328,9 +364,19 @@ STEP = Span(
     (STEP_INDEX, CLOCK, HOST_DURATION, STREAM_PARTIAL),
 )
 DECODE = Span("vibevoice.decode", FRAME.name, "Latent to waveform.", (CLOCK, HOST_DURATION, STREAM_PARTIAL))
-LM_FORWARD = Span("vibevoice.lm.forward", FRAME.name, "One pass of the language model.", (LM_BRANCH, STREAM_PARTIAL))
-SEMANTIC_ENCODE = Span("vibevoice.semantic_encode", FRAME.name, "The long-form model listens to its own frame.", (STREAM_PARTIAL,))
-CONNECTOR = Span("vibevoice.connector", FRAME.name, "Latents projected into the language model's space.", (STREAM_PARTIAL,))
+LM_FORWARD = Span("vibevoice.lm.forward", FRAME.name, "One pass of the language model.", (LM_BRANCH, CLOCK, HOST_DURATION, STREAM_PARTIAL))
+SEMANTIC_ENCODE = Span(
+    "vibevoice.semantic_encode",
+    FRAME.name,
+    "The long-form model listens to its own frame.",
+    (CLOCK, HOST_DURATION, STREAM_PARTIAL),
+)
+CONNECTOR = Span(
+    "vibevoice.connector",
+    FRAME.name,
+    "Latents projected into the language model's space.",
+    (CLOCK, HOST_DURATION, STREAM_PARTIAL),
+)
 FIRST_CHUNK = Span("vibevoice.first_chunk", SYNTHESIZE.name, "A milestone: its duration is the first-audio latency.")
 LISTEN = Span(
     "vibevoice.listen",

@@ -19,11 +19,14 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters import prepared
 from vibevoice_otel.adapters.audio import note_chunk
 from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Asked, Timeline, bound, current, thread
 from vibevoice_otel.semconv import Cache
 
+#: What torch raises when a device's memory runs out.
+OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
 #: Attribute of an AudioStreamer that holds its request's timeline.
 TIMELINE = "_vibevoice_otel_timeline"
 
@@ -272,7 +275,10 @@ def _streamer_put(original: Callable[..., Any]) -> Callable[..., Any]:
             timeline.last_progress = at
             if all(getattr(self, "finished_flags", (False,))):
                 timeline.puts_after_end += 1
-        return original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
+        if timeline is not None and timeline.device is not None:  # to queue the audio it was moved to the CPU, which waited for it
+            timeline.device.seen()
+        return result
 
     return put
 
@@ -346,6 +352,7 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
 
 def _timed_generate(timeline: Timeline, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
     timeline.generate_start = now()
+    notes = device.attach(timeline, model)
     try:
         return original(model, *args, **kwargs)
     except BaseException as failure:
@@ -353,3 +360,5 @@ def _timed_generate(timeline: Timeline, original: Callable[..., Any], model: Any
         raise
     finally:
         timeline.generate_end = now()
+        if notes is not None:
+            notes.end(failed=timeline.generate_error in OUT_OF_MEMORY)

@@ -82,7 +82,10 @@ class TransformersAdapter:
             timeline = thread.timeline
             if timeline is None:
                 return original(self, positive, negative, noise_scheduler, num_diffusion_steps, guidance_scale, *args, **kwargs)
-            timeline.frames.append(now())
+            at = now()
+            timeline.frames.append(at)
+            if timeline.device is not None:
+                timeline.device.frame(at)
             if timeline.used.steps is None:
                 timeline.used.steps, timeline.used.cfg = int(num_diffusion_steps), float(guidance_scale)
             if type(noise_scheduler) not in known:  # any scheduler may be passed in; hook its class when it is first seen
@@ -129,11 +132,17 @@ def _negative(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         started, thread.pass_start = thread.pass_start or now(), 0
         thread.negative = True
+        device = timeline.device
+        if device is not None:
+            device.seen()  # to choose this branch the model has just read a mask from the device
+            device.enter(Leaf.LM_NEGATIVE)
         try:
             return original(*args, **kwargs)
         finally:
             thread.negative = False
             timeline.leave(Leaf.LM_NEGATIVE, started)
+            if device is not None:
+                device.leave(Leaf.LM_NEGATIVE)
 
     return negative_pass
 
@@ -155,10 +164,15 @@ def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
         if timeline is None or thread.prefilling or thread.negative:
             return original(*args, **kwargs)
         started, thread.pass_start = thread.pass_start or now(), 0
+        device = timeline.device
+        if device is not None:
+            device.enter(Leaf.LM_POSITIVE)
         try:
             return original(*args, **kwargs)
         finally:
             timeline.leave(Leaf.LM_POSITIVE, started)
+            if device is not None:
+                device.leave(Leaf.LM_POSITIVE)
 
     return forward
 

@@ -126,7 +126,10 @@ def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
     def sample_speech_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
         timeline = thread.timeline
         if timeline is not None:
-            timeline.frames.append(now())
+            at = now()
+            timeline.frames.append(at)
+            if timeline.device is not None:
+                timeline.device.frame(at)
             thread.negative, thread.prefilling, thread.pass_start = False, False, 0
             used = timeline.used
             steps, cfg = getattr(self, "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[2] if len(args) > 2 else None)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
 from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
-from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
+from vibevoice_otel.recording.records import Batch, Block, Ids, Labels, Operation
 from vibevoice_otel.semconv import Clock, Metric, Status
 
 
@@ -56,6 +58,8 @@ BLOCKS = (
 )
 #: Measures that stand beside the steps -> histogram. A histogram refuses negatives, so growth and shrinkage are two.
 STEP_MEASURES = {"memory_increase": semconv.MEMORY_INCREASE, "memory_decrease": semconv.MEMORY_DECREASE}
+#: Measures of a step that depend on the device alone.
+DEVICE_MEASURES = {"launch_latency": semconv.LAUNCH_LATENCY, "queue_latency": semconv.DEVICE_QUEUE}
 COUNTED = (Status.SUCCESS, Status.ERROR, Status.TIMEOUT)
 
 
@@ -117,9 +121,9 @@ class FromSpans:
             if block.span is row.span:
                 attributes = row.labels(batch.labels, {k: v for k, v in block.attributes.items() if isinstance(v, str)})
                 self._instruments.record_many(row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block))
-        steps = batch.block(semconv.STEP)
-        if steps is not None:
-            self._steps(batch, steps)
+        for block in batch.blocks:
+            if block.span is semconv.STEP:
+                self._steps(batch, block)
 
     def _sums(self, batch: Batch) -> None:
         put, voice = self._instruments, {"voice": batch.labels.voice}
@@ -146,7 +150,18 @@ class FromSpans:
             self._instruments.record_many(semconv.INFERENCE, seconds[rows], {**shared, "clock": clock}, batch.trace_id, chosen)
             for name, metric in STEP_MEASURES.items():
                 if name in steps.measures:
-                    self._instruments.record_many(metric, steps.measures[name][rows].astype(np.float64), shared, batch.trace_id, chosen)
+                    self._measured(metric, steps.measures[name][rows], shared, batch.trace_id, chosen)
+        for name, metric in DEVICE_MEASURES.items():
+            if name in steps.measures and batch.device_id is not None:
+                self._measured(metric, steps.measures[name], {"device_id": batch.device_id}, batch.trace_id, exemplars)
+
+    def _measured(self, metric: Metric, values: NDArray[Any], attributes: Attributes, trace_id: int, exemplars: Ids) -> None:
+        """Record those of ``values`` that were measured; the others are not a number."""
+        values = values.astype(np.float64)
+        known = ~np.isnan(values)
+        if known.any():
+            chosen = exemplars[known] if len(exemplars) else exemplars
+            self._instruments.record_many(metric, values[known], attributes, trace_id, chosen)
 
     def _request(self, batch: Batch) -> None:
         labels, put = batch.labels, self._instruments

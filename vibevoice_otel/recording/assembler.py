@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from vibevoice_otel import semconv
 from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.on_device import OnDevice, Timed
 from vibevoice_otel.recording.parts import FirstAudioParts
 from vibevoice_otel.recording.playback import Playback
 from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Column, Ids, IdSource, Ints, Labels, Operation
@@ -92,6 +94,7 @@ class Assembly:
         self._playback = Playback()
         self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
         self._first_send: int | None = None
+        self._device_until = 0  # the latest moment of anything timed by the device
         self.omitted = 0  # spans that the budget left out; the budget adds to it
 
     def without_trace(self, root_id: int) -> None:
@@ -106,12 +109,18 @@ class Assembly:
         last = len(frames) - 1
         if self.timeline.backlog is not None:  # each frame's audio will be looked at, a moment after it was made: the frame waits for it
             last = min(last, self._delivered + len(self.timeline.audio_samples) - self._frames)
+        if self.timeline.device is not None:  # a frame waits for the device, which may be behind
+            placing = self.timeline.device.placing
+            placing.collect()
+            last = min(last, bisect_left(frames, placing.until) if placing.until is not None else last)
         if last < 1:
             return None
         return self._batch(cut=frames[last], end=None)
 
     def finish(self, *, end: int, shutdown: bool = False) -> Batch:
         """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
+        if self.timeline.device is not None:
+            self.timeline.device.placing.collect(final=True, **({"patience": 0.0} if shutdown else {}))
         return self._batch(cut=None, end=end, shutdown=shutdown)
 
     def peek(self, at: int) -> Batch:
@@ -144,6 +153,8 @@ class Assembly:
         generate_end = min(t.generate_end if t.generate_end is not None else limit, limit)
         if t.generate_start is not None:
             self._generation(batch, limit, generate_end)
+        if end is not None and self._device_until > generate_end:  # the host was done before the device
+            generate_end, end = self._device_until, max(end, self._device_until)
         self._notes(batch)
         self._audio(batch)
         self._sends(batch)
@@ -185,6 +196,9 @@ class Assembly:
         ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
         frame_ids = self._ids.take(len(frame_starts))
         partial: dict[str, AttributeValue] = {} if batch.final else {semconv.STREAM_PARTIAL.key: True}
+        on_device = OnDevice(t.device.placing.placed if t.device is not None else None)
+        batch.device_id = t.device.device_id if t.device is not None else None
+        frames = on_device.frames(frame_starts, ends)
 
         frame_of_step = np.searchsorted(frame_starts, step_ends, "right") - 1
         inside = frame_of_step >= 0
@@ -193,24 +207,24 @@ class Assembly:
             first_of_frame = np.searchsorted(frame_of_step, np.arange(len(frame_starts)))
             index = np.arange(len(step_ends)) - first_of_frame[frame_of_step]
             base = _base_of_frame(frame_starts, ends, bases)
-            self._covered += int((base - frame_starts).sum())  # a frame's own preparation, under the frame's name
             step_starts = np.where(index == 0, base[frame_of_step], np.concatenate((step_ends[:1], step_ends[:-1])))
-            self._covered += int((step_ends - step_starts).sum())
-            self._early(((int(step_starts[0]), int(step_ends[frame_of_step == 0][-1]), Part.DIFFUSION),) if frame_of_step[0] == 0 else ())
-            block = Block(
-                semconv.STEP, self._wall(step_starts), self._wall(step_ends), self._ids.take(len(step_ends)), frame_ids[frame_of_step],
-                {semconv.STEP_INDEX.key: index, **partial},
-            )  # fmt: skip
-            batch.blocks.append(block)
+            steps = on_device.steps(step_starts, step_ends, frame_of_step)
+            # A frame's own preparation, under the frame's name, and its steps.
+            self._covered += int((steps.starts - frames.starts[frame_of_step])[index == 0].sum())
+            self._covered += int((steps.ends - steps.starts).sum())
+            if frame_of_step[0] == 0:
+                self._early(((int(steps.starts[0]), int(steps.ends[frame_of_step == 0][-1]), Part.DIFFUSION),))
+            self._blocks(batch, semconv.STEP, steps, frame_ids[frame_of_step], {semconv.STEP_INDEX.key: index, **partial})
         if len(frame_starts):
             per_frame = np.bincount(frame_of_step, minlength=len(frame_starts)).astype(np.int64)
             numbers = np.arange(self._frames, self._frames + len(frame_starts))
             attributes: dict[str, Column] = {semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: per_frame, **partial}
+            attributes.update(frames.attributes)
             batch.blocks.append(
                 Block(
                     semconv.FRAME,
-                    self._wall(frame_starts),
-                    self._wall(ends),
+                    self._wall(frames.starts),
+                    self._wall(frames.ends),
                     frame_ids,
                     np.full(len(frame_starts), self._generate_id, np.uint64),
                     attributes,
@@ -218,12 +232,22 @@ class Assembly:
             )
             self._frames += len(frame_starts)
         for leaf in Leaf:
-            self._leaf(batch, leaf, limit, frame_starts, frame_ids, partial)
+            self._leaf(batch, leaf, limit, frame_starts, frame_ids, partial, on_device)
+        self._device_until = max(self._device_until, on_device.last)
         since = self._generated_until if self._generated_until is not None else t.generate_start
         batch.generate_seconds = max(0, until - since) / 1e9
         self._generated_until = until
 
-    def _leaf(self, batch: Batch, leaf: Leaf, limit: int, frame_starts: Ints, frame_ids: Ids, partial: dict[str, AttributeValue]) -> None:
+    def _leaf(
+        self,
+        batch: Batch,
+        leaf: Leaf,
+        limit: int,
+        frame_starts: Ints,
+        frame_ids: Ids,
+        partial: dict[str, AttributeValue],
+        on_device: OnDevice,
+    ) -> None:
         column = self.timeline.leaves[leaf]
         pairs = _take(column, limit, stride=2).reshape(-1, 2)
         if not len(pairs):
@@ -231,16 +255,24 @@ class Assembly:
         span, fixed, part = LEAVES[leaf]
         starts, ends = pairs[:, 0], pairs[:, 1]
         parents = np.full(len(starts), self._generate_id, np.uint64)
+        frame = np.searchsorted(frame_starts, starts, "right") - 1
         attributes: dict[str, Column] = {**fixed, **partial}
         if span is semconv.PREFILL:
             attributes = {semconv.WINDOW_INDEX.key: np.arange(self._windows, self._windows + len(starts))}
             self._windows += len(starts)
         elif len(frame_starts):
-            frame = np.searchsorted(frame_starts, starts, "right") - 1
             parents[frame >= 0] = frame_ids[frame[frame >= 0]]
-        self._covered += int((ends - starts).sum())
-        self._early((int(s), int(e), part) for s, e in pairs[:4])
-        batch.blocks.append(Block(span, self._wall(starts), self._wall(ends), self._ids.take(len(starts)), parents, attributes))
+        timed = on_device.leaf(leaf, starts, ends, frame)
+        self._covered += int((timed.ends - timed.starts).sum())
+        self._early((int(s), int(e), part) for s, e in zip(timed.starts[:4], timed.ends[:4], strict=True))
+        self._blocks(batch, span, timed, parents, attributes)
+
+    def _blocks(self, batch: Batch, span: semconv.Span, timed: Timed, parents: Ids, attributes: dict[str, Column]) -> None:
+        """A block of the records that the host timed, and one of those that the device did."""
+        starts, ends, ids = self._wall(timed.starts), self._wall(timed.ends), self._ids.take(len(timed.starts))
+        for rows, own, measures in timed.parts():
+            values = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
+            batch.blocks.append(Block(span, starts[rows], ends[rows], ids[rows], parents[rows], {**values, **own}, measures=dict(measures)))
 
     # -------------------------------------------------------------------------------------------------- everything around it
 
@@ -318,6 +350,8 @@ class Assembly:
             generate.error_type = t.generate_error
             uncovered = max(0, generate_end - t.generate_start - self._covered) / 1e9
             generate.attributes = {semconv.FRAMES.key: self._frames, semconv.UNATTRIBUTED.key: uncovered}
+            if t.device is not None:
+                generate.attributes.update(t.device.summary)
             batch.operations.append(generate)
         status, error = outcome.decide(t, shutdown=shutdown)
         batch.status, batch.error_type = status, error

@@ -166,8 +166,9 @@ def _summarise(frames: Block, steps: Block, owner: Places, detailed: Mask) -> No
     mean[bare] = np.bincount(owner, seconds, len(frames))[bare] / count[bare]
     longest = np.full(len(frames), -np.inf)
     np.maximum.at(longest, owner, seconds)
-    frames.attributes[semconv.STEP_MEAN.key] = mean
-    frames.attributes[semconv.STEP_MAX.key] = np.where(bare, longest, np.nan)
+    for key, values in ((semconv.STEP_MEAN.key, mean), (semconv.STEP_MAX.key, np.where(bare, longest, np.nan))):
+        before = frames.attributes.get(key)  # of the steps that another clock timed
+        frames.attributes[key] = np.where(bare, values, before) if isinstance(before, np.ndarray) else values
 
 
 def _drop_frames(batch: Batch, frames: Block, owners: dict[int, Places], kept: Mask) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import queue
 import threading
@@ -16,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
+from vibevoice_otel.guard import failures
 from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording import ids, sdk
 from vibevoice_otel.recording.assembler import Assembly
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 #: After each batch the thread yields for this long, so that a backlog of them never starves the model of the interpreter.
 BREATH_SECONDS = 0.0005
+#: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has close bounds too.
+DEVICE_POLL_SECONDS = 0.05
 
 
 class _EndOpen(threading.Event):
@@ -175,8 +179,10 @@ class Recorder:
         due = time.monotonic() + self.settings.drain_interval
         while True:
             try:
-                item = self._ended.get(timeout=max(0.0, due - time.monotonic()))
+                item = self._ended.get(timeout=max(0.0, min(due - time.monotonic(), self._poll_devices())))
             except queue.Empty:
+                if time.monotonic() < due:
+                    continue
                 self._drain_long_streams()
                 due = time.monotonic() + self.settings.drain_interval
                 continue
@@ -189,6 +195,17 @@ class Recorder:
                 continue
             self._finish(item)
             time.sleep(BREATH_SECONDS)
+
+    def _poll_devices(self) -> float:
+        """See how far the devices of open requests got; seconds until that should be seen again."""
+        wait = math.inf
+        for timeline in self.timelines:
+            device = timeline.device
+            if device is not None:
+                with contextlib.suppress(Exception):
+                    device.placing.collect()
+                wait = DEVICE_POLL_SECONDS
+        return wait
 
     def _drain_long_streams(self) -> None:
         with self._lock:
@@ -211,9 +228,9 @@ class Recorder:
     def _assemble(self, build: Callable[[], Batch | None]) -> None:
         try:
             batch = build()
-        except Exception:
+        except Exception as error:
             self.on_drop("records", "assembler_error", 1)
-            logger.warning("a request's telemetry could not be assembled and is lost", exc_info=True)
+            logger.warning("a request's telemetry could not be assembled and is lost\n%s", failures.stack(error))  # noqa: TRY400
             return
         if batch is not None:
             self._deliver(batch)
@@ -222,9 +239,9 @@ class Recorder:
         for sink in (self.budget, *self.sinks, self.emitter):
             try:
                 sink.consume(batch)
-            except Exception:  # noqa: PERF203 - one broken sink must not silence the others
+            except Exception as error:  # noqa: PERF203 - one broken sink must not silence the others
                 self.on_drop("records", f"{type(sink).__name__}_error", 1)
-                logger.warning("%s failed on a request's records", type(sink).__name__, exc_info=True)
+                logger.warning("%s failed on a request's records\n%s", type(sink).__name__, failures.stack(error))
 
     # ---------------------------------------------------------------------------------------------------------- life cycle
 

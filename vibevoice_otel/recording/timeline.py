@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from vibevoice_otel import semconv
+    from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.records import AttributeValue
 
 
@@ -80,9 +81,27 @@ class DeviceNotes(Protocol):
     def base(self, host_time: int) -> None:
         """The first step of a frame begins at ``host_time``."""
 
+    def frame(self, host_time: int) -> None:
+        """A frame's sampling is entered at ``host_time``."""
+
     def enter(self, leaf: Leaf) -> None: ...
 
-    def leave(self, leaf: Leaf) -> None: ...
+    def leave(self, leaf: Leaf) -> None:
+        """``leaf`` has returned, and the timeline has noted it."""
+
+    def seen(self) -> None:
+        """The model may just have waited for the device by itself: a moment at which to see how far it got, without waiting."""
+
+    @property
+    def placing(self) -> Placing:
+        """Reads the notes, on the recorder's thread."""
+
+    @property
+    def summary(self) -> dict[str, AttributeValue]:
+        """Attributes of vibevoice.generate, once that has ended."""
+
+    @property
+    def device_id(self) -> str: ...
 
 
 class Timeline:

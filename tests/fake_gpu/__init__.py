@@ -1,0 +1,1 @@
+"""A GPU whose truth is known: nothing but tests can reach it."""

@@ -1,0 +1,100 @@
+"""Memory of the devices, by their allocators' own counters, read at each collection. A process without a device has none of these."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from vibevoice_otel import semconv
+from vibevoice_otel.metrics.instruments import Attributes, Instruments
+from vibevoice_otel.recording import device
+from vibevoice_otel.recording.device.interface import Device, Memory
+from vibevoice_otel.semconv import Metric
+
+logger = logging.getLogger(__name__)
+#: Instrument -> field of :class:`Memory`.
+GAUGES: Mapping[Metric, str] = {
+    semconv.GPU_MEMORY: "allocated",
+    semconv.GPU_MEMORY_PEAK: "peak",
+    semconv.GPU_MEMORY_RESERVED: "reserved",
+    semconv.GPU_MEMORY_LIMIT: "limit",
+    semconv.GPU_MEMORY_FREE: "free",
+}
+#: The metric's ``event`` -> field of :class:`Memory`.
+EVENTS = {"alloc": "allocations", "free": "frees", "retry": "retries", "oom": "ooms"}
+#: Seconds for which one look serves all instruments of a collection.
+FRESH = 0.2
+
+
+class Look:
+    """The devices' memory as of this collection: six instruments ask, and the counters are read once.
+
+    Args:
+        devices: those in use now.
+    """
+
+    def __init__(self, devices: Callable[[], Iterable[Device]] = device.known, clock: Callable[[], float] = time.monotonic) -> None:
+        self._devices = devices
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._at = float("-inf")
+        self._seen: dict[str, Memory] = {}
+        self._peaks: dict[str, int] = {}
+        self._told = False
+
+    def __call__(self) -> Mapping[str, Memory]:
+        """Memory by device id. A device that cannot be read now is left out."""
+        with self._lock:
+            if self._clock() - self._at >= FRESH:
+                self._seen = {found: memory for each in self._listed() for found, memory in self._read(each)}
+                self._at = self._clock()
+            return self._seen
+
+    def gauge(self, field: str) -> Iterable[tuple[float, Attributes]]:
+        for found, memory in self().items():
+            value = self._peak(found, memory) if field == "peak" else memory.known().get(field)
+            if value is not None:
+                yield value, {"device_id": found}
+
+    def events(self) -> Iterable[tuple[float, Attributes]]:
+        for found, memory in self().items():
+            known = memory.known()
+            for event, field in EVENTS.items():
+                if field in known:
+                    yield known[field], {"device_id": found, "event": event}
+
+    def _peak(self, found: str, memory: Memory) -> int | None:
+        """The highest since the start, also where the service itself resets torch's high-water mark."""
+        if memory.peak is None:
+            return None
+        self._peaks[found] = max(self._peaks.get(found, 0), memory.peak)
+        return self._peaks[found]
+
+    def _listed(self) -> Iterable[Device]:
+        try:
+            return list(self._devices())
+        except Exception as error:  # noqa: BLE001 - CUDA's errors stick; the other metrics go on
+            self._failed(error)
+            return ()
+
+    def _read(self, each: Device) -> Iterable[tuple[str, Memory]]:
+        try:
+            return ((each.id, each.memory()),)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+            return ()
+
+    def _failed(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning("a device's memory cannot be read (%s); its metrics are missing", type(error).__name__)
+
+
+def register(instruments: Instruments, look: Look | None = None) -> None:
+    """Register the memory gauges and the allocator's counter."""
+    look = look or Look()
+    for metric, field in GAUGES.items():
+        instruments.observe(metric, lambda field=field: look.gauge(field))  # type: ignore[misc]
+    instruments.observe(semconv.GPU_MEMORY_EVENTS, look.events)

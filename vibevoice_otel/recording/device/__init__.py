@@ -1,0 +1,76 @@
+"""Device time: what an accelerator really did, found out without making it wait.
+
+A model's device type names who opens it (:data:`OPENERS`); for a type that is not there, a CPU for one, times are the host's and there
+is no memory to tell of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vibevoice_otel.recording.device import cuda, mps
+from vibevoice_otel.recording.device.interface import Device, Memory
+from vibevoice_otel.recording.device.notes import StreamNotes
+from vibevoice_otel.recording.timeline import Timeline, thread
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["OPENERS", "Device", "Memory", "StreamNotes", "attach", "known", "notes_for", "opened"]
+
+#: Device type, as torch names it -> what opens the device of an index.
+OPENERS: dict[str, Callable[[int], Device]] = {"cuda": cuda.open_device, "mps": mps.open_device}
+_devices: dict[tuple[str, int], Device] = {}
+_lock = threading.Lock()
+
+
+def opened(kind: str, index: int) -> Device | None:
+    """The device, opened once; None for a type without a clock and an allocator of its own."""
+    opener = OPENERS.get(kind)
+    if opener is None:
+        return None
+    with _lock:
+        device = _devices.get((kind, index))
+        if device is None:
+            device = _devices[kind, index] = opener(index)
+        return device
+
+
+def known() -> list[Device]:
+    """The devices in use: those on which a model generated, and every GPU on which torch has allocated."""
+    for index in cuda.in_use():
+        opened("cuda", index)
+    with _lock:
+        return list(_devices.values())
+
+
+def notes_for(timeline: Timeline, model: Any) -> StreamNotes | None:
+    """Notes for a generation by ``model`` (a torch module); None where its times can only be the host's and it has no allocator.
+
+    A model that is spread over several devices is timed by the host: an event of one device tells nothing of the others.
+    """
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if callable(parameters) else None
+    if first is None or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        return None
+    device = opened(first.device.type, first.device.index or 0)
+    return StreamNotes(timeline, device) if device is not None else None
+
+
+def attach(timeline: Timeline, model: Any) -> StreamNotes | None:
+    """Note what ``model``'s device does in the generation that begins on this thread, if it has a clock or an allocator.
+
+    A failure costs the device's share of the telemetry and one line in the log, nothing else.
+    """
+    try:
+        notes = timeline.device if isinstance(timeline.device, StreamNotes) else notes_for(timeline, model)
+        if notes is not None:
+            notes.begin()
+            timeline.device = notes
+            thread.step = notes.append
+    except Exception:
+        logger.warning("the device cannot be observed; times are the host's", exc_info=True)
+        return None
+    return notes

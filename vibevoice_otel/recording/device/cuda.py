@@ -1,0 +1,140 @@
+"""NVIDIA GPUs through ``torch.cuda``, and AMD's, whose torch builds answer by the same names.
+
+torch is never imported here, and CUDA never initialised: a model that lies on a GPU has done both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vibevoice_otel.recording.device.interface import Device, Event, Generations, Memory, Pool, Stream
+
+#: CUDA's documentation gives an event's resolution as about half a microsecond.
+RESOLUTION_NS = 500
+#: Relative: a crystal's usual tolerance is 50 parts in a million. The host's clock is held to true time by its NTP daemon.
+DRIFT = 5e-5
+
+
+class Captures:
+    """Whether a CUDA graph is being captured anywhere in the process.
+
+    In torch's default mode a capture forbids unsafe calls to every thread, and cudaEventQuery is one: it would void the capture. So no
+    thread of ours queries meanwhile: a capture begins only when a query that is under way has returned (microseconds).
+    """
+
+    def __init__(self) -> None:
+        self.active = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            self.active += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self.active = max(0, self.active - 1)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[bool]:
+        with self._lock:
+            yield not self.active
+
+    def watch_begin(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Hook of ``torch.cuda.CUDAGraph.capture_begin``."""
+
+        def capture_begin(*args: Any, **kwargs: Any) -> Any:
+            self.begin()
+            try:
+                return original(*args, **kwargs)
+            except BaseException:
+                self.end()  # it did not begin
+                raise
+
+        return capture_begin
+
+    def watch_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Hook of ``torch.cuda.CUDAGraph.capture_end``."""
+
+        def capture_end(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.end()
+
+        return capture_end
+
+
+captures = Captures()
+
+
+class CudaDevice:
+    """GPU ``index`` of this process."""
+
+    timed = True
+    resolution = RESOLUTION_NS
+    drift = DRIFT
+
+    def __init__(self, torch: Any, index: int) -> None:
+        self.id = str(index)
+        self._cuda = torch.cuda
+        self._index = index
+        self.pool = Pool(self._event)
+        self.generations = Generations()
+
+    def _event(self) -> Event:
+        event: Event = self._cuda.Event(enable_timing=True)
+        return event
+
+    def stream(self) -> Stream:
+        stream: Stream = self._cuda.current_stream(self._index)
+        return stream
+
+    def paused(self) -> bool:
+        return captures.active > 0 or bool(self._cuda.is_current_stream_capturing())
+
+    def reading(self) -> contextlib.AbstractContextManager[bool]:
+        return captures.reading()
+
+    def allocated(self) -> int:
+        return self._bytes("current")
+
+    def peak(self) -> int | None:
+        return self._bytes("peak")
+
+    def _bytes(self, which: str) -> int:
+        return int(self._cuda.memory_stats_as_nested_dict(self._index)["allocated_bytes"]["all"][which])
+
+    def memory(self) -> Memory:
+        stats = self._cuda.memory_stats(self._index)
+        with captures.reading() as allowed:
+            free, limit = self._card() if allowed else (None, None)
+        return Memory(
+            allocated=int(stats.get("allocated_bytes.all.current", 0)), reserved=int(stats.get("reserved_bytes.all.current", 0)),
+            peak=int(stats.get("allocated_bytes.all.peak", 0)), limit=limit, free=free,
+            allocations=int(stats.get("allocation.all.allocated", 0)), frees=int(stats.get("allocation.all.freed", 0)),
+            retries=int(stats.get("num_alloc_retries", 0)), ooms=int(stats.get("num_ooms", 0)),
+        )  # fmt: skip
+
+    def _card(self) -> tuple[int | None, int | None]:
+        """(free, limit) in bytes: the driver's view of the card, other processes included."""
+        free, total = self._cuda.mem_get_info(self._index)
+        fraction = getattr(self._cuda, "get_per_process_memory_fraction", None)
+        return int(free), int(total * min(1.0, fraction(self._index))) if fraction is not None else int(total)
+
+
+def open_device(index: int) -> Device:
+    """The device that a model found itself on (so torch and CUDA are up)."""
+    return CudaDevice(sys.modules["torch"], index)
+
+
+def in_use() -> list[int]:
+    """Indices of the GPUs on which torch has allocated. Asking the driver about another would make a context there."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
+        return []
+    used = (torch.cuda.memory_stats(index).get("reserved_bytes.all.peak", 0) for index in range(torch.cuda.device_count()))
+    return [index for index, peak in enumerate(used) if peak]
