@@ -115,7 +115,7 @@ def test_an_unknown_voice_and_unusable_parameters(service: Running) -> None:
     """What was asked for stands beside what was used; the labels are those of what spoke."""
     _, trace = service.speak(text="Hello", voice="en-Nobody", cfg="nan", steps="-3")
     facts = trace.root.attributes
-    assert (facts["vibevoice.voice"], facts["vibevoice.voice.requested"]) == ("en-Carter_man", "en-Nobody")
+    assert (facts["vibevoice.voice"], facts["vibevoice.voice.requested"]) == ("en-Carter_man", "other"), "what a client writes stays out"
     assert (facts["vibevoice.cfg"], facts["vibevoice.cfg.requested"]) == (1.5, "nan")
     assert (facts["vibevoice.steps"], facts["vibevoice.steps.requested"]) == (5, "-3")
     assert "en-Nobody" not in service.metrics()
@@ -148,19 +148,22 @@ SLOWED = {
 }
 
 
+def _least(running: Running) -> dict[str, float]:
+    """The shortest span of each kind over five requests, in milliseconds: what the part itself takes, whatever else the machine does."""
+    traces = [running.speak(text="Hello there.")[1] for _ in range(5)]
+    return {name: min(ms for trace in traces for ms in trace.durations(name)) for name in {*SLOWED.values(), "vibevoice.semantic_encode"}}
+
+
 @pytest.mark.parametrize("fault", SLOWED)
 def test_a_slowed_part_lengthens_its_own_spans_and_no_others(start, service: Running, fault: str) -> None:
-    """20 ms more in one part are 20 ms more in each of its spans; every other kind stays within half of that (by its median)."""
-    import statistics
-
+    """20 ms more in one part are 20 ms more in each of its spans; every other kind stays as it was."""
     running = start(**_faults(**{fault: 0.02}))
     running.speak(text="warm up")
-    _, slow = running.speak(text="Hello there.")
-    _, healthy = service.speak(text="Hello there.")
-    for name in set(SLOWED.values()) | {"vibevoice.semantic_encode"}:
-        growth = statistics.median(slow.durations(name)) - statistics.median(healthy.durations(name))
+    slow, healthy = _least(running), _least(service)
+    for name, shortest in slow.items():
+        growth = shortest - healthy[name]
         if name == SLOWED[fault]:
-            assert growth == pytest.approx(20, abs=10), name
-            assert min(slow.durations(name)) >= 20
+            assert shortest >= 20
+            assert growth == pytest.approx(20, abs=6), name
         else:
-            assert growth < 10, f"{name} grew {growth:.1f} ms though only {fault} was set"
+            assert growth < 6, f"{name} grew {growth:.1f} ms though only {fault} was set"
