@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -40,7 +41,7 @@ def assert_well_formed(trace: Trace) -> None:
         ("vibevoice.queue", "vibevoice.model.load", "vibevoice.voice.load", "vibevoice.preprocess"),
     ):
         ordered = sorted((s for s in trace.spans if s.name in names), key=lambda s: s.start)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             assert before.end <= after.start, f"{before.name} overlaps {after.name}"
 
 

@@ -125,7 +125,7 @@ def test_steps_without_a_frame_hook_still_show() -> None:
     t = request()
     t.frames.clear()
     lines = tree(finish(t))
-    assert [line for line in lines if "vibevoice.frame " in line][0].startswith("vibevoice.frame 11-21")
+    assert next(line for line in lines if "vibevoice.frame " in line).startswith("vibevoice.frame 11-21")
     assert sum("diffusion.step" in line for line in lines) == 4
 
 
