@@ -70,7 +70,7 @@ format: $(VENV)/.test ## rewrite to the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test ## what the telemetry costs, every table of docs/performance.md (half an hour; one alone: python -m benchmarks.NAME)
-	@for name in hot_path cpu growth pipeline end_to_end; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	@for name in hot_path cpu stages growth pipeline end_to_end; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 dist: $(VENV)/.test ## wheel and sdist, checked
 	rm -rf dist
