@@ -59,5 +59,9 @@ def _literal(edge: float) -> str:
 
 
 def grew(selector: str, window: str) -> str:
-    """Growth of a counter whose first value is already an event: such a series has no earlier sample for increase() to see."""
-    return f"((increase({selector}[{window}]) > 0) or ({selector} unless {selector} offset {window}))"
+    """Growth of a counter whose first value is already an event: such a series has no earlier sample for increase() to see.
+
+    It is new when the window before has no sample of it; a single instant of it may fall into a failed scrape.
+    """
+    earlier = f"last_over_time({selector}[{window}] offset {window})"
+    return f"((increase({selector}[{window}]) > 0) or ({selector} unless {earlier}))"

@@ -16,8 +16,8 @@ def voice_of(recorder: Recorder, timeline: Timeline) -> str:
 
 
 def active(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
-    """Open requests by voice; zero for every known voice that has none."""
-    counts = dict.fromkeys(recorder.bounds.voices, 0)
+    """Open requests by voice; zero for every voice that has none, else the Collector goes on showing its last number for minutes."""
+    counts = dict.fromkeys((*recorder.bounds.voices, semconv.OTHER), 0)
     for timeline in recorder.timelines:
         voice = voice_of(recorder, timeline)
         counts[voice] = counts.get(voice, 0) + 1
