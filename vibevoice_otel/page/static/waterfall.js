@@ -178,14 +178,13 @@ export class Waterfall {
       const entry = this.#flat[from + i];
       slot.node.hidden = i >= to - from;
       if (slot.node.hidden) {
-        slot.node.style.display = "none";
+        slot.node.removeAttribute("id"); // it may be another row's by now
         return;
       }
       const { row, depth } = entry;
       const open = this.#isOpen(row);
       const label = this.#label(row);
       const time = duration((row.end - row.start) / 1e9);
-      slot.node.style.display = "";
       slot.node.style.transform = `translateY(${(from + i) * ROW}px)`;
       slot.node.id = `row-${row.key}`;
       slot.node.dataset.key = row.key;
