@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -59,6 +59,13 @@ test: $(VENV)/.test ## every test that this machine can run
 test-upstream: $(VENV)/.test ## the server's tests against a checkout of microsoft/VibeVoice, with weights made here (UPSTREAM=path)
 	@test -f "$(UPSTREAM)/demo/web/app.py" || { echo "UPSTREAM=path must name a checkout of microsoft/VibeVoice: no $(UPSTREAM)/demo/web/app.py" >&2; exit 2; }
 	VIBEVOICE_UPSTREAM="$(abspath $(UPSTREAM))" $$($(BIN)/python tests/upstream/environment.py) -m pytest tests/upstream $(ARGS)
+
+soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousands of listeners, an hour at 50 streams
+	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
+
+audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and the licence of everything installed
+	$(BIN)/python tools/licences.py
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/service.txt -r requirements/test.txt
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .

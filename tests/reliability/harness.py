@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import re
@@ -269,10 +270,8 @@ class Service:
             try:
                 self.process.wait(seconds)
             finally:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
         self.process.wait(10)
         return time.monotonic() - began
 

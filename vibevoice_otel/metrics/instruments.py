@@ -43,11 +43,14 @@ class Limits:
         if written in self._as_written:
             return attributes
         key = tuple(sorted(attributes.items()))
-        seen = self._seen.setdefault(metric.name, set())
+        cost = len(metric.buckets) + 3 if metric.instrument == "histogram" else 1
+        seen = self._seen.get(metric.name)
+        if seen is None:
+            seen = self._seen[metric.name] = set()
+            self._series += cost  # the overflow set's own, should it come to be
         if key in seen:
             self._as_written.add(written)
             return attributes
-        cost = len(metric.buckets) + 3 if metric.instrument == "histogram" else 1
         # One place in each instrument is the overflow set's own.
         if len(seen) >= self._max_sets - 1 or self._series + cost > self._max_series:
             return OVERFLOW

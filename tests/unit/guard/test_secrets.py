@@ -132,7 +132,7 @@ def _printed(name: str, message: str, *args: object) -> str:
 
 
 def test_access_logs() -> None:
-    """uvicorn's HTTP and WebSocket lines, gunicorn's atoms: the text is hidden, everything else as it was."""
+    """Uvicorn's HTTP and WebSocket lines, gunicorn's atoms: the text is hidden, everything else as it was."""
     http = _printed("uvicorn.access", '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", f"/stream?text={TEXT}&cfg=1.5", "1.1", 200)
     assert http == '127.0.0.1:1 - "GET /stream?text=REDACTED&cfg=1.5 HTTP/1.1" 200'
     socket = _printed("uvicorn.error", '%s - "WebSocket %s" [accepted]', "127.0.0.1:1", f"/stream?voice={CANARY}")

@@ -1,0 +1,137 @@
+"""Listeners who leave, who are slow, who stop reading: nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+import numpy as np
+import psutil
+import pytest
+
+from .harness import Service, wait_for
+
+Start = Callable[..., Service]
+UPGRADE = (
+    "GET /stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def connect(service: Service, **query: object) -> socket.socket:
+    """A WebSocket whose buffers are small and which reads only when it is told to."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", service.port))
+    connection.sendall(UPGRADE.format(query=urlencode(query)).encode())
+    return connection
+
+
+def server(service: Service) -> psutil.Process:
+    pid = json.loads(service.get("/healthz"))["pid"]
+    return psutil.Process(int(pid))
+
+
+def settled(service: Service, sockets: int) -> bool:
+    return server(service).num_fds() <= sockets + 2 and service.scraped("vibevoice_streaming_active") == 0
+
+
+def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:
+    """``count`` connections that open and leave at once; returns MiB grown and threads grown."""
+    service = start(OTEL_METRICS_EXPORTER="prometheus")
+    asyncio.run(_leave(service, 100))
+    assert wait_for(lambda: service.scraped("vibevoice_streaming_active") == 0, 20)
+    process = server(service)
+    memory, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
+    asyncio.run(_leave(service, count))
+    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before"
+    total = service.scraped("vibevoice_streaming_requests_total")
+    assert total == 100 + count
+    grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
+    print(f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files more")
+    return grown, more
+
+
+async def _leave(service: Service, count: int) -> None:
+    turn = asyncio.Semaphore(20)
+
+    async def one() -> None:
+        async with turn:
+            await service.listen(until=1, chunks=50, pace=0.02)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+
+
+def test_listeners_who_leave(start: Start) -> None:
+    """Hundreds of connections that open and leave: each is counted; no memory, thread, socket or timeline of them stays."""
+    grown, threads = listeners_who_leave(start, 200)
+    assert grown < 12
+    assert threads <= 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_thousands_of_listeners_who_leave(start: Start) -> None:
+    """The same with 5,000: growth is not in proportion."""
+    grown, threads = listeners_who_leave(start, 5000)
+    assert grown < 24
+    assert threads <= 1
+
+
+def slow_readers(start: Start, count: int, seconds: float) -> None:
+    service = start(OTEL_METRICS_EXPORTER="prometheus")
+    service.speak(20)
+    process = server(service)
+    files = process.num_fds()
+    slow = [connect(service, text="slow", chunks=40, pace=0.01) for _ in range(count)]
+    stopped = connect(service, text="stopped", chunks=100_000, pace=0)
+    until, heard = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        for connection in slow:
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                heard += len(connection.recv(2048))
+        assert service.speak(1)[0].chunks == 3, "others are served meanwhile"
+        time.sleep(0.05)
+    assert heard > 0
+    assert service.scraped("vibevoice_streaming_active") >= 1
+    for connection in (*slow, stopped):
+        connection.close()
+    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before"
+
+
+def test_slow_readers_and_one_who_stopped(start: Start) -> None:
+    """Ten who read little by little and one who reads nothing: others are served, and all is given back when they are gone."""
+    slow_readers(start, 10, 3.0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_fifty_slow_readers(start: Start) -> None:
+    """Fifty for a minute."""
+    slow_readers(start, 50, 60.0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4200)
+def test_an_hour_at_50_streams(start: Start) -> None:
+    """An hour of 50 streams at a time: the resident memory's slope over the second half is flat (VIBEVOICE_SOAK_SECONDS shortens it)."""
+    seconds = float(os.environ.get("VIBEVOICE_SOAK_SECONDS", "3600"))
+    service = start(OTEL_METRICS_EXPORTER="prometheus")
+    process = server(service)
+    samples: list[tuple[float, float]] = []
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        count += len(service.speak(200, together=50, chunks=20, pace=0.02))
+        samples.append((time.monotonic() - began, process.memory_info().rss / 2**20))
+    late = np.array([sample for sample in samples if sample[0] > seconds / 2])
+    slope = float(np.polyfit(late[:, 0] / 3600, late[:, 1], 1)[0]) if len(late) > 2 else 0.0
+    print(f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour")
+    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == count, 20)
+    assert slope < 10 * max(1.0, 3600 / seconds) ** 0.5

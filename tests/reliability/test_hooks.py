@@ -1,0 +1,173 @@
+"""Every hook made to fail, in turn: the service answers as without it, the failure is counted and logged once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+
+from vibevoice_otel import semconv
+from vibevoice_otel.adapters import hooks as hooks_module
+from vibevoice_otel.adapters import safely
+from vibevoice_otel.guard import failures
+from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.service.engine import StreamingTTSService
+from vibevoice_otel.service.settings import ServiceSettings
+from vibevoice_otel.settings import Settings
+
+TEXT = "hi"
+
+
+class Broken(Exception):
+    """A mistake of ours; its message quotes what must not be told."""
+
+    def __init__(self) -> None:
+        super().__init__("canary7f3a")
+
+
+class Saboteur:
+    """Stands where hooks are made; breaks those whose function has the chosen name, before or after it has called the original."""
+
+    def __init__(self) -> None:
+        self.where, self.when = "", ""
+        self.broke = 0
+        self.called: set[str] = set()
+
+    def guarded(self, original: Any, make: Callable[[Any], Any], failed: Any) -> Any:
+        name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
+
+        def broken(tracked: Any) -> Any:
+            hook = make(tracked)
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                self.called.add(name)
+                if self.where != name:
+                    return hook(*args, **kwargs)
+                if self.when == "before":
+                    self.broke += 1
+                    raise Broken
+                try:
+                    return hook(*args, **kwargs)
+                finally:
+                    self.broke += 1
+                    raise Broken
+
+            return run
+
+        return safely.guarded(original, broken, failed)
+
+
+@pytest.fixture(scope="module")
+def observed() -> Iterator[tuple[Saboteur, StreamingTTSService, InMemoryMetricReader]]:
+    """The embedded engine in this process, hooked, with a saboteur at every hook."""
+    saboteur, reader = Saboteur(), InMemoryMetricReader()
+    original, hooks_module.guarded = hooks_module.guarded, saboteur.guarded  # type: ignore[assignment]
+    meters = MeterProvider([reader])
+    instrumentor = VibeVoiceInstrumentor()
+    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
+    service = StreamingTTSService(ServiceSettings(steps=1))
+    list(service.stream(TEXT))
+    saboteur.called.clear()  # what runs at the first request alone (the model's loading) is left out
+    yield saboteur, service, reader
+    instrumentor.uninstrument()
+    hooks_module.guarded = original
+    meters.shutdown()
+
+
+def dropped(reader: InMemoryMetricReader, reason: str = "hook_error") -> float:
+    data: Any = reader.get_metrics_data()
+    return sum(
+        point.value
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == semconv.DROPPED.name
+        for point in metric.data.data_points
+        if (point.attributes or {}).get("reason") == reason
+    )
+
+
+def test_every_hook_may_fail(
+    observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each function that is hooked, broken before the original and on the way out of it: the same audio, counted, told once."""
+    saboteur, service, reader = observed
+    healthy = [chunk.size for chunk in service.stream(TEXT)]
+    assert len(healthy) >= 4
+    assert len(saboteur.called) >= 15, saboteur.called
+    for name in sorted(saboteur.called):
+        for when in ("before", "finally"):
+            saboteur.where, saboteur.when, saboteur.broke = name, when, 0
+            failures._told.clear()
+            caplog.clear()
+            count = dropped(reader)
+            with caplog.at_level(logging.WARNING):
+                audio = list(service.stream(TEXT))
+            assert [chunk.size for chunk in audio] == healthy, f"{name} {when}"
+            assert all(np.isfinite(chunk).all() for chunk in audio)
+            assert saboteur.broke, f"{name} {when}"
+            assert dropped(reader) - count == saboteur.broke, f"{name} {when}"
+            told = [record for record in caplog.records if record.name == "vibevoice_otel.guard.failures"]
+            assert len(told) == 1, f"{name} {when}"
+            assert "canary7f3a" not in told[0].getMessage()
+    saboteur.where = ""
+
+
+def test_the_services_own_exceptions_pass(observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader]) -> None:
+    """What the original raises reaches the caller, the same object, hook broken or not."""
+    own = RuntimeError("the service's own")
+
+    def original() -> None:
+        raise own
+
+    for broken in (False, True):
+        failed: list[BaseException] = []
+
+        def make(tracked: Any, broken: bool = broken) -> Any:
+            def hook() -> Any:
+                try:
+                    return tracked()
+                finally:
+                    if broken:
+                        raise Broken
+
+            return hook
+
+        with pytest.raises(RuntimeError) as raised:
+            safely.guarded(original, make, failed.append)()
+        assert raised.value is own
+        assert len(failed) == broken
+
+
+def test_a_step_whose_note_fails_is_taken(observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader]) -> None:
+    """The hottest hook sees to itself: a note that raises costs the note."""
+    from vibevoice_otel.recording import timeline as timeline_module
+
+    _, service, reader = observed
+
+    class Full(list):  # type: ignore[type-arg]
+        def append(self, _item: Any) -> None:
+            raise MemoryError
+
+    before, healthy = dropped(reader), [chunk.size for chunk in service.stream(TEXT)]
+    original = timeline_module.Timeline.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.steps = Full()
+
+    timeline_module.Timeline.__init__ = init  # type: ignore[method-assign]
+    try:
+        assert [chunk.size for chunk in service.stream(TEXT)] == healthy
+    finally:
+        timeline_module.Timeline.__init__ = original  # type: ignore[method-assign]
+    assert dropped(reader) > before

@@ -1,0 +1,107 @@
+"""Whatever telemetry meets on a WebSocket, the listener is served."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from vibevoice_otel import semconv
+from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.settings import Settings
+from vibevoice_otel.web import middleware, query
+
+
+class Broken(Exception):
+    """A mistake of ours."""
+
+
+def dropped(reader: InMemoryMetricReader) -> float:
+    data: Any = reader.get_metrics_data()
+    return sum(
+        point.value
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == semconv.DROPPED.name
+        for point in metric.data.data_points
+    )
+
+
+WEB = {
+    "opening a request": (Recorder, "open"),
+    "ending a request": (Recorder, "release"),
+    "reading the query": (query, "asked"),
+    "reading the baggage": (middleware, "_synthetic"),
+    "deciding the outcome": (outcome, "decide"),
+    "telling the SERVER span": (middleware, "_tell"),
+    "noting a message": (middleware, "_sent"),
+    "hiding the query": (query.Redactor, "query"),
+}
+
+
+@pytest.mark.parametrize("what", WEB)
+def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thing done for a WebSocket, broken: the listener has his audio and the close code, and the failure is counted."""
+    audio = b"\1\2" * 100
+
+    async def speak(socket: WebSocket) -> None:
+        await socket.accept()
+        assert socket.query_params["text"] == "hello"
+        await socket.send_bytes(audio)
+        await socket.close(1000)
+
+    app = Starlette(routes=[WebSocketRoute("/stream", speak)])
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader])
+    instrumentor = VibeVoiceInstrumentor()
+    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
+
+    def broken(*_args: Any, **_kwargs: Any) -> Any:
+        raise Broken
+
+    try:
+        assert asyncio.run(_ask(app)) == ["websocket.accept", audio, 1000]
+        owner, name = WEB[what]
+        monkeypatch.setattr(owner, name, broken)
+        for _ in range(3):
+            assert asyncio.run(_ask(app)) == ["websocket.accept", audio, 1000]
+        recorder = instrumentor.recorder
+        assert recorder is not None
+        recorder.flush()
+        monkeypatch.undo()
+        assert asyncio.run(_ask(app)) == ["websocket.accept", audio, 1000]
+        assert dropped(reader) >= 3
+    finally:
+        instrumentor.uninstrument()
+        meters.shutdown()
+
+
+async def _ask(app: Any) -> list[Any]:
+    heard: list[Any] = []
+    asked = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> Any:
+        for message in asked:
+            return message
+        return await asyncio.sleep(3600)
+
+    async def send(message: Any) -> None:
+        kind = message["type"]
+        heard.append(message["bytes"] if kind == "websocket.send" else message["code"] if kind == "websocket.close" else kind)
+
+    scope = {
+        "type": "websocket", "path": "/stream", "raw_path": b"/stream", "query_string": b"text=hello", "headers": [], "root_path": "",
+        "subprotocols": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "ws", "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return heard

@@ -1,0 +1,58 @@
+"""What clients send is never an error of ours."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vibevoice_otel.web import query
+from vibevoice_otel.web.middleware import _synthetic
+from vibevoice_otel.web.traceparent import adopt
+
+parts = st.binary(max_size=60) | st.sampled_from(
+    [b"text=", b"&", b"=", b"%", b"%zz", b"traceparent=", b"00-", b"0" * 32, b"-" + b"a" * 16 + b"-01", b"voice", b"cfg=1", b";", b"\xff"]
+)
+queries = st.lists(parts, max_size=12).map(b"".join)
+REDACTOR = query.Redactor(("/stream",), lambda _name: False)
+
+
+@settings(deadline=None)
+@given(queries)
+def test_any_query_is_read(raw: bytes) -> None:
+    """Bounded facts, no error; nothing of the value is told."""
+    asked = query.asked(raw, keep_text=False)
+    assert asked.text is None
+    assert all(value is None or len(value) <= query.MAX_ASKED for value in (asked.voice, asked.cfg, asked.steps))
+    told = REDACTOR.query("/stream", raw)
+    allowed = rb"(text=|voice=|cfg=|steps=|voice|cfg|steps)?(REDACTED)?|(cfg|steps)=([+-]?[0-9.]{1,12}([eE][+-]?[0-9]{1,3})?|nan|[+-]?inf)"
+    assert all(re.fullmatch(allowed, part, re.IGNORECASE) for part in told.split(b"&")) or not raw, told
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=st.characters(min_codepoint=97, max_codepoint=122), min_size=8, max_size=20), st.binary(max_size=20))
+def test_the_text_is_hidden_whatever_surrounds_it(secret: str, noise: bytes) -> None:
+    """Anywhere in a speech request's query, but as the name of a parameter that is known."""
+    for raw in (b"text=" + secret.encode(), b"text=" + noise.replace(b"&", b"") + secret.encode(), noise + b"&" + secret.encode() + b"=1"):
+        assert secret.encode() not in REDACTOR.query("/stream", raw)
+
+
+@settings(deadline=None)
+@given(queries, st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=80)), max_size=5))
+def test_any_traceparent_is_taken_or_dropped(raw: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """A valid one becomes a header, anything else is gone; never an error, never two."""
+    _, after, caller = adopt(raw, headers)
+    added = len(after) - len(headers)
+    assert added in {0, 1}
+    assert (caller is not None) == (added == 1)
+    if caller is not None:
+        assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", after[-1][1])
+        assert caller.trace_id
+        assert caller.span_id
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"baggage", b"x"]), st.binary(max_size=200)), max_size=5))
+def test_any_baggage_is_read(headers: list[tuple[bytes, bytes]]) -> None:
+    """Synthetic or not, never an error."""
+    assert _synthetic({"headers": headers}) in {True, False}

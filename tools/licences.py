@@ -1,0 +1,40 @@
+"""The licences of what is installed beside vibevoice-otel, one a line; ends with 1 when one is unknown or not permissive enough to ship.
+
+python tools/licences.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+
+#: Licences under which a dependency may be used by, and shipped in an image with, an Apache-2.0 project.
+ALLOWED = re.compile(
+    r"apache|bsd|\bmit\b|\bisc\b|\bpsf\b|python software foundation|mpl|mozilla|unlicense|\bcc0\b|zlib|hpnd|0bsd|public domain|boost|\bbsl",
+    re.IGNORECASE,
+)
+#: NVIDIA's redistributable CUDA libraries, which torch's CUDA wheels bring (its CPU wheels do not), are under NVIDIA's own terms.
+EXCEPTED = ("cuda-", "nvidia-")
+
+
+def licence(distribution: metadata.Distribution) -> str:
+    """What the distribution says of itself: SPDX expression, else classifiers, else the first line of the free field."""
+    said = distribution.metadata
+    classifiers = [each.rsplit(" :: ", 1)[-1] for each in said.get_all("Classifier") or () if each.startswith("License ::")]
+    free = (said.get("License") or "").strip().splitlines()
+    return said.get("License-Expression") or "; ".join(classifiers) or (free[0][:80] if free else "unknown")
+
+
+def main() -> int:
+    rows = sorted({(d.metadata["Name"], d.version, licence(d)) for d in metadata.distributions()}, key=lambda row: row[0].lower())
+    odd = [row for row in rows if not ALLOWED.search(row[2]) and not row[0].startswith(EXCEPTED)]
+    for name, version, terms in rows:
+        print(f"{name:<45} {version:<16} {terms}")
+    for name, version, terms in odd:
+        print(f"error: {name} {version} is under {terms!r}, which is not on the list of allowed licences", file=sys.stderr)
+    return 1 if odd else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
