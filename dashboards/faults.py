@@ -116,13 +116,14 @@ def change(
 
 
 def moves(prometheus: Prometheus, panel: Panel, healthy: list[Phase], fault: Phase) -> str:
-    """``up``, ``down``, ``up, down`` or nothing: how the extremes of a panel moved."""
-    directions: tuple[Direction, ...] = ("up", "down")
-    return ", ".join(
-        direction
-        for direction in directions
-        if any(change(prometheus, query, healthy, fault, direction).moved(direction) for query in panel.queries)
-    )
+    """``up``, ``down``, ``up, down`` or nothing: whether any series of a panel rose, and whether its lowest fell."""
+    rose = fell = False
+    for query in panel.queries:
+        before = [look(prometheus, query, phase, "up") for phase in healthy]
+        after = look(prometheus, query, fault, "up")
+        rose |= any(Change(tuple(each.get(key, 0.0) for each in before), number).moved("up") for key, number in after.items())
+        fell |= change(prometheus, query, healthy, fault, "down").moved("down")
+    return ", ".join(name for name, moved in (("up", rose), ("down", fell)) if moved)
 
 
 def table(prometheus: Prometheus, healthy: list[Phase], faults: list[Phase]) -> list[list[str]]:

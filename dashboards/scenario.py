@@ -192,6 +192,7 @@ def play(scenario: Scenario, healthy: int = 3) -> None:
         scenario.card.used = 0.95 * Card.LIMIT
         scenario.say(GOOD, times=1)
     scenario.card.used = 6e9
+    time.sleep(SETTLE_S)
     with scenario.during("slow reader", "reader"):
         scenario.say(GOOD[:1], process="reader", times=2)
     with scenario.during("collector restart"):
