@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel.adapters import surface
+from vibevoice_otel.adapters.capture import hook_captures
 from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
@@ -34,6 +35,7 @@ class TransformersAdapter:
         on_import(
             "diffusers.schedulers.scheduling_dpmsolver_multistep", lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler)
         )
+        on_import("torch.cuda.graphs", lambda m: hook_captures(self.hooks, m))
         on_import("vibevoice_otel.service.engine", lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService))
         on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
 

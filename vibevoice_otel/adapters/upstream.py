@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import surface
 from vibevoice_otel.adapters.audio import note_chunk
+from vibevoice_otel.adapters.capture import hook_captures
 from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
@@ -39,6 +40,7 @@ class UpstreamAdapter:
         hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
         hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
         hooks.on_import("vibevoice.modular.streamer", lambda m: surface.hook_streamer(hooks, m))
+        hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
         for module in list(sys.modules.values()):  # a server that was loaded before us, perhaps as __main__

@@ -1,0 +1,56 @@
+"""A service on a GPU, the card being a fake: what travels to the receivers is device time and the allocator's counters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fake_gpu import plugin
+
+from .conftest import Running
+
+GIB = plugin.GIB
+
+
+@pytest.fixture
+def scraped(start: Callable[..., Running], tmp_path: Path) -> tuple[Running, Path]:
+    environment = plugin.environment(tmp_path)
+    return start(fresh=True, **environment), Path(environment[plugin.MEMORY])
+
+
+def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]) -> None:
+    """Steps are timed by the device's clock in spans and histogram, no series has two clocks, and the memory gauges follow the card."""
+    service, memory = scraped
+    _, trace = service.speak(text="The card is not there.", steps=5)
+    steps = trace.named("vibevoice.diffusion.step")
+    assert steps
+    assert {span.attributes["vibevoice.clock"] for span in steps} == {"device"}
+    assert all(span.attributes["vibevoice.host.duration"] > 0 for span in steps)
+    frames = trace.named("vibevoice.frame")
+    assert all(0 <= span.attributes["vibevoice.frame.device.idle"] <= 1 for span in frames)
+    assert max(span.attributes["vibevoice.clock.error"] for span in frames) < 0.2
+    (generate,) = trace.named("vibevoice.generate")
+    assert generate.attributes["vibevoice.device.id"] == "0"
+    assert generate.attributes["vibevoice.gpu.memory.request.peak"] == 2 * GIB
+
+    counts = service.samples("vibevoice_inference_duration_seconds_count")
+    assert sum(counts.values()) == len(steps)
+    assert all(("clock", "device") in key for key in counts)
+    begun = [service.total(f"vibevoice_kernel_{kind}_latency_seconds_count", device_id="0") for kind in ("launch", "queue")]
+    assert sum(begun) == len(steps)
+    assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 2 * GIB
+    assert service.total("vibevoice_gpu_memory_limit_bytes", device_id="0") == 8 * GIB
+    plugin.set_memory(memory, allocated=7 * GIB, reserved=8 * GIB, free=0, retries=3, ooms=1)
+    time.sleep(0.3)
+    assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 7 * GIB
+    assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="retry") == 3
+    assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="oom") == 1
+
+
+def test_a_service_without_a_gpu_has_no_gpu_series(service: Running) -> None:
+    """Absence is the truth: no zero that would look like a card with nothing on it, and every duration is the host's."""
+    assert "vibevoice_gpu_" not in service.metrics()
+    assert all(("clock", "host") in key for key in service.samples("vibevoice_inference_duration_seconds_count"))
