@@ -64,8 +64,10 @@ soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousa
 	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
 
 audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and the licence of everything installed
-	$(BIN)/python tools/licences.py
-	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/service.txt -r requirements/test.txt
+	@$(BIN)/python tools/licences.py
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip install -q --require-hashes -r requirements/audit.txt
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/service.txt -r requirements/test.txt
 
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -87,6 +89,7 @@ dist: $(VENV)/.test ## wheel and sdist, checked
 lock: ## pin every dependency again, with hashes and without addresses (needs uv)
 	uv pip compile pyproject.toml --extra service --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -o requirements/service.txt --no-header -q
 	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
+	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
 
 clean: ## remove what was built here
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache

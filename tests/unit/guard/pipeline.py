@@ -66,7 +66,8 @@ class Pipeline:
             gone.set()
 
         scope = {
-            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream", "raw_path": b"/stream",
+            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream",
+            "raw_path": b"/stream",
             "query_string": query, "root_path": "", "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
         }  # fmt: skip
