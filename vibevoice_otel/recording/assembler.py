@@ -207,7 +207,9 @@ class Assembly:
             first_of_frame = np.searchsorted(frame_of_step, np.arange(len(frame_starts)))
             index = np.arange(len(step_ends)) - first_of_frame[frame_of_step]
             base = _base_of_frame(frame_starts, ends, bases)
-            step_starts = np.where(index == 0, base[frame_of_step], np.concatenate((step_ends[:1], step_ends[:-1])))
+            before = np.where(index == 0, base[frame_of_step], np.concatenate((step_ends[:1], step_ends[:-1])))
+            # A base that came after the first step is not that step's: its set_timesteps went unseen.
+            step_starts = np.where(before <= step_ends, before, frame_starts[frame_of_step])
             steps = on_device.steps(step_starts, step_ends, frame_of_step)
             # A frame's own preparation, under the frame's name, and its steps.
             self._covered += int((steps.starts - frames.starts[frame_of_step])[index == 0].sum())
