@@ -1,4 +1,4 @@
-"""The fake GPU in a service process under opentelemetry-instrument: the real instruments and the real exporter, on a card that is not there.
+"""The fake GPU in a service process under opentelemetry-instrument: real instruments and exporter, a card that is not there.
 
 The launcher loads what the group ``opentelemetry_pre_instrument`` names. :func:`environment` writes a distribution of that group into a
 folder of the test's and puts it on the service's PYTHONPATH; no setting of the product, and no package that is installed, leads here.

@@ -172,7 +172,7 @@ def test_growth_and_device_times_reach_the_histograms() -> None:
 
 @pytest.mark.parametrize("risen", [True, False])
 def test_a_requests_peak(risen: bool) -> None:
-    """torch's high-water mark where this request raised it; under an older, higher mark the largest that was seen at a step."""
+    """Torch's high-water mark where this request raised it; under an older, higher mark the largest that was seen at a step."""
     gpu = Growing(counters=Memory(0, 0, 0 if risen else 1 << 40))
     run = Run(gpu)
     run.frame()
