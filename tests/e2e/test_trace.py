@@ -23,7 +23,7 @@ TEXT = "It was a bright cold day in April."
 
 
 def assert_well_formed(trace: Trace) -> None:
-    """One tree under the SERVER span; every vibevoice.* span lies inside its vibevoice.* parent; the model's thread does one thing at a time."""
+    """One tree under the SERVER span, each span inside its vibevoice.* parent; the model's thread does one thing at a time."""
     assert trace.root.parent_id == trace.server.span_id
     parents = {s.name: s.parent for s in semconv.SPANS}
     for span in trace.spans:
