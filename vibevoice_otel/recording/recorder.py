@@ -228,9 +228,9 @@ class Recorder:
     def _assemble(self, build: Callable[[], Batch | None]) -> None:
         try:
             batch = build()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the service must never suffer from its telemetry
             self.on_drop("records", "assembler_error", 1)
-            logger.warning("a request's telemetry could not be assembled and is lost\n%s", failures.stack(error))  # noqa: TRY400
+            logger.warning("a request's telemetry could not be assembled and is lost\n%s", failures.stack(error))
             return
         if batch is not None:
             self._deliver(batch)
@@ -239,7 +239,7 @@ class Recorder:
         for sink in (self.budget, *self.sinks, self.emitter):
             try:
                 sink.consume(batch)
-            except Exception as error:  # noqa: PERF203 - one broken sink must not silence the others
+            except Exception as error:  # noqa: BLE001, PERF203 - one broken sink must not silence the others
                 self.on_drop("records", f"{type(sink).__name__}_error", 1)
                 logger.warning("%s failed on a request's records\n%s", type(sink).__name__, failures.stack(error))
 
