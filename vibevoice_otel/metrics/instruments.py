@@ -96,7 +96,7 @@ class Instruments:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
         bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
         if self.fast is None or not self.fast.add(instrument, amount, bounded):
-            instrument.add(amount, bounded)
+            instrument.add(amount, bounded, context=NO_TRACE)
 
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None) -> None:
         """Record into a histogram; ``exemplar`` is (trace id, span id) of an exported, sampled span, or None."""
@@ -138,5 +138,6 @@ class Instruments:
         create(metric.name, [callback], metric.unit, metric.brief)
 
 
-#: An empty context: without it the SDK would take the current span of the recording thread for an exemplar.
-NO_TRACE = Context()
+#: A context with no span in it, but not an empty one: the SDK takes an empty one for none and falls back on the recording thread's own,
+#: where the threading instrumentation has left the span of the request that started the thread.
+NO_TRACE = trace.set_span_in_context(trace.INVALID_SPAN, Context())

@@ -6,6 +6,7 @@ import dataclasses
 import random
 
 import pytest
+from opentelemetry import context, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -48,7 +49,8 @@ def exemplar_traces(*batches: Batch, share: float = SHARE) -> set[int]:
     metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
     counted = [point for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for point in metric.data.data_points]
     assert sum(point.count for point in counted) == sum(batch.final for batch in batches)  # whatever is sampled, counts are complete
-    return {exemplar.trace_id for metric in metrics for point in metric.data.data_points for exemplar in point.exemplars}
+    points = [point for metric in metrics for point in metric.data.data_points]
+    return {exemplar.trace_id for point in points for exemplar in point.exemplars}
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,15 @@ def test_without_a_gateway_every_sampled_trace_has_exemplars() -> None:
     """The default share is 1."""
     outside = trace_id(inside=False)
     assert exemplar_traces(finished(outside, latency=0.1), share=1.0) == {outside}
+
+
+def test_a_measurement_without_a_span_never_takes_the_thread_s_own() -> None:
+    """The recorder's thread may live in the context of the request that started it; no exemplar may name that one's span."""
+    outside, own = trace_id(inside=False), 0xABCD
+    around = trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(own, 1, False, trace.TraceFlags(1))))
+    token = context.attach(around)
+    try:
+        assert exemplar_traces(finished(outside, latency=0.1)) == set()
+        assert exemplar_traces(finished(outside, latency=0.1), share=1.0) == {outside}
+    finally:
+        context.detach(token)
