@@ -14,6 +14,7 @@ from vibevoice_otel.recording.timeline import thread
 
 if TYPE_CHECKING:
     from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters.safely import traced
 
 
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
@@ -37,7 +38,7 @@ def _set_timesteps(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _step(hooks: Hooks, original: Callable[..., Any]) -> Callable[..., Any]:
-    clock, local = now, thread
+    clock, local, compiling = now, thread, traced()
 
     # The exact positional signature: every model calls it so, and binding *args would cost more than the note itself.
     def step(self: Any, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +47,7 @@ def _step(hooks: Hooks, original: Callable[..., Any]) -> Callable[..., Any]:
         else:  # a third less time than to unpack nothing
             result = original(self, model_output, timestep, sample)
         note = local.step
-        if note is not None:
+        if note is not None and not compiling():
             try:
                 note(clock())
             except Exception as error:  # noqa: BLE001 - a step is taken whatever its note meets; a try costs nothing until it fails

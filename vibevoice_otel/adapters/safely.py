@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +29,27 @@ class _Running(threading.local):
 _running = _Running()
 
 
+def traced() -> Callable[[], bool]:
+    """A function that is false, except where torch.compile reads a hook into a graph: there it is true, and the hook is left out.
+
+    Ask for it when a hook is put in; by then whatever is hooked has imported torch.
+    """
+    torch = sys.modules.get("torch")
+    found: Callable[[], bool] = getattr(getattr(torch, "compiler", None), "is_dynamo_compiling", _never)
+    return found
+
+
+def _never() -> bool:
+    return False
+
+
 def guarded(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]], failed: Failed) -> Callable[..., Any]:
     """``make(original)``, but an Exception of the hook's own is given to ``failed`` and not to the caller.
 
     The original is called once, whatever the hook does: by the hook, or after it has failed. For synchronous functions that call the
     original, if at all, before they return.
     """
-    running = _running
+    running, compiling = _running, traced()
 
     @functools.wraps(original)
     def tracked(*args: Any, **kwargs: Any) -> Any:
@@ -53,6 +68,8 @@ def guarded(original: Callable[..., Any], make: Callable[[Any], Callable[..., An
 
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
+        if compiling():  # a clock or a foreign object would break the graph; it is timed as a whole by what surrounds it
+            return original(*args, **kwargs)
         outer, call = running.call, _Call()
         running.call = call
         try:
