@@ -193,7 +193,7 @@ class FromSpans:
 
     def _kept(self, batch: Batch) -> bool:
         """Whether collector/gateway.yaml is sure to keep this trace; its policies, in the same order."""
-        if not batch.final:
+        if batch.blocks and not batch.final:  # without frames it is an operation outside any request, which is not drained
             self._drained.add(batch.request)
         elif batch.request in self._drained:
             self._drained.discard(batch.request)

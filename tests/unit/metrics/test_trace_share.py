@@ -82,6 +82,16 @@ def test_a_drained_stream_has_exemplars_to_its_end() -> None:
     assert exemplar_traces(finished(outside, latency=0.1)) == set()
 
 
+def test_an_operation_outside_any_request_is_no_long_stream() -> None:
+    """A model that loads at start-up is a trace of its own, kept by its share alone."""
+    inside, outside = trace_id(inside=True), trace_id(inside=False)
+    load = finished(outside).operation(semconv.VOICE_LOAD)
+    assert load is not None
+    alone = {"final": False, "status": None, "operations": [load], "blocks": []}
+    batches = [dataclasses.replace(finished(each), trace_id=each, **alone) for each in (outside, inside)]  # type: ignore[arg-type]
+    assert exemplar_traces(*batches) == {inside}
+
+
 def test_without_a_gateway_every_sampled_trace_has_exemplars() -> None:
     """The default share is 1."""
     outside = trace_id(inside=False)
