@@ -134,7 +134,9 @@ class Settings:
         _url("http", "https", example="http://127.0.0.1:3200/api/traces/{trace_id}", holds="{trace_id}"),
         "Where a trace is seen, linked from the live page; {trace_id} stands for its id.",
     )
-    tail_buffer: int = _setting(20_000, _whole(100, 10_000_000), "Spans that wait for their trace's outcome (OTEL_TRACES_SAMPLER=vibevoice_tail).")
+    tail_buffer: int = _setting(
+        20_000, _whole(100, 10_000_000), "Spans that wait for their trace's outcome (OTEL_TRACES_SAMPLER=vibevoice_tail)."
+    )
     tail_override_caller: bool = _setting(
         False, _boolean, "vibevoice_tail keeps a failed or slow request even where the caller decided not to sample it."
     )
