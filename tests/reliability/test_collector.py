@@ -54,10 +54,8 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     assert wait_for(lambda: sum(accounted()) >= made, 30), (accounted(), made, service.log[-2000:])
     first = [statistics.median(each.first or 9 for each in group) for group in (well, ill)]
     ratio = first[1] / first[0]
-    print(
     print(f"{how}: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ", end="")
     print(f"dropped {accounted()[1]} spans, {count} requests")
-    )
     assert ratio < 1.5 or first[1] - first[0] < 0.03
 
 
