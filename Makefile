@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -62,6 +62,10 @@ test-upstream: $(VENV)/.test ## the server's tests against a checkout of microso
 
 soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousands of listeners, an hour at 50 streams
 	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
+
+gpu: $(VENV)/.test ## on a machine with a CUDA device: tests/gpu, and the figures of docs/gpu.md (ARGS are the benchmark's)
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and the licence of everything installed
 	@$(BIN)/python tools/licences.py
