@@ -1,0 +1,90 @@
+"""The adapters' hooks on a device: each pass, decode and prefill is marked at both ends, under the name the host gave it."""
+
+from __future__ import annotations
+
+from tests.fake_gpu.device import MS, US, FakeGpu, HostClock
+from vibevoice_otel.adapters import realtime, upstream
+from vibevoice_otel.adapters import transformers as native
+from vibevoice_otel.adapters.surface import TIMELINE, _streamer_put
+from vibevoice_otel.recording.clock import Anchor, now
+from vibevoice_otel.recording.device.notes import StreamNotes
+from vibevoice_otel.recording.timeline import Leaf, Timeline, bound, thread, timed
+
+
+class Live(HostClock):
+    """The process's own clock, since the hooks read that."""
+
+    def __call__(self) -> int:
+        return now()
+
+    @property  # type: ignore[override]
+    def at(self) -> int:
+        return now()
+
+    @at.setter
+    def at(self, _value: int) -> None: ...
+
+
+def begun() -> tuple[Timeline, StreamNotes, FakeGpu]:
+    gpu = FakeGpu(host=Live())
+    timeline = Timeline(1, Anchor.take(), now())
+    notes = StreamNotes(timeline, gpu)
+    timeline.device = notes
+    notes.begin()
+    return timeline, notes, gpu
+
+
+def check(timeline: Timeline, notes: StreamNotes, *leaves: Leaf) -> None:
+    """Every noted leaf has its device interval, and the device never came by before the host called."""
+    notes.end()
+    notes.placing.collect(final=True)
+    placed = notes.placing.placed
+    expected = {(leaf, start) for leaf in leaves for start in timeline.leaves[leaf][::2]}
+    assert set(placed.leaves) == expected
+    assert len(expected) == len(leaves)
+    assert all(end - start >= 1 * MS for start, end in placed.leaves.values()), "the work itself, not its launch"
+    assert set(placed.frames) == set(timeline.frames)
+
+
+def test_upstreams_realtime_model() -> None:
+    """A window's prefill spans both models; then a frame, its decode, its audio put in the queue, and a pass of each branch."""
+    timeline, notes, gpu = begun()
+
+    def work(*_args: object, **_kwargs: object) -> None:
+        gpu.kernel(1 * MS, 1 * US)
+
+    lm, tts = realtime._forward_lm(work), realtime._forward_tts_lm(work)
+    put = _streamer_put(lambda *_: gpu.main.until)
+    streamer = type("Streamer", (), {})()
+    setattr(streamer, TIMELINE, timeline)
+    with bound(timeline):
+        lm()
+        tts()
+        upstream._sample(lambda _self: None)(object())
+        timed(Leaf.DECODE, work)()
+        while now() < gpu.main.until:  # what .cpu() does in the model's own put
+            pass
+        put(streamer)
+        tts()
+        tts()
+    assert [mark.kind for mark in notes.marks].count(-1) >= 1, "the model's own wait was seen"
+    check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)
+
+
+def test_transformers_model() -> None:
+    """The negative pass comes before its frame, the positive one after it; the prefill once."""
+    timeline, notes, gpu = begun()
+
+    def work(*_args: object, **_kwargs: object) -> None:
+        gpu.kernel(1 * MS, 1 * US)
+
+    with bound(timeline):
+        native._prefill(work)()
+        native._negative(work)()
+        at = now()
+        timeline.frames.append(at)
+        notes.frame(at)
+        timed(Leaf.DECODE, work)()
+        native._forward(work)()
+        assert not thread.prefilling
+    check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)
