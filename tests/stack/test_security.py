@@ -15,7 +15,7 @@ from tests.stack.fixtures import eventually, need
 from tools.stack.collector import CONFIGS, Collector
 from tools.stack.traces import TraceStore
 
-TOKEN = "a-token-of-this-test"  # noqa: S105 - it opens nothing
+TOKEN = "a-token-of-this-test"
 
 
 def overlays(*names: str) -> tuple[Path, ...]:

@@ -33,13 +33,13 @@ class SpanEmitter:
     """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest from records."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
-        self._tracer = tracer
+        self.tracer = tracer
         self._open: dict[int, trace.Span] = {}
         self.fast: BatchWriter | None = None
 
     def open(self, request: int, start_time: int, context: Context | None) -> trace.Span:
         """Start vibevoice.synthesize at ``start_time`` (nanoseconds since 1970) under ``context``'s span."""
-        span = self._tracer.start_span(semconv.SYNTHESIZE.name, context=context, start_time=start_time)
+        span = self.tracer.start_span(semconv.SYNTHESIZE.name, context=context, start_time=start_time)
         self._open[request] = span
         return span
 
@@ -50,7 +50,7 @@ class SpanEmitter:
         if batch.final:
             del self._open[batch.request]
         if batch.recording and not (self.fast is not None and self.fast.emit(batch, root.get_span_context())):
-            factory = sdk.span_factory(self._tracer, root)
+            factory = sdk.span_factory(self.tracer, root)
             for operation in batch.operations:
                 if operation.span is not semconv.SYNTHESIZE:
                     factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
