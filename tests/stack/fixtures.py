@@ -43,7 +43,7 @@ def eventually(look: Callable[[], T], seconds: float = 30.0, pause: float = 0.1)
 @pytest.fixture(scope="session")
 def traces() -> Iterator[TraceStore]:
     """Where the shared agent's traces end."""
-    with TraceStore() as store:
+    with TraceStore(limit=5000) as store:
         yield store
 
 

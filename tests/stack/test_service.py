@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -85,6 +86,12 @@ def sent(tmp_path_factory: pytest.TempPathFactory, agent: Collector, prometheus:
     traces.record = False
 
 
+def whole(traces: TraceStore, trace_id: str) -> list[Span]:
+    """The trace once its SERVER and synthesize spans have come, which may travel apart from the frames."""
+    eventually(lambda: {semconv.SYNTHESIZE.name, "HTTP /stream"} <= {span.name for span in traces.spans(trace_id)})
+    return traces.spans(trace_id)
+
+
 def of_service(metric: semconv.Metric, suffix: str = "") -> str:
     return f'{metric.prometheus}{suffix}{{service="{NAME}"}}'
 
@@ -127,7 +134,7 @@ def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(prometheus: Pro
     for exemplar in found:
         trace_id = exemplar["labels"]["trace_id"]
         assert trace_id in sent.trace_ids
-        spans = eventually(lambda trace_id=trace_id: traces.spans(trace_id))
+        spans = whole(traces, trace_id)
         (chunk,) = (span for span in spans if span.name == semconv.FIRST_CHUNK.name)
         assert chunk.span_id.hex() == exemplar["labels"]["span_id"]
         assert (chunk.end_time_unix_nano - chunk.start_time_unix_nano) / 1e9 == pytest.approx(float(exemplar["value"]), abs=1e-6)
@@ -137,9 +144,10 @@ def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(prometheus: Pro
 def test_every_request_is_one_whole_trace(sent: Sent, traces: TraceStore) -> None:
     """Each request left the Collector as one trace: SERVER, synthesize, and as many frames as the client got chunks."""
     for trace_id in sent.trace_ids:
-        names = Counter(span.name for span in eventually(lambda trace_id=trace_id: traces.spans(trace_id)))
+        spans = whole(traces, trace_id)
+        names = Counter(span.name for span in spans)
         assert names[semconv.SYNTHESIZE.name] == 1
-        assert sum(1 for span in traces.spans(trace_id) if span.kind == 2) == 1
+        assert sum(1 for span in spans if span.kind == 2) == 1
         assert names[semconv.FRAME.name] == sent.chunks[trace_id]
 
 
