@@ -63,6 +63,14 @@ def test_requests_start_at_zero_for_every_voice_and_status(measured: tuple[Runni
     assert sum(samples.values()) == running.total("vibevoice_streaming_requests_total", status="success") == 6
 
 
+def test_every_series_is_there_before_the_first_request(start) -> None:
+    """A fresh process whose first request fails shows an increase from zero, not a new series at one."""
+    running = start(fresh=True)
+    samples = running.samples("vibevoice_streaming_requests_total")
+    assert len({dict(key)["voice"] for key in samples}) == 25
+    assert set(samples.values()) == {0.0}
+
+
 def test_first_audio_parts_add_up(measured: tuple[Running, list[Trace]]) -> None:
     """The stacked parts are the latency."""
     running, _ = measured

@@ -34,6 +34,7 @@ TIMELINE = "_vibevoice_otel_timeline"
 def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
     """Hook a StreamingTTSService class: load, voices, preparation, stream, and the generation thread's target."""
     replace = hooks.replace
+    replace(service, "__init__", lambda original: _created(recorder, original), "every voice's series from the start")
     replace(service, "load", lambda original: _load(recorder, original), "vibevoice.model.load")
     replace(service, "_get_voice_resources", lambda original: _voice_used(recorder, original), "the voice that spoke")
     replace(service, "_ensure_voice_cached", lambda original: _voice_load(recorder, original), "vibevoice.voice.load")
@@ -59,6 +60,16 @@ def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the service
+
+
+def _created(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A service that knows its voices at once gets their series before its first request, else their first failures are no increase."""
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _learn(recorder, self)
+
+    return init
 
 
 def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.context import Context, attach
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
@@ -28,8 +29,6 @@ from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, La
 from vibevoice_otel.recording.timeline import Asked, Timeline
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
     from vibevoice_otel.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -176,6 +175,8 @@ class Recorder:
                     self._thread.start()
 
     def _run(self) -> None:
+        # Where threads inherit the context, this one would work for ever in the name of the request that happened to start it.
+        attach(Context())
         due = time.monotonic() + self.settings.drain_interval
         while True:
             try:
