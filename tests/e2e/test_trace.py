@@ -19,6 +19,10 @@ LEAVES = (
     "vibevoice.semantic_encode",
     "vibevoice.connector",
 )
+#: The service's worker pool (its concurrency and four) grows as it likes, to its size.
+POOL = 6
+#: A few turns of the interpreter (sys.getswitchinterval is 5 ms), in seconds.
+TURN = 0.02
 TEXT = "It was a bright cold day in April."
 
 
@@ -116,13 +120,17 @@ def test_eight_requests_at_once_are_eight_whole_traces(service: Running) -> None
             == trace.root.attributes["vibevoice.steps"] * trace.root.attributes["vibevoice.frames"]
         )  # type: ignore[operator]
     assert service.total("vibevoice_streaming_active") == 0
-    assert service.ps.num_threads() <= threads
+    assert service.ps.num_threads() <= threads + POOL - 1, "one thread a request would be eight"
     assert service.ps.num_fds() <= files
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.5])
 def test_first_audio_is_what_the_client_saw(start, delay: float) -> None:
-    """Never longer than the client's own figure, and the server's moments lie inside the client's."""
+    """Never longer than the client's own figure, and the server's moments lie inside the client's.
+
+    The server's figure ends when the send returns. The bytes have left by then, and the model's thread may take a turn of the
+    interpreter in between: so much the client can be ahead, and only then.
+    """
     running = start(VIBEVOICE_SERVICE_FAULTS=f'{{"first_audio_delay": {delay}}}')
     running.speak(text="warm up")
     for _ in range(3):
@@ -130,12 +138,12 @@ def test_first_audio_is_what_the_client_saw(start, delay: float) -> None:
         assert answer.first_audio is not None
         latency = trace.root.attributes["vibevoice.first_audio.latency"]
         assert isinstance(latency, float)
-        assert delay <= latency <= (answer.first_audio - answer.began) / 1e9
+        assert delay <= latency <= (answer.first_audio - answer.began) / 1e9 + TURN
         (chunk,) = trace.named("vibevoice.first_chunk")
         assert (chunk.end - chunk.start) / 1e9 == pytest.approx(latency, abs=1e-9)
         slack = 1_000_000  # the two wall clock readings, a millisecond
         assert answer.began - slack <= chunk.start
-        assert chunk.end <= answer.first_audio + slack
+        assert chunk.end <= answer.first_audio + slack + TURN * 1e9
 
 
 def test_the_trace_continues_the_callers(service: Running) -> None:

@@ -53,7 +53,10 @@ async def test_eight_at_once_are_all_heard_and_leave_nothing(wide: Running) -> N
     assert all(answer.samples.any() for answer in answers)
     gc.collect()
     wait_until(lambda: process.num_fds() <= before[1], 3, f"{process.num_fds()} open files, before {before[1]}")
-    assert set(threading.enumerate()) - before[0] == set()
+    new = set(threading.enumerate()) - before[0]
+    assert {thread for thread in new if not thread.name.startswith("vibevoice-worker")} == set()
+    pool = [thread for thread in threading.enumerate() if thread.name.startswith("vibevoice-worker")]
+    assert len(pool) <= 8 + 4, "the pool grows as it likes, to its size and no further"
     assert generations() == []
 
 
