@@ -284,8 +284,6 @@ def _streamer_put(original: Callable[..., Any]) -> Callable[..., Any]:
             at = now()
             timeline.puts.append(at)
             timeline.last_progress = at
-            if all(getattr(self, "finished_flags", (False,))):
-                timeline.puts_after_end += 1
         result = original(self, *args, **kwargs)
         if timeline is not None and timeline.device is not None:  # to queue the audio it was moved to the CPU, which waited for it
             timeline.device.seen()

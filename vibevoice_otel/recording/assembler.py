@@ -95,7 +95,6 @@ class Assembly:
         self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
         self._first_send: int | None = None
         self._device_until = 0  # the latest moment of anything timed by the device
-        self.omitted = 0  # spans that the budget left out; the budget adds to it
 
     def without_trace(self, root_id: int) -> None:
         """There is no valid trace (no SDK): records get ids all the same, and nothing is exported."""
@@ -400,7 +399,6 @@ class Assembly:
             semconv.FRAMES_UNDELIVERED: max(0, self._frames - (self._delivered if t.accepted is None else self._sent)) or None,
             semconv.EVENT_LOOP_BLOCKED: t.events_blocked / 1e9 or None,
             semconv.CLOSE_CODE: t.close_code,
-            semconv.SPANS_OMITTED: self.omitted or None,
             semconv.SYNTHETIC: asked.synthetic or None,
             semconv.GENERATION_THREADS: t.streams_active,
         }

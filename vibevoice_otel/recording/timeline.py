@@ -111,7 +111,7 @@ class Timeline:
         "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases",
         "cancelled", "close_code", "context", "cut_off", "delivered", "device", "events_blocked", "first_send", "frames",
         "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan",
-        "notes", "opened", "parts", "puts", "puts_after_end", "request", "sends", "service_closed", "silent", "steps",
+        "notes", "opened", "parts", "puts", "request", "sends", "service_closed", "silent", "steps",
         "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
 
@@ -157,7 +157,6 @@ class Timeline:
         self.steps: list[int] = []  # end of each diffusion step
         self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
         self.puts: list[int] = []  # when each frame was put in the audio queue
-        self.puts_after_end = 0  # frames made after the stream had been ended
         self.device: DeviceNotes | None = None
         # Live state, read at collection.
         self.last_progress = opened

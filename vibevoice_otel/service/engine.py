@@ -22,7 +22,6 @@ from vibevoice_otel.service.voices import Voice
 
 logger = logging.getLogger(__name__)
 SAMPLE_RATE = 24_000
-FRAMES_PER_SECOND = 7.5
 #: Speech is about 15 characters a second; the random model speaks for as long as real speech of the text would take.
 CHARACTERS_PER_FRAME = 2
 MIN_FRAMES = 4
