@@ -1,12 +1,13 @@
 """A service that speaks over a WebSocket as upstream's does, without a model: chunks of PCM16 at a pace, on request a failure.
 
 ``GET /stream`` (WebSocket) with text, chunks, pace (seconds between chunks), fail (raise with the text in the message); POST /speak
-raises with its body in the message. It knows nothing of telemetry.
+raises with its body in the message; GET /alive?kind=X counts the objects of a class of that name. It knows nothing of telemetry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 
 from fastapi import FastAPI, Request, WebSocket
@@ -18,6 +19,12 @@ CHUNK = b"\x01\x02" * 1600
 @app.get("/healthz")
 def healthz() -> dict[str, int]:
     return {"pid": os.getpid()}
+
+
+@app.get("/alive")
+def alive(kind: str) -> int:
+    gc.collect()
+    return sum(type(each).__name__ == kind for each in gc.get_objects())
 
 
 @app.post("/speak")

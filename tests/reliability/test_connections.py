@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from .harness import Service, wait_for
+from .harness import Service, Sink, wait_for
 
 Start = Callable[..., Service]
 UPGRADE = (
@@ -38,8 +38,18 @@ def server(service: Service) -> psutil.Process:
     return psutil.Process(int(pid))
 
 
+def timelines(service: Service) -> int:
+    """Timelines that are still in the service's memory, open or not."""
+    return int(service.get("/alive?kind=Timeline"))
+
+
 def settled(service: Service, sockets: int) -> bool:
-    return server(service).num_fds() <= sockets + 2 and service.scraped("vibevoice_streaming_active") == 0
+    """Sockets are closed, and of no request anything is open or kept (one that has just ended may be in the recorder's hands)."""
+    return (
+        server(service).num_fds() <= sockets + 2
+        and service.scraped("vibevoice_streaming_active") == 0
+        and timelines(service) <= 2
+    )  # fmt: skip
 
 
 def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:
@@ -50,11 +60,11 @@ def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:
     process = server(service)
     memory, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
     asyncio.run(_leave(service, count))
-    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before"
+    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
     total = service.scraped("vibevoice_streaming_requests_total")
     assert total == 100 + count
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
-    print(f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files more")
+    print(f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more")
     return grown, more
 
 
@@ -69,8 +79,8 @@ async def _leave(service: Service, count: int) -> None:
 
 
 def test_listeners_who_leave(start: Start) -> None:
-    """Hundreds of connections that open and leave: each is counted; no memory, thread, socket or timeline of them stays."""
-    grown, threads = listeners_who_leave(start, 200)
+    """1,000 connections that open and leave: each is counted; no memory, thread, socket or timeline of them stays."""
+    grown, threads = listeners_who_leave(start, 1000)
     assert grown < 12
     assert threads <= 1
 
@@ -88,50 +98,73 @@ def slow_readers(start: Start, count: int, seconds: float) -> None:
     service = start(OTEL_METRICS_EXPORTER="prometheus")
     service.speak(20)
     process = server(service)
-    files = process.num_fds()
-    slow = [connect(service, text="slow", chunks=40, pace=0.01) for _ in range(count)]
+    memory, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
+    # More than the sockets' buffers hold (a few MiB), or the service would be done with them at once.
+    slow = [connect(service, text="slow", chunks=5000, pace=0.001) for _ in range(count)]
     stopped = connect(service, text="stopped", chunks=100_000, pace=0)
-    until, heard = time.monotonic() + seconds, 0
+    until, heard, others = time.monotonic() + seconds, 0, 0
     while time.monotonic() < until:
         for connection in slow:
             connection.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 heard += len(connection.recv(2048))
         assert service.speak(1)[0].chunks == 3, "others are served meanwhile"
+        others += 1
         time.sleep(0.05)
     assert heard > 0
-    assert service.scraped("vibevoice_streaming_active") >= 1
+    assert service.scraped("vibevoice_streaming_active") >= count, "who reads slowly is still there"
     for connection in (*slow, stopped):
         connection.close()
-    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before"
+    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    assert service.scraped("vibevoice_streaming_requests_total") == 20 + others + count + 1, "each is counted once"
+    grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
+    print(f"{count} slow readers and one who stopped, {seconds:.0f} s: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, ", end="")
+    print(f"{timelines(service)} timelines more; {others} others served meanwhile")
+    assert grown < 24
+    assert more <= 1
 
 
 def test_slow_readers_and_one_who_stopped(start: Start) -> None:
-    """Ten who read little by little and one who reads nothing: others are served, and all is given back when they are gone."""
-    slow_readers(start, 10, 3.0)
+    """Fifty who read little by little and one who reads nothing: others are served, and all is given back when they are gone."""
+    slow_readers(start, 50, 3.0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_fifty_slow_readers(start: Start) -> None:
-    """Fifty for a minute."""
+    """The same for a minute."""
     slow_readers(start, 50, 60.0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(4200)
-def test_an_hour_at_50_streams(start: Start) -> None:
-    """An hour of 50 streams at a time: the resident memory's slope over the second half is flat (VIBEVOICE_SOAK_SECONDS shortens it)."""
+def test_an_hour_at_50_streams(start: Start, sink: Sink) -> None:
+    """An hour of 50 streams at a time: the resident memory's slope over the second half is flat (VIBEVOICE_SOAK_SECONDS shortens it).
+
+    Flat is below 10 MiB an hour over the hour's second half, that is 5 MiB; a shorter run sees the allocator's own ups and downs
+    steeper, and is allowed accordingly more.
+    """
     seconds = float(os.environ.get("VIBEVOICE_SOAK_SECONDS", "3600"))
     service = start(OTEL_METRICS_EXPORTER="prometheus")
+    sink.keeps = False
     process = server(service)
     samples: list[tuple[float, float]] = []
     count, began = 0, time.monotonic()
+    threads = files = 0
     while time.monotonic() - began < seconds:
-        count += len(service.speak(200, together=50, chunks=20, pace=0.02))
+        heard = service.speak(200, together=50, chunks=20, pace=0.02)
+        assert all(each.chunks == 20 for each in heard), "every listener has all his audio"
+        count += len(heard)
         samples.append((time.monotonic() - began, process.memory_info().rss / 2**20))
+        if len(samples) == 3:
+            threads, files = process.num_threads(), process.num_fds()
     late = np.array([sample for sample in samples if sample[0] > seconds / 2])
-    slope = float(np.polyfit(late[:, 0] / 3600, late[:, 1], 1)[0]) if len(late) > 2 else 0.0
-    print(f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour")
+    assert len(late) >= 10, "too few samples for a slope"
+    slope = float(np.polyfit(late[:, 0] / 3600, late[:, 1], 1)[0])
+    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    more = process.num_threads() - threads
+    print(f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour; ", end="")
+    print(f"{more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more")
     assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == count, 20)
     assert slope < 10 * max(1.0, 3600 / seconds) ** 0.5
+    assert more <= 2
