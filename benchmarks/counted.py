@@ -32,7 +32,9 @@ def hook(times: int) -> None:
     from vibevoice_otel.recording.clock import Anchor
     from vibevoice_otel.recording.timeline import Timeline, bound
 
-    hooks = SimpleNamespace(replace=lambda owner, name, make, _part, **_: setattr(owner, name, make(getattr(owner, name))))
+    hooks = SimpleNamespace(
+        replace=lambda owner, name, make, _part, **_: setattr(owner, name, make(getattr(owner, name))), note=lambda *_: None
+    )
     diffusion.hook_scheduler(hooks, Scheduler)  # type: ignore[arg-type]
     with bound(Timeline(1, Anchor.take(), now())):
         step = Scheduler().step

@@ -28,6 +28,7 @@ def bare(frames: int, requests: int) -> Callable[[], float]:
         for _ in range(requests):
             for _ in range(frames):
                 model.frame()
+                model.chunk()
         return time.process_time() - started
 
     return run

@@ -31,11 +31,11 @@ def paced(stack: Observed, model: Model, seconds: float, barrier: threading.Barr
     timeline = open_request(stack.recorder)
     barrier.wait()
     with bound(timeline):
-        model.prefill()
+        model.begin()
         due = time.monotonic()
         for _ in range(int(seconds / FRAME_SECONDS)):
             model.frame(STEPS)
-            deliver(timeline)
+            deliver(timeline, model)
             due += FRAME_SECONDS
             time.sleep(max(0.0, due - time.monotonic()))
     close_request(stack.recorder, timeline)
@@ -48,7 +48,7 @@ def streams(count: int, seconds: float) -> list[str | float | None]:
     stack.flush()
     barrier = threading.Barrier(count + 1)
     with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(paced, stack, model, seconds, barrier) for _ in range(count)]
+        running = [pool.submit(paced, stack, model.another(), seconds, barrier) for _ in range(count)]
         barrier.wait()
         began, clock = time.process_time(), time.monotonic()
         for each in running:
@@ -64,12 +64,14 @@ def streams(count: int, seconds: float) -> list[str | float | None]:
 
 def _pacing_alone(count: int, seconds: float) -> float:
     """What the threads and their sleeping cost without any telemetry, for as long."""
-    model = Model()
+    bare = Model()
 
     def run() -> None:
+        model = bare.another()
         due = time.monotonic()
         for _ in range(int(seconds / FRAME_SECONDS)):
             model.frame(STEPS)
+            model.chunk()
             due += FRAME_SECONDS
             time.sleep(max(0.0, due - time.monotonic()))
 
@@ -91,9 +93,10 @@ def held(seconds: float, *, drained: bool) -> float:
     before = tracemalloc.get_traced_memory()[0]
     peak = 0
     with bound(timeline):
+        model.begin()
         for number in range(int(seconds / FRAME_SECONDS)):
             model.frame(STEPS)
-            deliver(timeline)
+            deliver(timeline, model)
             if number % 38 == 37:  # every 5 seconds of audio
                 peak = max(peak, tracemalloc.get_traced_memory()[0] - before)
                 if drained:
@@ -117,9 +120,10 @@ def length(seconds: float) -> list[str | float | None]:
     began = time.process_time()
     timeline = open_request(stack.recorder)
     with bound(timeline):
+        model.begin()
         for number in range(frames):
             model.frame(STEPS)
-            deliver(timeline)
+            deliver(timeline, model)
             if number % 38 == 37:
                 stack.recorder._drain_long_streams()
     close_request(stack.recorder, timeline)
@@ -143,8 +147,9 @@ def labels(voices: int, scales: int, counts: int) -> list[str | float | None]:
             for count in range(counts):
                 timeline = open_request(stack.recorder, 5 + count, voice, 1.0 + scale / 10)
                 with bound(timeline):
+                    model.begin()
                     model.frame(5 + count)
-                    deliver(timeline)
+                    deliver(timeline, model)
                 close_request(stack.recorder, timeline)
     stack.flush()
     gc.collect()

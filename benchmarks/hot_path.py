@@ -51,9 +51,10 @@ def ours(steps: int) -> None:
 
 
 def ours_frame(steps: int) -> None:
-    """With each step's share of everything else that a frame notes: its entry, its base, a decode and two passes."""
+    """With each step's share of all else that a frame notes: entry, base, decode, two passes, audio, connector, a sixth of a window."""
     model = Model.observed()
     with bound(_timeline()):
+        model.begin()
         for _ in range(steps // STEPS):
             model.frame(STEPS)
 

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 
-from benchmarks.replay import CHUNK, STEPS, Model
+from benchmarks.replay import STEPS, WINDOW, Model
 from vibevoice_otel import semconv
 
 
@@ -51,9 +51,13 @@ class Naive:
                 with tracer.start_as_current_span(span.name, attributes={semconv.CACHE.key: "hit"}):
                     record[metric.name].record(time.perf_counter() - started, {**voice, "cache": "hit"})
             with tracer.start_as_current_span(semconv.GENERATE.name):
-                with tracer.start_as_current_span(semconv.PREFILL.name, attributes={semconv.WINDOW_INDEX.key: 0}):
-                    model.prefill()
+                model.begin()
                 for number in range(frames):
+                    if number % WINDOW == 0:
+                        started = time.perf_counter()
+                        with tracer.start_as_current_span(semconv.PREFILL.name, attributes={semconv.WINDOW_INDEX.key: number // WINDOW}):
+                            model.window()
+                            record[semconv.PREFILL_DURATION.name].record(time.perf_counter() - started, {**voice, "clock": "host"})
                     with tracer.start_as_current_span(
                         semconv.FRAME.name, attributes={semconv.FRAME_INDEX.key: number, semconv.FRAME_STEPS.key: steps}
                     ):
@@ -62,12 +66,16 @@ class Naive:
                             self.step(model.scheduler, index, shared)
                         started = time.perf_counter()
                         with tracer.start_as_current_span(semconv.DECODE.name):
-                            model.decode()
+                            chunk = model.tokenizer.decode(None)
                             record[semconv.DECODE_DURATION.name].record(time.perf_counter() - started, {**voice, "clock": "host"})
-                        for branch, call in (("positive", model.positive), ("negative", model.negative)):
+                        model.streamer.put(chunk, 0)
+                        with tracer.start_as_current_span(semconv.CONNECTOR.name):
+                            model.connector.forward(None)
+                        for branch in ("positive", "negative"):
                             with tracer.start_as_current_span(semconv.LM_FORWARD.name, attributes={semconv.LM_BRANCH.key: branch}):
-                                call()
-                    float(CHUNK.min()), float(CHUNK.max())
+                                model.passes()
+                    chunk = model.chunk()
+                    float(chunk.min()), float(chunk.max())
                     if number == 0:
                         record[semconv.FIRST_AUDIO.name].record(time.perf_counter() - opened, {**voice, "text_length_range": "medium"})
             root.set_attributes({semconv.STATUS.key: "success", semconv.FRAMES.key: frames, semconv.AUDIO_DURATION.key: frames / 7.5})

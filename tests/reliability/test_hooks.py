@@ -65,12 +65,32 @@ class Saboteur:
 
         return safely.guarded(original, broken, failed)
 
+    def noted(self, original: Any, before: Any, after: Any, failed: Any, find: Any = None) -> Any:
+        name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
+
+        def broken_before(*args: Any) -> Any:
+            self.called.add(name)
+            token = None if self.where == name and self.when == "before" else before(*args)
+            if self.where == name and (token is None or after is None):
+                self.broke += 1
+                raise Broken
+            return token
+
+        def broken_after(*args: Any) -> None:
+            after(*args)
+            if self.where == name:
+                self.broke += 1
+                raise Broken
+
+        return safely.noted(original, broken_before, broken_after if after is not None else None, failed, find)
+
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[tuple[Saboteur, StreamingTTSService, InMemoryMetricReader]]:
     """The embedded engine in this process, hooked, with a saboteur at every hook."""
     saboteur, reader = Saboteur(), InMemoryMetricReader()
-    original, hooks_module.guarded = hooks_module.guarded, saboteur.guarded  # type: ignore[assignment]
+    original = hooks_module.guarded, hooks_module.noted
+    hooks_module.guarded, hooks_module.noted = saboteur.guarded, saboteur.noted  # type: ignore[assignment]
     meters = MeterProvider([reader])
     instrumentor = VibeVoiceInstrumentor()
     instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
@@ -79,7 +99,7 @@ def observed() -> Iterator[tuple[Saboteur, StreamingTTSService, InMemoryMetricRe
     saboteur.called.clear()  # what runs at the first request alone (the model's loading) is left out
     yield saboteur, service, reader
     instrumentor.uninstrument()
-    hooks_module.guarded = original
+    hooks_module.guarded, hooks_module.noted = original  # type: ignore[assignment]
     meters.shutdown()
 
 

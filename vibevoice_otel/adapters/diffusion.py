@@ -9,32 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vibevoice_otel.adapters.safely import always, traced
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import thread
+from vibevoice_otel.recording.timeline import Timeline, thread
 
 if TYPE_CHECKING:
     from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.adapters.safely import traced
 
 
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
     """Hook a scheduler class's ``set_timesteps`` and ``step``."""
-    hooks.replace(scheduler, "set_timesteps", _set_timesteps, "the start of each frame's first diffusion step")
+    hooks.note(scheduler, "set_timesteps", "the start of each frame's first diffusion step", always, _first_step_begins)
     hooks.replace(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step", hot=True)
 
 
-def _set_timesteps(original: Callable[..., Any]) -> Callable[..., Any]:
-    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        timeline = thread.timeline
-        if timeline is not None:
-            at = now()
-            timeline.bases.append(at)
-            if timeline.device is not None:
-                timeline.device.base(at)
-        return result
-
-    return set_timesteps
+def _first_step_begins(timeline: Timeline, _token: Any, _result: Any) -> None:
+    at = now()
+    timeline.bases.append(at)
+    if timeline.device is not None:
+        timeline.device.base(at)
 
 
 def _step(hooks: Hooks, original: Callable[..., Any]) -> Callable[..., Any]:

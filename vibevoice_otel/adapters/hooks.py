@@ -18,7 +18,7 @@ from typing import Any
 
 from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
 
-from vibevoice_otel.adapters.safely import guarded
+from vibevoice_otel.adapters.safely import After, Before, Find, guarded, noted
 from vibevoice_otel.guard import failures
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,18 @@ class Hooks:
             setattr(owner, name, kind(replacement) if kind is not None else replacement)
             self._undo.append(lambda: _restore(owner, name, own, replacement))
         return True
+
+    def note(self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None) -> bool:
+        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as :meth:`replace`.
+
+        For the functions that every frame calls; :meth:`replace` is for those that need more than a note.
+        """
+
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            where = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', name)}"
+            return noted(original, before, after, lambda error: self.failed(where, error), find)
+
+        return self.replace(owner, name, make, part, hot=True)
 
     def owner(self, module: ModuleType, name: str, part: str) -> Any | None:
         """The class ``name`` of ``module``; None, with one warning, when there is none."""

@@ -6,14 +6,13 @@ runs on the thread that calls ``generate``. A batch of scripts is one request; i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from vibevoice_otel.adapters import prepared, upstream
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
 
 NAME = "longform"
 
@@ -38,7 +37,7 @@ class LongFormAdapter:
         if model is None:
             return
         upstream.hook_model(self.hooks, self._recorder, model)
-        self.hooks.replace(model, "forward", _forward, "vibevoice.lm.forward and vibevoice.prefill")
+        self.hooks.note(model, "forward", "vibevoice.lm.forward and vibevoice.prefill", _pass_begins, _pass_ends)
         # Other models of the package have this module too, so it is hooked on account of this one.
         self.hooks.on_import("vibevoice.modular.modeling_vibevoice", lambda m: upstream.hook_connector(self.hooks, m))
 
@@ -49,20 +48,14 @@ class LongFormAdapter:
             self.hooks.replace(processor, "__call__", prepared.remember, part)
 
 
-def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
+def _pass_begins(timeline: Timeline, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:
     """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one only the last."""
+    if "speech_tensors" not in kwargs:
+        return upstream.pass_begins(timeline, Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE)
+    thread.prefilling = True
+    return upstream.pass_begins(timeline, Leaf.PREFILL)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is None:
-            return original(*args, **kwargs)
-        if "speech_tensors" not in kwargs:
-            leaf = Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE
-            return upstream.pass_runs(timeline, leaf, original, args, kwargs)
-        thread.prefilling = True
-        try:
-            return upstream.pass_runs(timeline, Leaf.PREFILL, original, args, kwargs)
-        finally:
-            thread.prefilling = False
 
-    return forward
+def _pass_ends(timeline: Timeline, begun: tuple[Leaf, int], result: Any) -> None:
+    thread.prefilling = False
+    upstream.pass_ends(timeline, begun, result)

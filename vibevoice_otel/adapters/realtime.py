@@ -6,7 +6,6 @@ its own, the close of an abandoned stream on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +14,7 @@ from vibevoice_otel.adapters import prepared, upstream
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
 
 NAME = "realtime"
 
@@ -41,8 +40,8 @@ class RealtimeAdapter:
         if model is None:
             return
         upstream.hook_model(self.hooks, self._recorder, model)
-        self.hooks.replace(model, "forward_lm", _forward_lm, semconv.PREFILL.name)
-        self.hooks.replace(model, "forward_tts_lm", _forward_tts_lm, "vibevoice.lm.forward, and the end of vibevoice.prefill")
+        self.hooks.note(model, "forward_lm", semconv.PREFILL.name, _window_begins)
+        self.hooks.note(model, "forward_tts_lm", "vibevoice.lm.forward, and the end of vibevoice.prefill", _pass_begins, upstream.pass_ends)
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess, in a program without the server"
@@ -51,32 +50,18 @@ class RealtimeAdapter:
             self.hooks.replace(processor, "process_input_with_cached_prompt", prepared.remember, part)
 
 
-def _forward_lm(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A window of text: the text model reads it here, the speech model right after, in forward_tts_lm."""
-
-    def forward_lm(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is not None:
-            thread.prefilling = True
-            thread.pass_start = thread.pass_start or now()
-            if timeline.device is not None:
-                timeline.device.enter(Leaf.PREFILL)
-        return original(*args, **kwargs)
-
-    return forward_lm
+def _window_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+    """A window of text: the text model reads it in forward_lm, the speech model right after, in forward_tts_lm."""
+    thread.prefilling = True
+    thread.pass_start = thread.pass_start or now()
+    if timeline.device is not None:
+        timeline.device.enter(Leaf.PREFILL)
 
 
-def _forward_tts_lm(original: Callable[..., Any]) -> Callable[..., Any]:
+def _pass_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> tuple[Leaf, int]:
     """After forward_lm the end of a prefill; else, once a frame each, the positive and then the negative pass."""
-
-    def forward_tts_lm(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is None:
-            return original(*args, **kwargs)
-        if thread.prefilling:
-            thread.prefilling = False
-            return upstream.pass_runs(timeline, Leaf.PREFILL, original, args, kwargs, entered=True)
-        leaf, thread.negative = Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE, not thread.negative
-        return upstream.pass_runs(timeline, leaf, original, args, kwargs)
-
-    return forward_tts_lm
+    if thread.prefilling:
+        thread.prefilling = False
+        return upstream.pass_begins(timeline, Leaf.PREFILL, entered=True)
+    leaf, thread.negative = Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE, not thread.negative
+    return upstream.pass_begins(timeline, leaf)

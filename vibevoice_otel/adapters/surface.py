@@ -19,6 +19,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters import prepared
 from vibevoice_otel.adapters.audio import note_chunk
 from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters.safely import always
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
@@ -49,9 +50,9 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
     iterator = hooks.owner(module, "AudioSampleIterator", "audio defects, leading silence and audio seconds")
     if streamer is not None:
         hooks.replace(streamer, "__init__", _streamer_init, "the audio queue's backlog")
-        hooks.replace(streamer, "put", _streamer_put, "frames put in the audio queue")
+        hooks.note(streamer, "put", "frames put in the audio queue", _put_begins, _has_put, lambda args: getattr(args[0], TIMELINE, None))
     if iterator is not None:
-        hooks.replace(iterator, "__next__", _iterator_next, "audio defects, leading silence and audio seconds")
+        hooks.note(iterator, "__next__", "audio defects, leading silence and audio seconds", always, _chunk_taken, _of_iterator)
 
 
 def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
@@ -277,30 +278,23 @@ def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
     return init
 
 
-def _streamer_put(original: Callable[..., Any]) -> Callable[..., Any]:
-    def put(self: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = getattr(self, TIMELINE, None)
-        if timeline is not None:
-            at = now()
-            timeline.puts.append(at)
-            timeline.last_progress = at
-        result = original(self, *args, **kwargs)
-        if timeline is not None and timeline.device is not None:  # to queue the audio it was moved to the CPU, which waited for it
-            timeline.device.seen()
-        return result
-
-    return put
+def _put_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> Any:
+    timeline.last_progress = at = now()
+    timeline.puts.append(at)
+    return timeline.device
 
 
-def _iterator_next(original: Callable[..., Any]) -> Callable[..., Any]:
-    def following(self: Any) -> Any:
-        chunk = original(self)
-        timeline = getattr(getattr(self, "streamer", None), TIMELINE, None)
-        if timeline is not None:
-            note_chunk(timeline, chunk)
-        return chunk
+def _has_put(_timeline: Timeline, device: Any, _result: Any) -> None:
+    device.seen()  # to queue the audio it was moved to the CPU, which waited for it
 
-    return following
+
+def _of_iterator(args: tuple[Any, ...]) -> Timeline | None:
+    return getattr(getattr(args[0], "streamer", None), TIMELINE, None)
+
+
+def _chunk_taken(timeline: Timeline, _token: Any, chunk: Any) -> None:
+    if chunk is not None:
+        note_chunk(timeline, chunk)
 
 
 # --------------------------------------------------------------------------------------------------- the generation thread

@@ -5,7 +5,6 @@ Threads: everything below runs on the thread that called ``generate``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +12,11 @@ from vibevoice_otel.adapters import surface
 from vibevoice_otel.adapters.capture import hook_captures
 from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters.leaves import times
+from vibevoice_otel.adapters.safely import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, thread, timed
+from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
 
 NAME = "transformers"
 
@@ -43,47 +44,43 @@ class TransformersAdapter:
         self.hooks.undo()
 
     def _generation(self, module: ModuleType) -> None:
-        mixin = module.VibeVoiceGenerationMixin
-        replace = self.hooks.replace
-        replace(mixin, "_sample_audio_latent", self._frame, "vibevoice.frame")
-        replace(mixin, "_decode_audio_latent", lambda original: timed(Leaf.DECODE, original), "vibevoice.decode")
-        replace(mixin, "_step_negative_branch", _negative, "vibevoice.lm.forward (negative)")
-        replace(mixin, "_reset_negative_cache_for_audio_start", _negative_begins, "the start of vibevoice.lm.forward (negative)")
+        mixin, note = module.VibeVoiceGenerationMixin, self.hooks.note
+        note(mixin, "_sample_audio_latent", "vibevoice.frame", self._frame_begins())
+        note(mixin, "_decode_audio_latent", "vibevoice.decode", *times(Leaf.DECODE))
+        note(mixin, "_step_negative_branch", "vibevoice.lm.forward (negative)", _negative_begins, _negative_ends)
+        note(mixin, "_reset_negative_cache_for_audio_start", "the start of vibevoice.lm.forward (negative)", _negative_prepared)
 
     def _modeling(self, module: ModuleType) -> None:
-        model = module.VibeVoiceForConditionalGeneration
-        replace = self.hooks.replace
+        model, note = module.VibeVoiceForConditionalGeneration, self.hooks.note
         surface.hook_generate(self.hooks, self._recorder, model)
-        replace(model, "_prefill", _prefill, "vibevoice.prefill")
-        replace(model, "prepare_inputs_for_generation", _prepare_pass, "the start of vibevoice.lm.forward (positive)")
-        replace(model, "forward", _forward, "vibevoice.lm.forward (positive)")
-        replace(model, "_update_model_kwargs_for_generation", _pass_ends, "the end of vibevoice.lm.forward (positive)")
+        note(model, "_prefill", "vibevoice.prefill", _prefill_begins, _prefill_ends)
+        note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward (positive)", _positive_prepared)
+        note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, _positive_ends)
+        note(model, "_update_model_kwargs_for_generation", "the end of vibevoice.lm.forward (positive)", _positive_has_run, _carried_on)
         projector = getattr(module, "VibeVoiceMultiModalProjector", None)
         if projector is not None:
-            replace(projector, "forward", lambda original: _outside_prefill(Leaf.CONNECTOR, original), "vibevoice.connector")
+            note(projector, "forward", "vibevoice.connector", *times(Leaf.CONNECTOR, outside_prefill=True))
 
     def _guidance(self, module: ModuleType) -> None:
         # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional pass a token.
         processor = getattr(module, "UnbatchedClassifierFreeGuidanceLogitsProcessor", None)
         if processor is not None:
-            self.hooks.replace(processor, "__call__", _negative, "vibevoice.lm.forward (guidance on the logits)")
+            self.hooks.note(processor, "__call__", "vibevoice.lm.forward (guidance on the logits)", _negative_begins, _negative_ends)
 
-    def _frame(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _frame_begins(self) -> Before:
         hooks, known = self.hooks, set[type]()
 
-        def sample_audio_latent(
-            self: Any,
-            positive: Any,
-            negative: Any,
+        def sampled(
+            timeline: Timeline,
+            model: Any,
+            positive: Any,  # noqa: ARG001 - upstream's own parameters, by position or by name
+            negative: Any,  # noqa: ARG001
             noise_scheduler: Any,
             num_diffusion_steps: int,
             guidance_scale: float,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Any:
-            timeline = thread.timeline
-            if timeline is None:
-                return original(self, positive, negative, noise_scheduler, num_diffusion_steps, guidance_scale, *args, **kwargs)
+            *_: Any,
+            **__: Any,
+        ) -> None:
             at = now()
             timeline.frames.append(at)
             if timeline.device is not None:
@@ -93,112 +90,73 @@ class TransformersAdapter:
             if type(noise_scheduler) not in known:  # any scheduler may be passed in; hook its class when it is first seen
                 known.add(type(noise_scheduler))
                 hook_scheduler(hooks, type(noise_scheduler))
-                semantic = getattr(getattr(self, "model", None), "semantic_tokenizer_encoder", None)
+                semantic = getattr(getattr(model, "model", None), "semantic_tokenizer_encoder", None)
                 if semantic is not None:
-                    hooks.replace(
-                        type(semantic), "forward", lambda o: _outside_prefill(Leaf.SEMANTIC_ENCODE, o), "vibevoice.semantic_encode"
-                    )
-            return original(self, positive, negative, noise_scheduler, num_diffusion_steps, guidance_scale, *args, **kwargs)
+                    hooks.note(type(semantic), "forward", "vibevoice.semantic_encode", *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True))
 
-        return sample_audio_latent
+        return lambda timeline, args, kwargs: sampled(timeline, *args, **kwargs)
 
 
-def _prefill(original: Callable[..., Any]) -> Callable[..., Any]:
-    observed = timed(Leaf.PREFILL, original)
-
-    def prefill(*args: Any, **kwargs: Any) -> Any:
-        thread.prefilling = True
-        try:
-            return observed(*args, **kwargs)
-        finally:
-            thread.prefilling = False
-
-    return prefill
+_prefill_entered, _prefill_left = times(Leaf.PREFILL)
 
 
-def _negative_begins(original: Callable[..., Any]) -> Callable[..., Any]:
+def _prefill_begins(timeline: Timeline, args: Any, kwargs: Any) -> Any:
+    started = _prefill_entered(timeline, args, kwargs)
+    thread.prefilling = True
+    return started
+
+
+def _prefill_ends(timeline: Timeline, started: int, result: Any) -> None:
+    thread.prefilling = False
+    _prefill_left(timeline, started, result)
+
+
+def _negative_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     """The negative branch's cache is put right at the head of its pass."""
-
-    def reset_negative_cache(*args: Any, **kwargs: Any) -> Any:
-        if thread.timeline is not None:
-            thread.pass_start = now()
-        return original(*args, **kwargs)
-
-    return reset_negative_cache
+    thread.pass_start = now()
 
 
-def _negative(original: Callable[..., Any]) -> Callable[..., Any]:
-    def negative_pass(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is None:
-            return original(*args, **kwargs)
-        started, thread.pass_start = thread.pass_start or now(), 0
-        thread.negative = True
-        device = timeline.device
-        if device is not None:
-            device.seen()  # to choose this branch the model has just read a mask from the device
-            device.enter(Leaf.LM_NEGATIVE)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            thread.negative = False
-            timeline.leave(Leaf.LM_NEGATIVE, started)
-            if device is not None:
-                device.leave(Leaf.LM_NEGATIVE)
-
-    return negative_pass
+def _negative_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int:
+    started, thread.pass_start = thread.pass_start or now(), 0
+    if timeline.device is not None:
+        timeline.device.seen()  # to choose this branch the model has just read a mask from the device
+        timeline.device.enter(Leaf.LM_NEGATIVE)
+    thread.negative = True
+    return started
 
 
-def _prepare_pass(original: Callable[..., Any]) -> Callable[..., Any]:
+def _negative_ends(timeline: Timeline, started: int, _result: Any) -> None:
+    thread.negative = False
+    timeline.leave(Leaf.LM_NEGATIVE, started)
+    if timeline.device is not None:
+        timeline.device.leave(Leaf.LM_NEGATIVE)
+
+
+def _positive_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     """A positive pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
-
-    def prepare_inputs_for_generation(*args: Any, **kwargs: Any) -> Any:
-        if thread.timeline is not None and not thread.prefilling and not thread.negative:
-            thread.pass_start = now()
-        return original(*args, **kwargs)
-
-    return prepare_inputs_for_generation
+    if not thread.prefilling and not thread.negative:
+        thread.pass_start = now()
 
 
-def _forward(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is None or thread.prefilling or thread.negative:
-            return original(*args, **kwargs)
-        started, thread.pass_start = thread.pass_start or now(), 0
-        device = timeline.device
-        if device is not None:
-            device.enter(Leaf.LM_POSITIVE)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            timeline.leave(Leaf.LM_POSITIVE, started)
-            if device is not None:
-                device.leave(Leaf.LM_POSITIVE)
-
-    return forward
+def _positive_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None:
+    if thread.prefilling or thread.negative:
+        return None
+    started, thread.pass_start = thread.pass_start or now(), 0
+    if timeline.device is not None:
+        timeline.device.enter(Leaf.LM_POSITIVE)
+    return started
 
 
-def _pass_ends(original: Callable[..., Any]) -> Callable[..., Any]:
+def _positive_ends(timeline: Timeline, started: int, _result: Any) -> None:
+    timeline.leave(Leaf.LM_POSITIVE, started)
+    if timeline.device is not None:
+        timeline.device.leave(Leaf.LM_POSITIVE)
+
+
+def _positive_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> bool | None:
+    return True if not thread.negative and not thread.prefilling and timeline.leaves[Leaf.LM_POSITIVE] else None
+
+
+def _carried_on(timeline: Timeline, _token: Any, _result: Any) -> None:
     """A positive pass ends with its caches and masks carried on, which directly follows ``forward``."""
-
-    def update_model_kwargs_for_generation(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        timeline = thread.timeline
-        if timeline is not None and not thread.negative and not thread.prefilling:
-            passes = timeline.leaves[Leaf.LM_POSITIVE]
-            if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
-                passes[-1] = now()
-        return result
-
-    return update_model_kwargs_for_generation
-
-
-def _outside_prefill(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Timed, but not inside the prefill, whose time it would count twice."""
-    observed = timed(leaf, original)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **kwargs) if thread.prefilling else observed(*args, **kwargs)
-
-    return wrapper
+    timeline.leaves[Leaf.LM_POSITIVE][-1] = now()  # younger than the last frame's start, so no drain can be taking it now

@@ -14,9 +14,10 @@ from vibevoice_otel.adapters.audio import note_chunk
 from vibevoice_otel.adapters.capture import hook_captures
 from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters.leaves import times
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, current, thread, timed
+from vibevoice_otel.recording.timeline import Leaf, Timeline, current, thread
 from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.
@@ -66,10 +67,10 @@ def _scheduler(hooks: Hooks, module: ModuleType) -> None:
 def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
     acoustic = hooks.owner(module, "VibeVoiceAcousticTokenizerModel", semconv.DECODE.name)
     if acoustic is not None:
-        hooks.replace(acoustic, "decode", _decode, semconv.DECODE.name)
+        hooks.note(acoustic, "decode", semconv.DECODE.name, _decode_begins, _decoded)
     semantic = getattr(module, "VibeVoiceSemanticTokenizerModel", None)  # the realtime model does not listen to itself
     if semantic is not None:
-        hooks.replace(semantic, "encode", lambda original: outside_prefill(Leaf.SEMANTIC_ENCODE, original), semconv.SEMANTIC_ENCODE.name)
+        hooks.note(semantic, "encode", semconv.SEMANTIC_ENCODE.name, *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True))
 
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
@@ -81,65 +82,49 @@ def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
         hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
 
 
-def _decode(original: Callable[..., Any]) -> Callable[..., Any]:
-    observed = timed(Leaf.DECODE, original)
-
-    def decode(*args: Any, **kwargs: Any) -> Any:
-        audio = observed(*args, **kwargs)
-        timeline = thread.timeline
-        if timeline is not None and timeline.backlog is None:  # no audio queue whose reader would look at the chunk
-            note_chunk(timeline, audio)
-        return audio
-
-    return decode
+_decode_begins, _decode_ends = times(Leaf.DECODE)
 
 
-def outside_prefill(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Timed, but not inside a prefill, whose time it would count twice."""
-    observed = timed(leaf, original)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **kwargs) if thread.prefilling else observed(*args, **kwargs)
-
-    return wrapper
+def _decoded(timeline: Timeline, started: int, audio: Any) -> None:
+    _decode_ends(timeline, started, audio)
+    if timeline.backlog is None and audio is not None:  # no audio queue whose reader would look at the chunk
+        note_chunk(timeline, audio)
 
 
 def hook_connector(hooks: Hooks, module: ModuleType) -> None:
     """Hook a module's SpeechConnector."""
     connector = hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
     if connector is not None:
-        hooks.replace(connector, "forward", lambda original: outside_prefill(Leaf.CONNECTOR, original), semconv.CONNECTOR.name)
+        hooks.note(connector, "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True))
 
 
 def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
     """Hook what both model classes have: loading, generate, a frame's sampling, the number of steps."""
     hooks.replace(model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name)
     surface.hook_generate(hooks, recorder, model)
-    hooks.replace(model, "sample_speech_tokens", _sample, semconv.FRAME.name)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
-    hooks.replace(model, "prepare_inputs_for_generation", _pass_begins, "the start of vibevoice.lm.forward and vibevoice.prefill")
-    hooks.replace(model, "_update_model_kwargs_for_generation", _pass_ends, "the carrying on of caches in vibevoice.lm.forward")
+    hooks.note(model, "sample_speech_tokens", semconv.FRAME.name, _frame_begins)
+    hooks.note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward and vibevoice.prefill", _pass_prepared)
+    hooks.note(
+        model, "_update_model_kwargs_for_generation", "the carrying on of caches in vibevoice.lm.forward", _pass_has_run, _pass_carried_on
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- frames
 
 
-def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
-    def sample_speech_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is not None:
-            at = now()
-            timeline.frames.append(at)
-            if timeline.device is not None:
-                timeline.device.frame(at)
-            thread.negative, thread.prefilling, thread.pass_start = False, False, 0
-            used = timeline.used
-            steps, cfg = getattr(self, "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[2] if len(args) > 2 else None)
-            used.steps = steps if isinstance(steps, int) else used.steps
-            used.cfg = float(cfg) if isinstance(cfg, int | float) else used.cfg
-        return original(self, *args, **kwargs)
-
-    return sample_speech_tokens
+def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    at = now()
+    timeline.frames.append(at)
+    if timeline.device is not None:
+        timeline.device.frame(at)
+    thread.negative, thread.prefilling, thread.pass_start = False, False, 0
+    used = timeline.used
+    steps, cfg = getattr(args[0], "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[3] if len(args) > 3 else None)
+    if isinstance(steps, int):
+        used.steps = steps
+    if isinstance(cfg, int | float):
+        used.cfg = float(cfg)
 
 
 # ----------------------------------------------------------------------------------------------------------------- passes
@@ -154,42 +139,37 @@ class _Pass(threading.local):
 _pass = _Pass()
 
 
-def _pass_begins(original: Callable[..., Any]) -> Callable[..., Any]:
-    def prepare_inputs_for_generation(*args: Any, **kwargs: Any) -> Any:
-        if thread.timeline is not None and not thread.pass_start:
-            thread.pass_start = now()
-        return original(*args, **kwargs)
-
-    return prepare_inputs_for_generation
+def _pass_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+    if not thread.pass_start:
+        thread.pass_start = now()
 
 
-def pass_runs(timeline: Timeline, leaf: Leaf, original: Callable[..., Any], args: Any, kwargs: Any, *, entered: bool = False) -> Any:
-    """Run a pass and note it as ``leaf``, from its preparation on. ``entered``: the device clock has been told of it already."""
-    device = timeline.device
+def pass_begins(timeline: Timeline, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, int]:
+    """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it already."""
     started, thread.pass_start, _pass.leaf = thread.pass_start or now(), 0, None
-    if device is not None and not entered:
-        device.enter(leaf)
-    try:
-        return original(*args, **kwargs)
-    finally:
-        timeline.leave(leaf, started)
-        _pass.leaf = leaf
-        if device is not None:
-            device.leave(leaf)
+    if timeline.device is not None and not entered:
+        timeline.device.enter(leaf)
+    return leaf, started
 
 
-def _pass_ends(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update_model_kwargs_for_generation(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        timeline, leaf = thread.timeline, _pass.leaf
-        if timeline is not None and leaf is not None:
-            _pass.leaf = None
-            passes = timeline.leaves[leaf]
-            if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
-                passes[-1] = now()
-        return result
+def pass_ends(timeline: Timeline, begun: tuple[Leaf, int], _result: Any) -> None:
+    """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
+    leaf, started = begun
+    timeline.leave(leaf, started)
+    _pass.leaf = leaf
+    if timeline.device is not None:
+        timeline.device.leave(leaf)
 
-    return update_model_kwargs_for_generation
+
+def _pass_has_run(_timeline: Timeline, _args: Any, _kwargs: Any) -> Leaf | None:
+    leaf, _pass.leaf = _pass.leaf, None
+    return leaf
+
+
+def _pass_carried_on(timeline: Timeline, leaf: Leaf, _result: Any) -> None:
+    passes = timeline.leaves[leaf]
+    if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
+        passes[-1] = now()
 
 
 # ------------------------------------------------------------------------------------------------------------------ steps

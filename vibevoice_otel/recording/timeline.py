@@ -166,6 +166,12 @@ class Timeline:
         """Note that ``leaf`` ran from ``started`` until now. Two appends: start, then end."""
         self.leaves[leaf].extend((started, now()))
 
+    def sent(self, start: int, end: int, size: int) -> None:
+        """Note a non-empty binary send of ``size`` bytes."""
+        if self.first_send is None:
+            self.first_send = end
+        self.sends.extend((start, end, size))
+
     def note(self, span: semconv.Span, start: int, end: int, error_type: str | None = None, **attributes: Any) -> None:
         """Note a cold operation. ``attributes`` are span attribute keys with ``__`` for dots."""
         self.notes.append(Note(span, start, end, {k.replace("__", "."): v for k, v in attributes.items()}, error_type))
@@ -198,24 +204,3 @@ def bound(timeline: Timeline) -> Iterator[Timeline]:
     finally:
         thread.timeline, thread.step = before
         thread.negative = thread.prefilling = False
-
-
-def timed(leaf: Leaf, original: Callable[..., Any]) -> Callable[..., Any]:
-    """``original`` with its duration noted as ``leaf`` when this thread generates for a request."""
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is None:
-            return original(*args, **kwargs)
-        device = timeline.device
-        if device is not None:
-            device.enter(leaf)
-        started = now()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            timeline.leave(leaf, started)
-            if device is not None:
-                device.leave(leaf)
-
-    return wrapper

@@ -154,10 +154,7 @@ def _sent(timeline: Timeline, message: Message, started: int) -> None:
     if message["type"] == "websocket.accept":
         timeline.accepted = now()
     elif message["type"] == "websocket.send" and (data := message.get("bytes")):
-        ended = now()
-        if timeline.first_send is None:
-            timeline.first_send = ended
-        timeline.sends.extend((started, ended, len(data)))
+        timeline.sent(started, now(), len(data))
 
 
 def _tell(server: trace.Span, timeline: Timeline) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.fake_gpu.device import MS, US, FakeGpu, HostClock
 from vibevoice_otel.adapters import realtime, upstream
 from vibevoice_otel.adapters import transformers as native
-from vibevoice_otel.adapters.surface import TIMELINE, _streamer_put
+from vibevoice_otel.adapters.leaves import times
+from vibevoice_otel.adapters.safely import After, Before, noted
+from vibevoice_otel.adapters.surface import TIMELINE, _has_put, _put_begins
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.timeline import Leaf, Timeline, bound, thread, timed
+from vibevoice_otel.recording.timeline import Leaf, Timeline, bound, thread
 
 
 class Live(HostClock):
@@ -46,6 +50,19 @@ def check(timeline: Timeline, notes: StreamNotes, *leaves: Leaf) -> None:
     assert set(placed.frames) == set(timeline.frames)
 
 
+def hooked(original: Callable[..., object], before: Before, after: After | None = None) -> Callable[..., object]:
+    """``original`` as an adapter hooks it; a mistake in a note fails the test."""
+    mistakes: list[BaseException] = []
+
+    def run(*args: object) -> object:
+        try:
+            return noted(original, before, after, mistakes.append)(*args)
+        finally:
+            assert not mistakes
+
+    return run
+
+
 def test_upstreams_realtime_model() -> None:
     """A window's prefill spans both models; then a frame, its decode, its audio put in the queue, and a pass of each branch."""
     timeline, notes, gpu = begun()
@@ -53,15 +70,15 @@ def test_upstreams_realtime_model() -> None:
     def work(*_args: object, **_kwargs: object) -> None:
         gpu.kernel(1 * MS, 1 * US)
 
-    lm, tts = realtime._forward_lm(work), realtime._forward_tts_lm(work)
-    put = _streamer_put(lambda *_: gpu.main.until)
+    lm, tts = hooked(work, realtime._window_begins), hooked(work, realtime._pass_begins, upstream.pass_ends)
+    put = hooked(lambda *_: gpu.main.until, _put_begins, _has_put)
     streamer = type("Streamer", (), {})()
     setattr(streamer, TIMELINE, timeline)
     with bound(timeline):
         lm()
         tts()
-        upstream._sample(lambda _self: None)(object())
-        timed(Leaf.DECODE, work)()
+        hooked(lambda _self: None, upstream._frame_begins)(object())
+        hooked(work, *times(Leaf.DECODE))()
         while now() < gpu.main.until:  # what .cpu() does in the model's own put
             pass
         put(streamer)
@@ -79,12 +96,12 @@ def test_transformers_model() -> None:
         gpu.kernel(1 * MS, 1 * US)
 
     with bound(timeline):
-        native._prefill(work)()
-        native._negative(work)()
+        hooked(work, native._prefill_begins, native._prefill_ends)()
+        hooked(work, native._negative_begins, native._negative_ends)()
         at = now()
         timeline.frames.append(at)
         notes.frame(at)
-        timed(Leaf.DECODE, work)()
-        native._forward(work)()
+        hooked(work, *times(Leaf.DECODE))()
+        hooked(work, native._positive_begins, native._positive_ends)()
         assert not thread.prefilling
     check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)

@@ -10,9 +10,10 @@ import torch
 
 from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.adapters.transformers import _forward
+from vibevoice_otel.adapters.leaves import times
+from vibevoice_otel.adapters.transformers import _positive_begins, _positive_ends
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.timeline import Leaf, Timeline, bound, timed
+from vibevoice_otel.recording.timeline import Leaf, Timeline, bound
 
 
 class Model:
@@ -44,8 +45,8 @@ def test_a_graph_that_must_be_whole_stays_whole(call: str) -> None:
     own = type("Model", (Model,), {})
     hooks = Hooks("test", lambda *_: None)
     hook_scheduler(hooks, own)
-    hooks.replace(own, "forward", _forward, "a pass")
-    hooks.replace(own, "decode", lambda original: timed(Leaf.DECODE, original), "a decode")
+    hooks.note(own, "forward", "a pass", _positive_begins, _positive_ends)
+    hooks.note(own, "decode", "a decode", *times(Leaf.DECODE))
     timeline, model = Timeline(1, Anchor.take(), now()), own()
     for _ in range(2):
         torch._dynamo.reset()
