@@ -102,7 +102,9 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     assert came + lost == made, f"{came} came, {lost} were counted as lost, {made} were made"
     first = [statistics.median(each.first or 9 for each in group) for group in (well, meanwhile)]
     ratio = first[1] / first[0]
-    print(f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ", end="")
+    print(
+        f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ", end=""
+    )
     print(f"{count + 1} requests, {len(after)} of them from its return on; {made} spans, {came} came, {lost} counted as lost; ", end="")
     print(f"at most {most / 2**20:.1f} MiB more")
     assert ratio < 1.5 or first[1] - first[0] < 0.03
@@ -111,7 +113,8 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
 @pytest.mark.parametrize("how", HOWS)
 def test_an_outage_is_not_heard_and_loses_no_metric(start: Start, sink: Sink, how: str) -> None:
     """Seconds of outage under load, and its end under load too: each request is counted once, each span came or was counted as lost,
-    memory and first audio stay."""
+    memory and first audio stay.
+    """
     check(start, sink, how, 4.0)
 
 

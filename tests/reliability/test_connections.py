@@ -118,7 +118,10 @@ def slow_readers(start: Start, count: int, seconds: float) -> None:
     assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
     assert service.scraped("vibevoice_streaming_requests_total") == 20 + others + count + 1, "each is counted once"
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
-    print(f"{count} slow readers and one who stopped, {seconds:.0f} s: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, ", end="")
+    print(
+        f"{count} slow readers and one who stopped, {seconds:.0f} s: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, ",
+        end="",
+    )
     print(f"{timelines(service)} timelines more; {others} others served meanwhile")
     assert grown < 24
     assert more <= 1
