@@ -204,7 +204,8 @@ def ahead(device: str, queued: Callable[[], object] = lambda: None) -> Iterator[
     first step to its last, for which the host would wait. To be entered before :func:`observed`, whose hooks must come after the sleep.
 
     Args:
-        queued: called when the steps may be queued.
+        device: where the timesteps shall lie; on a CPU nothing sleeps.
+        queued: called when the steps are about to be queued.
     """
     import diffusers
     import torch
@@ -408,7 +409,8 @@ def main() -> None:
     as_it_runs = compare(kept.steps(), instrumented)
     with ahead("cuda"), observed() as kept:
         subject.speak(2)
-        queued = compare(kept.steps(), recorded_run(subject, frames, kept))
+        trace = recorded_run(subject, frames, kept)
+    queued = compare(kept.steps(), trace)
     rows: list[list[str | float | None]] = []
     for title, result in (("as the model runs", as_it_runs), ("steps queued ahead", queued)):
         rows += [
@@ -432,7 +434,7 @@ def main() -> None:
         "queued_ahead_us": asdict(queued),
     }
     for streams in STREAMS:
-        each = max(4, options.frames // streams)  # a stream's frames: all rounds of all streams within minutes
+        each = max(min(4, options.frames), options.frames // streams)  # a stream's frames: all rounds of all streams within minutes
         found = throughput(subject, streams, each, options.rounds)
         lost = 1 - harness.ratio(found["ours"], found["bare"]).median
         rows += [

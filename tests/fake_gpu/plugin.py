@@ -59,7 +59,7 @@ class LiveGpu(FakeGpu):
         return memory().peak
 
 
-class _Now:
+class Now:
     """The real clock, with the face of HostClock."""
 
     def __call__(self) -> int:
@@ -74,6 +74,6 @@ def install() -> None:
     """Have models on the CPU found on the fake GPU. Called by the launcher before any instrumentation."""
     from vibevoice_otel.recording import device
 
-    gpu: Any = LiveGpu(host=_Now())
+    gpu: Any = LiveGpu(host=Now())
     device.OPENERS["cpu"] = lambda _index: gpu
     device.opened("cpu", 0)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from transformers.models.vibevoice.generation_vibevoice import VibeVoiceGenerationMixin
 
 from benchmarks import gpu
 from benchmarks.gpu import Subject
@@ -15,12 +20,17 @@ from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device import StreamNotes
 from vibevoice_otel.recording.timeline import Leaf, Timeline
 
-FRAMES = 12
+from .conftest import FRAMES
+
+Work = Callable[[], object]
 
 
 def test_a_steps_interval_is_its_kernels(subject: Subject) -> None:
-    """From the first kernel's start to the last one's end, gaps included: within 2 % in the median, or 10 us for short steps."""
-    with gpu.observed() as kept:
+    """From the first kernel's start to the last one's end, gaps included: within 2 % in the median, or 10 us for short steps.
+
+    Where the host is always ahead. Otherwise the card waits for it at both ends of a step, which lies between the events too.
+    """
+    with gpu.ahead(subject.device), gpu.observed() as kept:
         subject.speak(2)
         trace = gpu.recorded_run(subject, FRAMES, kept)
     result = gpu.compare(kept.steps(), trace)
@@ -28,43 +38,123 @@ def test_a_steps_interval_is_its_kernels(subject: Subject) -> None:
     assert result.off <= result.allowed
 
 
+def test_a_steps_interval_holds_its_kernels(subject: Subject) -> None:
+    """As the model runs, waiting at each step: no kernel of a step lies outside its interval, but for the 10 us allowed above."""
+    with gpu.observed() as kept:
+        subject.speak(2)
+        trace = gpu.recorded_run(subject, FRAMES, kept)
+    result = gpu.compare(kept.steps(), trace)
+    short = [kernels - ours for ours, kernels in zip(result.ours, result.kernels, strict=True)]
+    assert np.median(short) <= 10
+
+
 def test_not_one_synchronisation_is_added(subject: Subject) -> None:
-    """The same seeded run with and without us: stream, event and device synchronisations and synchronous copies, by the profiler."""
+    """The same seeded run with and without us: stream, event and device synchronisations and synchronous copies, by the profiler.
+
+    With us the metrics are collected meanwhile, the card's memory among them.
+    """
     without = gpu.waits(gpu.profiled(subject, FRAMES))
     with gpu.observed() as kept:
         subject.speak(2)
-        with_us = gpu.waits(gpu.recorded_run(subject, FRAMES, kept))
+        with gpu.collecting(kept):
+            with_us = gpu.waits(gpu.recorded_run(subject, FRAMES, kept))
     assert without == with_us
-    assert sum(without.values()) > 0, "the model waits for its own audio; a profiler that saw none of it saw nothing"
+    assert without.get("cudaStreamSynchronize", 0) >= FRAMES, (
+        "the model waits for its own audio; a profiler that saw none of it saw nothing"
+    )
 
 
-def test_the_sound_is_the_same(subject: Subject) -> None:
+def test_the_sound_is_the_same(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed gives the same samples, observed or not."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     bare = subject.speak(FRAMES, seed=3)
+    if not torch.equal(subject.speak(FRAMES, seed=3), bare):
+        pytest.skip("on this GPU the model itself does not give the same samples twice")
     with gpu.observed():
         assert torch.equal(subject.speak(FRAMES, seed=3), bare)
 
 
-def noted(frames: int = 3) -> tuple[Timeline, StreamNotes]:
-    """Our notes around kernels of our own, as the hooks make them."""
+def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``original``, within which torch makes every synchronisation an error."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    return call
+
+
+def test_torch_refuses_what_waits() -> None:
+    """What the next tests rely on: in this mode a copy to the CPU and a question about a value are errors, asking an event is none."""
+    numbers, event = torch.ones(2, device="cuda"), torch.cuda.Event(enable_timing=True)
+    event.record()
+    for wait in (numbers.cpu, numbers[0].item, lambda: bool(numbers.any())):
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            refusing(wait)()
+    refusing(event.query)()
+    refusing(torch.cuda.current_stream().query)()
+
+
+def test_between_the_models_own_waits_nothing_waits(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a frame's first step to its last torch refuses to synchronise, as it does in each of our other hooks; the model speaks.
+
+    The steps' interval is one in which the model itself does not wait, as it runs here (:func:`benchmarks.gpu.ahead`).
+    """
+    sample = VibeVoiceGenerationMixin._sample_audio_latent
+
+    def until_the_last_step(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(VibeVoiceGenerationMixin, "_sample_audio_latent", until_the_last_step)
+    for name, method in list(vars(StreamNotes).items()):
+        if callable(method) and not name.startswith("__"):
+            monkeypatch.setattr(StreamNotes, name, refusing(method))
+    refused: list[int] = []
+
+    def from_the_first_step() -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        refused.append(torch.cuda.get_sync_debug_mode())
+
+    with gpu.ahead(subject.device, from_the_first_step), gpu.observed() as kept:
+        subject.speak(FRAMES)
+    assert refused == [2] * FRAMES
+    steps = kept.steps()
+    assert sum(len(block) for block in steps) == FRAMES * gpu.STEPS
+    assert {block.attributes[semconv.CLOCK.key] for block in steps} == {semconv.Clock.DEVICE}, "a hook that failed would leave host times"
+
+
+def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNotes]:
+    """Our notes around kernels of our own (``work`` of each step), as the hooks make them."""
     timeline = Timeline(1, Anchor.take(), now())
     card = device.opened("cuda", torch.cuda.current_device())
     assert card is not None
     notes = StreamNotes(timeline, card)
     notes.begin()
-    work = torch.zeros(1 << 20, device="cuda")
+    numbers = torch.zeros(1 << 20, device="cuda")
+
+    def add() -> None:
+        for _ in range(50):
+            numbers.add_(1)
+
     for _ in range(frames):
         at = now()
         timeline.frames.append(at)
         notes.frame(at)
         notes.base(now())
         for _ in range(5):
-            for _ in range(50):
-                work.add_(1)
+            (work or add)()
             notes.append(now())
         notes.enter(Leaf.DECODE)
         started = now()
-        work.mul_(2)
+        numbers.mul_(2)
         timeline.leave(Leaf.DECODE, started)
         notes.leave(Leaf.DECODE)
         notes.seen()
@@ -95,8 +185,8 @@ def test_the_hosts_view_bounds_what_is_placed() -> None:
     for entry, frame in notes.placing.placed.frames.items():
         assert entry <= frame.start
         assert frame.end <= after + frame.error * 1e9
-        assert frame.error < 0.001
-    assert timeline.frames
+        assert frame.error < 0.005
+    assert len(notes.placing.placed.frames) == len(timeline.frames)
 
 
 def test_a_capture_survives_a_thread_that_reads() -> None:
@@ -110,12 +200,12 @@ def test_a_capture_survives_a_thread_that_reads() -> None:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     stop = threading.Event()
-    asked = []
+    asked: set[bool | None] = set()
 
     def poll() -> None:
         while not stop.is_set():
             with notes.device.reading() as allowed:
-                asked.append(event.query() if allowed else None)
+                asked.add(event.query() if allowed else None)
 
     reader = threading.Thread(target=poll)
     reader.start()
@@ -136,6 +226,28 @@ def test_a_capture_survives_a_thread_that_reads() -> None:
     assert None in asked, "no question fell into a capture: the test has shown nothing"
 
 
+def test_a_replayed_graph_is_timed_as_a_whole() -> None:
+    """A step that replays a graph takes as long as one that launches the same kernels."""
+    cycles = gpu.cycles(1.0)
+
+    def sleeps() -> None:
+        for _ in range(3):
+            torch.cuda._sleep(cycles)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sleeps()
+    medians = []
+    for work in (sleeps, graph.replay):
+        _, notes = noted(work=work)
+        notes.end()
+        notes.placing.collect(final=True)
+        steps = notes.placing.placed.steps.values()
+        assert len(steps) == 15
+        medians.append(float(np.median([step.end - step.start for step in steps])))
+    assert medians[1] == pytest.approx(medians[0], rel=0.05)
+
+
 def test_memory_is_torchs_own(subject: Subject) -> None:
     """Allocated and reserved as torch.cuda tells them, and a limit that the card has."""
     del subject
@@ -145,7 +257,12 @@ def test_memory_is_torchs_own(subject: Subject) -> None:
     assert memory.allocated == torch.cuda.memory_allocated(0) == card.allocated()
     assert memory.reserved == torch.cuda.memory_reserved(0)
     assert memory.limit is not None
-    assert memory.allocated < memory.limit <= torch.cuda.get_device_properties(0).total_memory
+    assert memory.allocated < memory.limit <= torch.cuda.mem_get_info(0)[1]
+    assert memory.free is not None
+    assert 0 <= memory.free < torch.cuda.mem_get_info(0)[1]
+    assert memory.allocations is not None
+    assert memory.frees is not None
+    assert memory.allocations > memory.frees
 
 
 def test_out_of_memory_is_told_on_the_span(subject: Subject) -> None:
@@ -153,7 +270,7 @@ def test_out_of_memory_is_told_on_the_span(subject: Subject) -> None:
     decode = subject.model.model.audio_tower.decode
 
     def greedy(*args: object, **kwargs: object) -> object:
-        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+        torch.empty(2 * torch.cuda.mem_get_info(0)[1], dtype=torch.uint8, device="cuda")
         return decode(*args, **kwargs)
 
     with gpu.observed() as kept:

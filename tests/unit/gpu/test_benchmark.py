@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
 import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from benchmarks import gpu
+from tests.fake_gpu.device import FakeGpu
+from tests.fake_gpu.plugin import Now
 from vibevoice_otel import semconv
+from vibevoice_otel.recording import device
 from vibevoice_otel.recording.records import Block
 
 
@@ -40,8 +54,11 @@ def test_a_kernel_belongs_to_the_step_in_which_it_was_launched() -> None:
 
 
 def test_synchronisations_are_counted_by_name() -> None:
-    """What makes the host wait, and nothing else."""
+    """What makes the host wait, and nothing else; under whichever name CUPTI has for it."""
     assert gpu.waits(trace()) == {"cudaStreamSynchronize": 2}
+    names = ("cudaStreamSynchronize_v3020", "cudaStreamSynchronize_ptsz", "cudaEventSynchronize_v3020", "cudaLaunchKernel_v7000")
+    found = gpu.waits({"traceEvents": [{"cat": "cuda_runtime", "name": name} for name in names]})
+    assert found == {"cudaStreamSynchronize": 2, "cudaEventSynchronize": 1}
 
 
 def steps(clock: str, count: int = 3) -> Block:
@@ -87,3 +104,102 @@ def test_it_runs_as_far_as_a_cpu_goes() -> None:
     assert recorded == 2 * 3 * gpu.STEPS  # the profiled run, and the one after it
     assert gpu.waits(found) == {}
     assert gpu.frames_per_second(subject, 2, 2) > 0
+
+
+def test_a_stream_that_fails_fails_the_measurement() -> None:
+    """A thread that died early would make the others look fast."""
+
+    class Broken:
+        def speak(self, frames: int, seed: int) -> None:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        gpu.frames_per_second(Broken(), 2, 1)  # type: ignore[arg-type]
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would make the host wait for a card: a copy between it and the CPU, and a question about a value that lies on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if first is not None and first.is_cuda and any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "item")):
+            self.seen.append(str(function))
+        result = function(*args, **(kwargs or {}))
+        if first is not None and "copy" in str(function) and first.is_cuda is not result.is_cuda:
+            self.seen.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_queued_ahead_no_step_waits(ahead: bool) -> None:
+    """On tensors that claim to lie on a card: as transformers has it each step waits for its timestep; queued ahead none does."""
+    subject = gpu.Subject.build("meta", tiny=False)
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    waits, of_steps = Waits(), 0
+    with ExitStack() as stack:
+        if ahead:
+            stack.enter_context(gpu.ahead("cpu"))
+        begin = diffusers.DPMSolverMultistepScheduler.set_timesteps
+
+        def set_timesteps(self: Any, num_inference_steps: int) -> None:
+            nonlocal of_steps
+            with _disable_current_modes():  # it asks numpy, which knows no fake
+                begin(self, num_inference_steps=num_inference_steps)
+            if ahead:
+                self.timesteps = self.timesteps.to("cuda")
+            of_steps = len(waits.seen)
+
+        patched = stack.enter_context(pytest.MonkeyPatch.context())  # undone before ``ahead`` is left
+        patched.setattr(diffusers.DPMSolverMultistepScheduler, "set_timesteps", set_timesteps)
+        # The one question about a value, of timesteps that really lie on the CPU, which a fake tensor cannot answer.
+        patched.setattr(scheduler, "index_for_timestep", lambda _timestep: 0)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            for module in subject.model.modules():
+                for own in (module._parameters, module._buffers):
+                    for name, each in own.items():
+                        if each is not None:
+                            there = torch.empty(each.shape, dtype=each.dtype, device="cuda")
+                            own[name] = torch.nn.Parameter(there, requires_grad=False) if own is module._parameters else there
+            condition = torch.empty(1, 1536, dtype=torch.bfloat16, device="cuda")
+            with waits:
+                latent = subject.model._sample_audio_latent(condition, condition, scheduler, gpu.STEPS, 1.5)
+            assert latent.is_cuda
+    assert len(waits.seen) - of_steps == (0 if ahead else gpu.STEPS)
+
+
+def test_the_whole_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the command line to the files, the card and the profiler's view of it being made up: the device times come from a fake."""
+    card: Any = FakeGpu(host=Now())
+    monkeypatch.setitem(device.OPENERS, "cpu", lambda _index: card)
+    monkeypatch.setattr(device, "_devices", {})
+    monkeypatch.setattr(gpu, "no_card", lambda: None)
+    monkeypatch.setattr(gpu, "STREAMS", (1, 2))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "a made-up card")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (0, 0))
+    build, ahead = gpu.Subject.build, gpu.ahead
+    monkeypatch.setattr(gpu.Subject, "build", lambda _device, *, tiny: build("cpu", tiny=tiny))
+    entered: list[str] = []
+
+    @contextmanager
+    def on_the_cpu(device: str) -> Iterator[None]:
+        entered.append(device)
+        with ahead("cpu"):
+            yield
+
+    monkeypatch.setattr(gpu, "ahead", on_the_cpu)
+    marked = gpu.truths
+    monkeypatch.setattr(gpu, "truths", lambda trace: [gpu.Truth(1000.0, 500.0) for _ in marked(trace)])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--quick", "--rounds", "1", "--out", str(tmp_path)])
+    before = threading.active_count()
+    gpu.main()
+    report = (tmp_path / "gpu.txt").read_text()
+    assert entered == ["cuda"]
+    assert "a made-up card, the demo's tiny architecture, 10 steps a frame" in report
+    assert "no synchronisation added: {} without us, {} with" in report
+    assert "2 streams, frames a second, observed" in report
+    assert threading.active_count() == before

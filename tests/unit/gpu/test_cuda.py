@@ -46,6 +46,17 @@ def test_memory_is_read_from_torchs_counters() -> None:
     assert (opened().allocated(), opened().peak()) == (5, 7)
 
 
+def test_an_allocator_without_a_cap_is_limited_by_the_card() -> None:
+    """Torch's other allocators know no share of the card."""
+    card = opened()
+
+    def refused(_index: int) -> float:
+        raise RuntimeError("not supported")
+
+    card._cuda.get_per_process_memory_fraction = refused
+    assert card.memory().limit == 100
+
+
 def test_events_are_for_timing_and_used_again() -> None:
     """An event without timing cannot be read; one that was given back is the next one taken."""
     card = opened()
@@ -83,6 +94,17 @@ def test_a_capture_waits_for_a_question_and_stops_the_next() -> None:
         captures.watch_begin(refused)()
     with captures.reading() as allowed:
         assert allowed, "a capture that did not begin is none"
+
+
+def test_a_capture_is_announced_before_it_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark takes no lock: it sees the announcement, or is put in while the capture is held back for a moment."""
+    captures = cuda.Captures()
+    held: list[tuple[float, int]] = []
+    monkeypatch.setattr(cuda.time, "sleep", lambda seconds: held.append((seconds, captures.active)))
+    began: list[int] = []
+    captures.watch_begin(lambda: began.append(len(held)))()
+    assert held == [(cuda.GRACE, 1)]
+    assert began == [1]
 
 
 def test_captures_are_noticed_through_torch_and_the_hooks_come_out_again() -> None:

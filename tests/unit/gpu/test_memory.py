@@ -126,6 +126,32 @@ def test_a_steps_growth_is_what_the_allocator_says() -> None:
     assert np.isnan(block.measures["memory_increase"][~looked]).all()
 
 
+def test_an_allocator_that_keeps_no_counters_costs_no_times() -> None:
+    """Torch allows an allocator of the user's own, whose counters cannot be read: it is asked once, and the steps have device times."""
+
+    class Silent(FakeGpu):
+        asked = 0
+
+        def allocated(self) -> int:
+            self.asked += 1
+            raise RuntimeError("does not yet support getDeviceStats")
+
+        def peak(self) -> int | None:
+            return self.allocated()
+
+    gpu = Silent()
+    run = Run(gpu)
+    begun = gpu.asked
+    for _ in range(2 * MEMORY_EVERY + 1):
+        run.frame()
+    assert gpu.asked - begun == 1
+    run.end()
+    batch = run.finish()
+    (block,) = blocks(batch, semconv.STEP, semconv.Clock.DEVICE)
+    assert len(block) == 5 * (2 * MEMORY_EVERY + 1)
+    assert "memory_increase" not in block.measures
+
+
 def test_growth_is_charged_only_while_no_other_generation_ran() -> None:
     """The counters are the process's: beside another request, or one that came and went meanwhile, a step's change is nobody's."""
     gpu = Growing()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +18,16 @@ from vibevoice_otel.recording.device.interface import Device, Event, Generations
 RESOLUTION_NS = 500
 #: Relative: a crystal's usual tolerance is 50 parts in a million. The host's clock is held to true time by its NTP daemon.
 DRIFT = 5e-5
+#: Seconds that a capture is held back: a mark takes some microseconds.
+GRACE = 0.001
 
 
 class Captures:
     """Whether a CUDA graph is being captured anywhere in the process.
 
     In torch's default mode a capture forbids unsafe calls to every thread, and cudaEventQuery is one: it would void the capture. So no
-    thread of ours queries meanwhile: a capture begins only when a query that is under way has returned (microseconds).
+    thread of ours queries meanwhile: a capture begins only when a query that is under way has returned (microseconds). A thread that
+    generates takes no lock: it looks before each mark, and a mark that it was putting in when a capture was announced has GRACE to be done.
     """
 
     def __init__(self) -> None:
@@ -33,6 +37,7 @@ class Captures:
     def begin(self) -> None:
         with self._lock:
             self.active += 1
+        time.sleep(GRACE)
 
     def end(self) -> None:
         with self._lock:
@@ -122,8 +127,10 @@ class CudaDevice:
     def _card(self) -> tuple[int | None, int | None]:
         """(free, limit) in bytes: the driver's view of the card, other processes included."""
         free, total = self._cuda.mem_get_info(self._index)
-        fraction = getattr(self._cuda, "get_per_process_memory_fraction", None)
-        return int(free), int(total * min(1.0, fraction(self._index))) if fraction is not None else int(total)
+        share = 1.0
+        with contextlib.suppress(AttributeError, RuntimeError):  # an older torch, or an allocator that has no cap
+            share = min(1.0, self._cuda.get_per_process_memory_fraction(self._index))
+        return int(free), int(total * share)
 
 
 def open_device(index: int) -> Device:
