@@ -36,6 +36,9 @@ MODELS = {
     "the embedded service": "vibevoice_otel.service.engine",
     "Starlette or FastAPI": "starlette.applications",
 }
+#: What sets the number of a server's processes: uvicorn's --workers, and both servers' default.
+WORKERS = ("UVICORN_WORKERS", "WEB_CONCURRENCY")
+GUNICORN = "GUNICORN_CMD_ARGS"
 KNOWN_EXPORTERS = {"otlp", "otlp_proto_grpc", "otlp_proto_http", "console", "none", "prometheus"}
 
 
@@ -88,8 +91,8 @@ def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
         )
 
 
-def exports(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Where traces and metrics go, and whether somebody listens there."""
+def exports(environ: Mapping[str, str], workers: int | None = None) -> Iterator[Finding]:
+    """Where traces and metrics go, and whether somebody listens there; ``workers`` is what the operator says of them, None for nothing."""
     for signal in ("traces", "metrics"):
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         exporters = [name.strip() for name in environ.get(variable, "otlp").split(",") if name.strip()]
@@ -101,9 +104,23 @@ def exports(environ: Mapping[str, str]) -> Iterator[Finding]:
             elif name.startswith("otlp"):
                 yield _otlp(environ, signal)
             elif name == "prometheus":
-                host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost")
-                port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
-                yield Finding("ok", signal, f"served at http://{host}:{port}/metrics (without exemplars: only a Collector gives those)")
+                yield _prometheus(environ, signal, variable, workers)
+
+
+def _prometheus(environ: Mapping[str, str], signal: str, variable: str, workers: int | None) -> Finding:
+    mend = f"Mend: {variable}=otlp and a Collector that offers them to Prometheus, or one worker of uvicorn"
+    if environ.get(GUNICORN, "").strip():
+        return Finding("wrong", variable, f"prometheus does not work under gunicorn ({GUNICORN} is set), with one worker neither. {mend}")
+    said = [("--workers", str(workers))] if workers is not None else [(name, environ.get(name, "")) for name in WORKERS]
+    for name, value in said:
+        if value.strip().isdigit() and int(value) > 1:
+            return Finding("wrong", variable, f"prometheus does not work with several workers ({name}={value.strip()}). {mend}")
+    host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost")
+    port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
+    says = f"served at http://{host}:{port}/metrics (without exemplars: only a Collector gives those)"
+    if workers is None:
+        says += "; for one process alone: `doctor --workers N` says whether N work"
+    return Finding("ok", signal, says)
 
 
 def _exporter_installed(signal: str, name: str) -> bool:
@@ -171,10 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="vibevoice-otel doctor", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="do not import the model code to look for its hooks (that takes seconds)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help=f"worker processes that the server will have (otherwise {', '.join((*WORKERS, GUNICORN))})"
+    )
     parser.add_argument("--hooks", action="store_true", help="list every hook, not only what is missing")
     arguments = parser.parse_args(argv)
     console = Console()
-    findings = [*packages(), *configuration(os.environ), *exports(os.environ)]
+    findings = [*packages(), *configuration(os.environ), *exports(os.environ, arguments.workers)]
     rows: list[tuple[str, str, str]] = []
     if not arguments.quick:
         with console.status("Importing the installed model code to look for its hooks …"):

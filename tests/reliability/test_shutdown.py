@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import signal
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from .harness import Service, Sink, wait_for
+from .harness import Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 
 
-def _end_with_open_requests(service: Service, how: int) -> float:
-    """Two requests that ended, two that are speaking when the signal comes; returns the seconds that the end took."""
+#: No export comes due in a test's time.
+LATE = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
 
-    async def scene() -> float:
+
+def _end_with_open_requests(service: Service, end: Callable[[], object]) -> None:
+    """Two requests that ended, two that are speaking when the end comes."""
+
+    async def scene() -> None:
         await asyncio.gather(service.listen(text="a"), service.listen(text="b"))
         speaking = [asyncio.create_task(service.listen(text="c", chunks=1000, pace=0.05)) for _ in range(2)]
         await asyncio.sleep(0.6)
-        took = await asyncio.to_thread(service.stop, how)
+        await asyncio.to_thread(end)
         await asyncio.gather(*speaking)
-        return took
 
-    return asyncio.run(scene())
+    asyncio.run(scene())
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_exports_all(start: Start, sink: Sink, how: int) -> None:
-    """SIGTERM and SIGINT: two ended requests and two open ones arrive, in spans and in metrics, each once, though no export was due."""
-    service = start(OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_METRIC_EXPORT_INTERVAL="60000")
-    _end_with_open_requests(service, how)
+def _all_arrived(service: Service, sink: Sink) -> None:
     assert sink.roots() == {"success": 2, "error/shutdown": 2}, service.log
     assert sink.total("vibevoice.streaming.requests", status="success") == 2
     assert sink.total("vibevoice.streaming.requests", status="error") == 2
@@ -40,6 +41,46 @@ def test_a_signal_exports_all(start: Start, sink: Sink, how: int) -> None:
     servers = [span for span in sink.spans() if span.kind == 2 and span.name.endswith("/stream")]
     assert len(servers) == 4
     assert len({span.span_id for span in sink.spans()}) == len(sink.spans())
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_exports_all(start: Start, sink: Sink, how: int) -> None:
+    """SIGTERM and SIGINT: two ended requests and two open ones arrive, in spans and in metrics, each once, though no export was due."""
+    service = start(**LATE)
+    _end_with_open_requests(service, lambda: service.stop(how))
+    _all_arrived(service, sink)
+
+
+def test_uvicorns_own_shutdown_exports_all(start: Start, sink: Sink) -> None:
+    """The same where no signal comes: the program stops uvicorn itself, and then ends."""
+    port = free_port()
+    program = (sys.executable, "stopping.py", str(port))
+    service = start(command=program, port=port, **LATE)
+
+    def stop() -> None:
+        service.post("/stop", "")
+        assert service.process.wait(30) == 0, service.log
+
+    _end_with_open_requests(service, stop)
+    _all_arrived(service, sink)
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
+def test_a_signal_to_the_parent_exports_all_of_its_workers(start: Start, sink: Sink, server: str) -> None:
+    """SIGTERM to a parent of two workers: what either worker had ended or open arrives, each once."""
+    port = free_port()
+    if server == "uvicorn":
+        command = (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(port), "--workers", "2")
+    else:
+        if importlib.util.find_spec("gunicorn") is None:
+            pytest.skip("gunicorn is not installed")
+        worker = ("-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--graceful-timeout", "10")
+        command = (sys.executable, "-m", "gunicorn", "speaker:app", *worker, "-b", f"127.0.0.1:{port}")
+    service = start(command=command, port=port, **LATE)
+    pids: set[str] = set()
+    assert wait_for(lambda: pids.add(service.get("/healthz")) or len(pids) == 2, 30), service.log  # type: ignore[func-returns-value]
+    _end_with_open_requests(service, lambda: service.stop(signal.SIGTERM))
+    _all_arrived(service, sink)
 
 
 @pytest.mark.parametrize("state", ["down", "slow"])
