@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 from vibevoice_otel import fastpath
+from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.recorder import Recorder
@@ -59,9 +60,10 @@ class Observed:
     path: fastpath.FastPath | None
 
     def flush(self) -> None:
-        """Everything that has ended becomes bytes."""
+        """Everything that has ended becomes bytes, and a reader collects the metrics."""
         self.recorder.flush(60)
         self.tracer_provider.force_flush(60_000)
+        self.reader.get_metrics_data()
 
     def shutdown(self) -> None:
         self.recorder.shutdown()
@@ -92,4 +94,5 @@ def observed(*, traced: bool = True, fast: bool = True, settings: Settings | Non
     recorder.bounds.learn_voices(["en-Carter_man"])
     recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
     path = fastpath.attach(recorder, instruments) if fast else None
+    live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics._internal import instrument as sdk_instruments
 from opentelemetry.sdk.metrics._internal.exemplar.exemplar_reservoir import AlignedHistogramBucketExemplarReservoir
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from vibevoice_otel.metrics.instruments import NO_TRACE, exemplar_context
+from vibevoice_otel.metrics.instruments import NO_TRACE, Exemplars, exemplar_context
 
 logger = logging.getLogger(__name__)
 Attributes = Mapping[str, Any]
@@ -63,28 +63,27 @@ class FastMetrics:
         self._verified: bool | None = None
         self._refusals: dict[str, str] = {}
 
-    def record_many(self, instrument: Any, values: Values, attributes: Attributes, trace_id: int = 0, span_ids: SpanIds = ()) -> bool:
-        """Record ``values`` into a histogram; False when nothing was recorded and the public API must.
-
-        ``span_ids`` are of the sampled spans in trace ``trace_id`` that exemplars may name, one for each value (0: none), or empty.
-        """
+    def record_many(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None = None) -> bool:
+        """Record ``values`` into a histogram; False when nothing was recorded and the public API must."""
         if not len(values):
             return True
-        if len(values) < MANY and isinstance(values, np.ndarray):
-            values, span_ids = values.tolist(), np.asarray(span_ids).tolist()
+        if len(values) >= MANY:
+            values = np.asarray(values)
+        elif isinstance(values, np.ndarray):
+            values = values.tolist()
         total = float(values.sum()) if isinstance(values, np.ndarray) else sum(values)
         least = values.min() if isinstance(values, np.ndarray) else min(values)
         if not math.isfinite(total) or least < 0:
             return False  # the public API drops what is not a measurement, and says so
-        return self._add(instrument, values, attributes, trace_id, span_ids, sdk._ExplicitBucketHistogramAggregation)
+        return self._add(instrument, values, attributes, exemplars, sdk._ExplicitBucketHistogramAggregation)
 
     def add(self, instrument: Any, amount: float, attributes: Attributes) -> bool:
         """Add to a counter; False when nothing was added and the public API must."""
         if not math.isfinite(amount) or amount < 0:
             return False
-        return self._add(instrument, (amount,), attributes, 0, (), sdk._SumAggregation)
+        return self._add(instrument, (amount,), attributes, None, sdk._SumAggregation)
 
-    def _add(self, instrument: Any, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds, kind: type) -> bool:
+    def _add(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: type) -> bool:
         if self._verified is None:
             self._verified = False  # verify() itself records
             self._verified = verify()
@@ -95,7 +94,7 @@ class FastMetrics:
             plan = self._plan(instrument, kind)
             if plan is None or not instrument._is_enabled():
                 return False
-            return _write(plan, values, attributes, trace_id, span_ids)
+            return _write(plan, values, attributes, exemplars)
         except (_Unknown, AttributeError, TypeError, LookupError) as reason:
             name = getattr(instrument, "name", type(instrument).__name__)
             if name not in self._refusals:
@@ -140,7 +139,7 @@ class FastMetrics:
         return "metrics: recorded a block at a time"
 
 
-def _write(plan: _Plan, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds) -> bool:
+def _write(plan: _Plan, values: Values, attributes: Attributes, exemplars: Exemplars | None) -> bool:
     items = tuple(attributes.items())
     keys = plan.keys.get(items)
     if keys is None:
@@ -150,14 +149,14 @@ def _write(plan: _Plan, values: Values, attributes: Attributes, trace_id: int, s
         plan.keys[items] = keys
     if len(plan.matches) == 1:  # one reader and no doubling view: the common case
         with plan.matches[0]._lock:
-            return _update(plan, keys, values, attributes, trace_id, span_ids)
+            return _update(plan, keys, values, attributes, exemplars)
     with ExitStack() as locks:
         for match in plan.matches:
             locks.enter_context(match._lock)
-        return _update(plan, keys, values, attributes, trace_id, span_ids)
+        return _update(plan, keys, values, attributes, exemplars)
 
 
-def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds) -> bool:
+def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attributes, exemplars: Exemplars | None) -> bool:
     """Update the aggregation of every match; all their locks are held, so none is replaced meanwhile."""
     aggregations = [match._attributes_aggregation.get(key) for match, key in zip(plan.matches, keys, strict=True)]
     if None in aggregations:  # a collection with delta temporality may have begun anew
@@ -168,7 +167,7 @@ def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attr
             if plan.when == "always":
                 aggregation._reservoir.offer(values[0], time_ns(), attributes, NO_TRACE)
         else:
-            _add_to_histogram(aggregation, values, attributes, trace_id, span_ids, plan.when)
+            _add_to_histogram(aggregation, values, attributes, exemplars, plan.when)
     return True
 
 
@@ -191,7 +190,8 @@ def _add_to_sum(aggregation: Any, amount: float) -> None:
         aggregation._value = (aggregation._value or 0) + amount
 
 
-def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, trace_id: int, span_ids: SpanIds, when: str) -> None:
+def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, when: str) -> None:
+    span_ids: SpanIds = exemplars.span_ids if exemplars is not None else ()
     with aggregation._lock:
         if aggregation._value is None:
             aggregation._value = aggregation._get_empty_bucket_counts()
@@ -199,13 +199,13 @@ def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, 
         last = _add_array(aggregation, values, sampled) if isinstance(values, np.ndarray) else _add_list(aggregation, values, sampled)
     if when == "never" or (when == "traced" and not len(span_ids)):
         return
-    reservoir, now = aggregation._reservoir, time_ns()
+    reservoir = aggregation._reservoir
     if when == "always" or type(reservoir) is not AlignedHistogramBucketExemplarReservoir:
         # Of traced ones the aligned reservoir keeps the last of each bucket; any other case is offered everything.
         last = [row for row in range(len(values)) if when == "always" or span_ids[row]]
     for row in last:
-        span_id = int(span_ids[row]) if len(span_ids) else 0
-        reservoir.offer(float(values[row]), now, attributes, exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
+        at, context = (int(exemplars.times[row]), exemplars.context(row)) if exemplars is not None else (time_ns(), NO_TRACE)
+        reservoir.offer(float(values[row]), at, attributes, context)
 
 
 # Both add one value after another, as the public API does: the sum is the same to the last bit. Both return the rows, in order, of
@@ -267,7 +267,8 @@ def _collected(*, fast: bool) -> list[object]:
     histogram.record(0.2, attributes, context=NO_TRACE)
     counter.add(1, attributes, context=NO_TRACE)
     if fast:
-        if not (writer.record_many(histogram, values, attributes, 7, spans) and writer.add(counter, 2.5, attributes)):
+        exemplars = Exemplars(spans, (7,), [0] * len(spans), [0] * len(spans))
+        if not (writer.record_many(histogram, values, attributes, exemplars) and writer.add(counter, 2.5, attributes)):
             raise _Unknown("; ".join(writer._refusals.values()) or "the attribute set was not found")
     else:
         for value, span in zip(values, spans, strict=True):

@@ -5,18 +5,17 @@ It reads every record before any sampler or budget, so counts and sums are exact
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
 from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
-from vibevoice_otel.recording.records import Batch, Block, Ids, Labels, Operation
+from vibevoice_otel.metrics.ledger import Ledger
+from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
 from vibevoice_otel.semconv import Clock, Metric, Status
 
 
@@ -56,6 +55,7 @@ BLOCKS = (
     Row(semconv.DECODE, semconv.DECODE_DURATION, lambda r, a: {"voice": r.voice, "clock": _clock(a)}),
     Row(semconv.PREFILL, semconv.PREFILL_DURATION, lambda r, a: {"voice": r.voice, "clock": _clock(a)}),
 )
+OF_OPERATION, OF_BLOCK = ({row.span.name: row for row in rows} for rows in (OPERATIONS, BLOCKS))
 #: Measures that stand beside the steps -> histogram. A histogram refuses negatives, so growth and shrinkage are two.
 STEP_MEASURES = {"memory_increase": semconv.MEMORY_INCREASE, "memory_decrease": semconv.MEMORY_DECREASE}
 #: Measures of a step that depend on the device alone.
@@ -74,12 +74,14 @@ class FromSpans:
     """
 
     def __init__(self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float, trace_share: float = 1.0) -> None:
-        self._instruments = instruments
+        self._ledger = Ledger(instruments)
         self._step_labels = step_labels
         self._slo = slo_first_audio
         self._share = trace_share
         self._drained: set[int] = set()
         self._combinations: set[tuple[str, str, str]] = set()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._combinations.clear)
 
     def start_at_zero(self, labels: Labels) -> None:
         """Make every status of this voice, cfg and steps exist, else increase() misses a voice's first failures."""
@@ -87,46 +89,50 @@ class FromSpans:
         if key in self._combinations:
             return
         self._combinations.add(key)
-        for status in Status:
-            self._instruments.add(
-                semconv.REQUESTS, 0, {"voice": labels.voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps}
-            )
-        for result in ("good", "bad"):
-            self._instruments.add(semconv.FIRST_AUDIO_SLI, 0, {"voice": labels.voice, "result": result})
-        self._instruments.add(semconv.UNDERRUN, 0, {"voice": labels.voice})
-        for kind in semconv.Defect.ALL:
-            self._instruments.add(semconv.DEFECTIVE_FRAMES, 0, {"voice": labels.voice, "kind": kind})
+        put, voice = self._ledger, {"voice": labels.voice}
+        with put.lock:
+            for status in Status:
+                put.add(semconv.REQUESTS, 0, {**voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps})
+            for result in ("good", "bad"):
+                put.add(semconv.FIRST_AUDIO_SLI, 0, {**voice, "result": result})
+            put.add(semconv.UNDERRUN, 0, voice)
+            for kind in semconv.Defect.ALL:
+                put.add(semconv.DEFECTIVE_FRAMES, 0, {**voice, "kind": kind})
+            put.settle()
 
     def consume(self, batch: Batch) -> None:
         if batch.synthetic:
             return  # a probe measures from outside, with instruments of its own
         if batch.sampled and not self._kept(batch):
             batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
-        if batch.final or batch.blocks:
-            self.start_at_zero(batch.labels)
-        self._operations(batch)
-        self._blocks(batch)
-        self._sums(batch)
-        if batch.final:
-            self._request(batch)
+        with self._ledger.lock:
+            if batch.final or batch.blocks:
+                self.start_at_zero(batch.labels)
+            self._operations(batch)
+            self._blocks(batch)
+            self._sums(batch)
+            if batch.final:
+                self._request(batch)
+            self._ledger.settle()
 
     def _operations(self, batch: Batch) -> None:
-        for row, operation in product(OPERATIONS, batch.operations):
-            if operation.span is row.span:
+        for operation in batch.operations:
+            row = OF_OPERATION.get(operation.span.name)
+            if row is not None:
                 attributes = row.labels(batch.labels, operation.attributes)
-                self._instruments.record(row.metric, operation.seconds, attributes, _exemplar(batch, operation))
+                self._ledger.record(row.metric, operation.seconds, attributes, _exemplar(batch, operation))
 
     def _blocks(self, batch: Batch) -> None:
-        for row, block in product(BLOCKS, batch.blocks):
-            if block.span is row.span:
-                attributes = row.labels(batch.labels, {k: v for k, v in block.attributes.items() if isinstance(v, str)})
-                self._instruments.record_many(row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block))
         for block in batch.blocks:
-            if block.span is semconv.STEP:
+            row = OF_BLOCK.get(block.span.name)
+            if row is not None:
+                attributes = row.labels(batch.labels, block.attributes)
+                self._ledger.record_many(row.metric, block.seconds, attributes, block.end, batch.trace_id, _exemplars(batch, block))
+            elif block.span is semconv.STEP:
                 self._steps(batch, block)
 
     def _sums(self, batch: Batch) -> None:
-        put, voice = self._instruments, {"voice": batch.labels.voice}
+        put, voice = self._ledger, {"voice": batch.labels.voice}
         for part, seconds in (batch.first_audio_parts or {}).items():
             put.record(semconv.FIRST_AUDIO_PART, seconds, {**voice, "part": part})
         for metric, amount in ((semconv.AUDIO_PRODUCED, batch.audio_seconds), (semconv.GENERATE_BUSY, batch.generate_seconds)):
@@ -139,32 +145,35 @@ class FromSpans:
                 put.add(semconv.DEFECTIVE_FRAMES, count, {**voice, "kind": kind})
 
     def _steps(self, batch: Batch, steps: Block) -> None:
-        labels = batch.labels
+        labels, exemplars = batch.labels, _exemplars(batch, steps)
         index = np.minimum(np.asarray(steps.attributes[semconv.STEP_INDEX.key]), len(self._step_labels) - 1)
-        seconds, exemplars = steps.seconds, _exemplars(batch, steps)
-        clock = _clock({k: v for k, v in steps.attributes.items() if isinstance(v, str)})
-        for position in np.unique(index):
-            rows = index == position
-            shared = {"voice": labels.voice, "step_index": self._step_labels[position], "cfg": labels.cfg, "steps": labels.steps}
-            chosen = exemplars[rows] if len(exemplars) else exemplars
-            self._instruments.record_many(semconv.INFERENCE, seconds[rows], {**shared, "clock": clock}, batch.trace_id, chosen)
-            for name, metric in STEP_MEASURES.items():
-                if name in steps.measures:
-                    self._measured(metric, steps.measures[name][rows], shared, batch.trace_id, chosen)
-        for name, metric in DEVICE_MEASURES.items():
-            if name in steps.measures and batch.device_id is not None:
-                self._measured(metric, steps.measures[name], {"device_id": batch.device_id}, batch.trace_id, exemplars)
-
-    def _measured(self, metric: Metric, values: NDArray[Any], attributes: Attributes, trace_id: int, exemplars: Ids) -> None:
-        """Record those of ``values`` that were measured; the others are not a number."""
-        values = values.astype(np.float64)
-        known = ~np.isnan(values)
-        if known.any():
+        shared = {"voice": labels.voice, "cfg": labels.cfg, "steps": labels.steps}
+        self._ledger.record_many(
+            semconv.INFERENCE, steps.seconds, {**shared, "clock": _clock(steps.attributes)}, steps.end, batch.trace_id, exemplars,
+            numbers=index, split=self._by_step,
+        )  # fmt: skip
+        for name, values in steps.measures.items():
+            known = ~np.isnan(values)
+            if not known.any():
+                continue
             chosen = exemplars[known] if len(exemplars) else exemplars
-            self._instruments.record_many(metric, values[known], attributes, trace_id, chosen)
+            measured = (values[known].astype(np.float64), steps.end[known], chosen)
+            if name in STEP_MEASURES:
+                self._ledger.record_many(
+                    STEP_MEASURES[name], measured[0], shared, measured[1], batch.trace_id, measured[2],
+                    numbers=index[known], split=self._by_step,
+                )  # fmt: skip
+            elif name in DEVICE_MEASURES and batch.device_id is not None:
+                device = {"device_id": batch.device_id}
+                self._ledger.record_many(DEVICE_MEASURES[name], measured[0], device, measured[1], batch.trace_id, measured[2])
+
+    def _by_step(self, attributes: Attributes, index: int) -> Attributes:
+        """The series of one step index, in the order of the contract's labels."""
+        voice, *others = attributes.items()
+        return dict((voice, ("step_index", self._step_labels[index]), *others))
 
     def _request(self, batch: Batch) -> None:
-        labels, put = batch.labels, self._instruments
+        labels, put = batch.labels, self._ledger
         root = batch.operation(semconv.SYNTHESIZE)
         assert root is not None
         assert batch.status is not None
@@ -206,8 +215,8 @@ class FromSpans:
         return True
 
 
-def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int] | None:
-    return (batch.trace_id, operation.span_id) if batch.sampled else None
+def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int, int]:
+    return (batch.trace_id, operation.span_id, operation.end) if batch.sampled else (0, 0, 0)
 
 
 def _exemplars(batch: Batch, block: Block) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from time import time_ns
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.records import Ids
+from vibevoice_otel.recording.records import Ids, Ints
 from vibevoice_otel.semconv import Metric
 
 Attributes = Mapping[str, str]
@@ -59,6 +61,33 @@ class Limits:
         return attributes
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplars:
+    """The spans that exemplars may name, for n values.
+
+    Args:
+        span_ids: of each value's exported, sampled span, 0 where there is none; shape (n,).
+        trace_ids: of each request.
+        requests: of each value, the place of its request in ``trace_ids``; shape (n,).
+        times: when each value was measured, nanoseconds since 1970; shape (n,).
+    """
+
+    span_ids: Ids | Sequence[int]
+    trace_ids: Sequence[int]
+    requests: NDArray[np.intp] | Sequence[int]
+    times: Ints | Sequence[int]
+
+    def context(self, row: int) -> Context:
+        """What :meth:`record` takes for the value in this row."""
+        span_id = int(self.span_ids[row])
+        return exemplar_context(self.trace_ids[self.requests[row]], span_id) if span_id else NO_TRACE
+
+    def take(self, rows: NDArray[np.intp] | slice) -> Exemplars:
+        """Those of ``rows``."""
+        span_ids = np.asarray(self.span_ids, np.uint64)  # left to itself numpy makes floats of small and large ids together
+        return Exemplars(span_ids[rows], self.trace_ids, np.asarray(self.requests)[rows], np.asarray(self.times)[rows])
+
+
 class BulkWriter(Protocol):
     """A cheaper way to record (fastpath/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
 
@@ -67,8 +96,7 @@ class BulkWriter(Protocol):
         instrument: Any,
         values: Sequence[float] | NDArray[np.float64],
         attributes: Mapping[str, Any],
-        trace_id: int = 0,
-        span_ids: Ids | Sequence[int] = (),
+        exemplars: Exemplars | None = None,
     ) -> bool: ...
 
     def add(self, instrument: Any, amount: float, attributes: Mapping[str, Any]) -> bool: ...
@@ -78,10 +106,13 @@ class Instruments:
     """Creates each instrument once and records into it."""
 
     fast: BulkWriter | None = None
+    #: Called before each collection, in time for what it writes to be collected (metrics/ledger.py).
+    before_collection: Callable[[], None] | None = None
 
     def __init__(self, provider: MeterProvider | None, version: str, limits: Limits) -> None:
         self.meter: Meter = get_meter(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
         self._limits = limits
+        self._observing = False
         self._synchronous: dict[str, Any] = {}
         for metric in semconv.METRICS:
             if metric.source.startswith("span ") or metric is semconv.DROPPED:
@@ -100,34 +131,40 @@ class Instruments:
 
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None) -> None:
         """Record into a histogram; ``exemplar`` is (trace id, span id) of an exported, sampled span, or None."""
-        trace_id, span_ids = (exemplar[0], (exemplar[1],)) if exemplar is not None else (0, ())
-        self._record(metric, (value,), attributes, trace_id, span_ids)
+        exemplars = Exemplars((exemplar[1],), (exemplar[0],), (0,), (time_ns(),)) if exemplar is not None else None
+        self.record_many(metric, (value,), attributes, exemplars)
 
     def record_many(
-        self, metric: Metric, values: NDArray[np.float64], attributes: Attributes, trace_id: int = 0, span_ids: Ids | Sequence[int] = ()
-    ) -> None:
-        """Record each of ``values``, shape (n,). ``span_ids`` (n,) name the spans for exemplars; empty for none, 0 for not exported."""
-        self._record(metric, values, attributes, trace_id, span_ids)
-
-    def _record(
         self,
         metric: Metric,
         values: Sequence[float] | NDArray[np.float64],
         attributes: Attributes,
-        trace_id: int,
-        span_ids: Ids | Sequence[int],
+        exemplars: Exemplars | None = None,
     ) -> None:
+        """Record each of ``values``, shape (n,)."""
         bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
-        if self.fast is not None and self.fast.record_many(instrument, values, bounded, trace_id, span_ids):
+        fast = self.fast
+        if fast is not None and fast.record_many(instrument, values, bounded, exemplars):
             return
-        for row, value in enumerate(np.asarray(values).tolist()):
-            span_id = int(span_ids[row]) if len(span_ids) else 0
-            instrument.record(value, bounded, context=exemplar_context(trace_id, span_id) if span_id else NO_TRACE)
+        for row in range(len(values)):
+            instrument.record(float(values[row]), bounded, context=exemplars.context(row) if exemplars is not None else NO_TRACE)
+            # The first value of a series is the SDK's to take; it may be all that the fast path was waiting for.
+            if row == 0 and len(values) > 1 and fast is not None:
+                others = exemplars.take(slice(1, None)) if exemplars is not None else None
+                if fast.record_many(instrument, values[1:], bounded, others):
+                    return
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether measurements may be held back until :attr:`before_collection` is called: it will be, and it pays."""
+        return self._observing and self.fast is not None
 
     def observe(self, metric: Metric, read: Observe) -> None:
         """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value, attributes)."""
 
         def callback(_options: CallbackOptions) -> Iterable[Observation]:
+            if self.before_collection is not None:
+                self.before_collection()
             return [Observation(value, self._limits.admit(metric, attributes)) for value, attributes in read()]
 
         create = {
@@ -136,6 +173,7 @@ class Instruments:
             "counter": self.meter.create_observable_counter,
         }[metric.instrument]
         create(metric.name, [callback], metric.unit, metric.brief)
+        self._observing = True
 
 
 #: A context with no span in it, but not an empty one: the SDK takes an empty one for none and falls back on the recording thread's own,

@@ -1,0 +1,101 @@
+"""What waits to be written is written in time, once, and the same as if it had not waited."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from vibevoice_otel import semconv
+from vibevoice_otel.fastpath.histograms import FastMetrics
+from vibevoice_otel.metrics import ledger as module
+from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.metrics.ledger import Ledger
+
+
+class Books:
+    """A ledger over a real provider; ``waits`` as in a service, else every batch is written at once."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.instruments = Instruments(self.provider, "1", Limits(2000, 50_000))
+        if waits:
+            self.instruments.fast = FastMetrics()
+            self.instruments.observe(semconv.ACTIVE, list)
+        self.ledger = Ledger(self.instruments)
+
+    def points(self) -> dict[str, list[tuple[object, ...]]]:
+        data: Any = self.reader.get_metrics_data()
+        found: dict[str, list[tuple[object, ...]]] = {}
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics if data is not None and data.resource_metrics else ():
+            for p in metric.data.data_points:
+                exemplars = sorted((e.value, e.trace_id, e.span_id) for e in p.exemplars)
+                values = tuple(getattr(p, name, None) for name in ("count", "bucket_counts", "value"))
+                total = round(getattr(p, "sum", 0.0), 9)
+                found.setdefault(metric.name, []).append((tuple(sorted(p.attributes.items())), values, total, exemplars))
+        return {name: sorted(points, key=str) for name, points in found.items()}
+
+
+def by_index(attributes: Any, number: int) -> dict[str, str]:
+    return {**attributes, "step_index": str(number)}
+
+
+#: Of one request: seconds of its steps, whether it is traced, seconds of its first audio.
+REQUEST = st.tuples(st.lists(st.floats(1e-4, 2), max_size=12), st.booleans(), st.floats(0, 3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(REQUEST, max_size=8))
+def test_waiting_changes_nothing(requests: list[tuple[list[float], bool, float]]) -> None:
+    """Counts, buckets, sums and exemplars, written request by request or all at the collection, are the same."""
+    both = Books(waits=True), Books(waits=False)
+    for number, (steps, traced, first) in enumerate(requests, 1):
+        ids = np.arange(1, len(steps) + 1, dtype=np.uint64) + np.uint64(2**63 * (number % 2)) if traced else np.empty(0, np.uint64)
+        for each in both:
+            put = each.ledger
+            put.add(semconv.UNDERRUN, 1, {"voice": "v"})
+            put.record(semconv.FIRST_AUDIO, first, {"voice": "v"}, (number, 9, 5) if traced else (0, 0, 0))
+            if steps:
+                put.record_many(
+                    semconv.INFERENCE, np.array(steps), {"voice": "v"}, np.arange(len(steps)), number, ids,
+                    numbers=np.arange(len(steps)) % 5, split=by_index,
+                )  # fmt: skip
+            put.settle()
+    assert both[0].points() == both[1].points()
+    assert both[0].points() == both[1].points(), "nothing is told twice"
+
+
+def test_it_waits_for_the_collection_but_not_without_end() -> None:
+    """Nothing is written before somebody collects, until MAX_VALUES wait."""
+    books = Books(waits=True)
+    written: list[int] = []
+    inner = books.instruments.record_many
+    books.instruments.record_many = lambda m, values, *rest: (written.append(len(values)), inner(m, values, *rest))[1]  # type: ignore[method-assign]
+    block = np.full(1000, 0.01)
+    for _ in range(module.MAX_VALUES // 1000):
+        books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, block.astype(np.int64), 0, np.empty(0, np.uint64))
+        books.ledger.settle()
+    assert not written
+    books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, block.astype(np.int64), 0, np.empty(0, np.uint64))
+    books.ledger.settle()
+    assert sum(written) == 1000 * (module.MAX_VALUES // 1000 + 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
+def test_a_forked_child_does_not_tell_what_its_parent_has_waiting() -> None:
+    """It is the parent's to tell; told by both it would count twice."""
+    books = Books(waits=True)
+    books.ledger.add(semconv.UNDERRUN, 3, {"voice": "v"})
+    child = os.fork()
+    if child == 0:
+        os._exit(len(books.ledger._sums))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert books.points()[semconv.UNDERRUN.name][0][1][2] == 3

@@ -1,0 +1,155 @@
+"""Measurements of many requests, kept by series until somebody asks for them, then written a series at a time.
+
+An SDK histogram takes microseconds a value and a block of values costs hardly more than one, so what from_spans.py finds waits here
+until a reader collects (or much has gathered). Nothing waits where no collection would ask, nor where values are written one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vibevoice_otel.metrics.instruments import Attributes, Exemplars, Instruments
+from vibevoice_otel.recording.records import Ids, Ints
+from vibevoice_otel.semconv import Metric
+
+#: Values that wait at most; beyond them there is nothing more to save.
+MAX_VALUES = 4096
+#: A series: the metric's name and the attributes.
+Key = tuple[str, tuple[tuple[str, str], ...]]
+Floats = NDArray[np.float64]
+Split = Callable[[Attributes, int], Attributes]
+
+
+@dataclass(slots=True)
+class _Singles:
+    """Values that come one at a time, as lists."""
+
+    metric: Metric
+    attributes: Attributes
+    values: list[float] = field(default_factory=list)
+    span_ids: list[int] = field(default_factory=list)
+    trace_ids: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """Values that come many at a time. With ``split`` each value has a number that belongs to its attributes."""
+
+    metric: Metric
+    attributes: Attributes
+    split: Split | None
+    values: list[Floats] = field(default_factory=list)
+    numbers: list[Ints] = field(default_factory=list)
+    span_ids: list[Ids] = field(default_factory=list)  # of the traced blocks; empty ones else
+    trace_ids: list[int] = field(default_factory=list)
+    times: list[Ints] = field(default_factory=list)
+
+
+class Ledger:
+    """Gathers what is recorded into ``instruments``. Safe for any thread; hold :attr:`lock` around the records of a batch."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+        self._forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+        instruments.before_collection = self.write
+
+    def _forget(self) -> None:
+        """Empty; after a fork what waits is the parent's to tell."""
+        self.lock = threading.RLock()
+        self._sums: dict[Key, tuple[Metric, Attributes, float]] = {}
+        self._singles: dict[Key, _Singles] = {}
+        self._blocks: dict[Key, _Blocks] = {}
+        self._waiting = 0
+
+    def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
+        """Add to a counter; an amount of 0 makes the series exist."""
+        key = (metric.name, tuple(attributes.items()))
+        known = self._sums.get(key)
+        self._sums[key] = (metric, attributes, amount if known is None else known[2] + amount)
+
+    def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int, int] = (0, 0, 0)) -> None:
+        """Record one value; ``exemplar`` is the trace id, span id and end (ns since 1970) of an exported, sampled span, zeros for none."""
+        key = (metric.name, tuple(attributes.items()))
+        series = self._singles.get(key)
+        if series is None:
+            series = self._singles[key] = _Singles(metric, attributes)
+        trace_id, span_id, at = exemplar
+        series.values.append(value)
+        series.trace_ids.append(trace_id)
+        series.span_ids.append(span_id)
+        series.times.append(at)
+        self._waiting += 1
+
+    def record_many(
+        self,
+        metric: Metric,
+        values: Floats,
+        attributes: Attributes,
+        times: Ints,
+        trace_id: int,
+        span_ids: Ids,
+        *,
+        numbers: Ints | None = None,
+        split: Split | None = None,
+    ) -> None:
+        """Record values of shape (n,), measured at ``times`` (n,); ``span_ids`` (n,) of trace ``trace_id`` for exemplars, 0 or empty: none.
+
+        With ``split`` a value's attributes are ``split(attributes, number)``, of ``numbers`` (n,).
+        """
+        key = (metric.name, tuple(attributes.items()))
+        series = self._blocks.get(key)
+        if series is None:
+            series = self._blocks[key] = _Blocks(metric, attributes, split)
+        series.values.append(values)
+        series.span_ids.append(span_ids)
+        series.trace_ids.append(trace_id)
+        series.times.append(times)
+        if numbers is not None:
+            series.numbers.append(numbers)
+        self._waiting += len(values)
+
+    def settle(self) -> None:
+        """A batch has been recorded: write where nothing may wait, or where enough has gathered."""
+        if not self._instruments.may_wait or self._waiting > MAX_VALUES:
+            self.write()
+
+    def write(self) -> None:
+        """Write all that waits into the instruments."""
+        with self.lock:
+            sums, singles, blocks = self._sums, self._singles, self._blocks
+            self._sums, self._singles, self._blocks, self._waiting = {}, {}, {}, 0
+            for metric, attributes, amount in sums.values():
+                self._instruments.add(metric, amount, attributes)
+            for each in singles.values():
+                rows = range(len(each.values))
+                traced = any(each.span_ids)
+                exemplars = Exemplars(each.span_ids, each.trace_ids, rows, each.times) if traced else None
+                self._instruments.record_many(each.metric, each.values, each.attributes, exemplars)
+            for block in blocks.values():
+                self._write_blocks(block)
+
+    def _write_blocks(self, series: _Blocks) -> None:
+        values = np.concatenate(series.values)
+        exemplars = None
+        if any(map(len, series.span_ids)):
+            lengths = [len(each) for each in series.values]
+            whole = [ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(series.span_ids, lengths, strict=True)]
+            request = np.repeat(np.arange(len(lengths)), lengths)
+            exemplars = Exemplars(np.concatenate(whole), series.trace_ids, request, np.concatenate(series.times))
+        if series.split is None:
+            self._instruments.record_many(series.metric, values, series.attributes, exemplars)
+            return
+        numbers = np.concatenate(series.numbers)
+        for number in np.unique(numbers).tolist():
+            rows = np.flatnonzero(numbers == number)
+            chosen = exemplars.take(rows) if exemplars is not None else None
+            self._instruments.record_many(series.metric, values[rows], series.split(series.attributes, number), chosen)
