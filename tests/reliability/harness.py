@@ -29,6 +29,7 @@ import websockets
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 HERE = Path(__file__).parent
@@ -146,6 +147,15 @@ class Sink:
 
     def total(self, name: str, **attributes: str) -> float:
         return sum(value for (_, key), value in self.series(name).items() if set(attributes.items()) <= key)
+
+    def log_records(self) -> list[LogRecord]:
+        return [
+            record
+            for message in self._of(ExportLogsServiceRequest)
+            for resource in message.resource_logs  # type: ignore[attr-defined]
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
 
     def all_text(self) -> str:
         """Everything that came, as text, for a search."""

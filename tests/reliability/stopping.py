@@ -1,4 +1,4 @@
-"""A service that stops uvicorn by its own decision when it is told to, and one that never had a signal; it ends in the ordinary way."""
+"""A program that runs uvicorn itself, leaves its log lines to whoever listens on the root, and stops it when POST /stop says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import uvicorn
 from speaker import app
 
-server = uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[1])))
+server = uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[1]), log_config=None, log_level="info"))
 
 
 @app.post("/stop")

@@ -4,56 +4,123 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 import urllib.error
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 
-from .harness import Service, Sink, free_port, wait_for
+from .harness import ROOT, Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 CANARY = "canary7f3a"
+TEXT = f"say {CANARY} aloud"
+#: Every parameter that a client may put his text into.
+WAYS: tuple[dict[str, str], ...] = (
+    {"text": TEXT}, {"TEXT": TEXT}, {"text": "x", "voice": CANARY}, {"text": "x", "voice": TEXT}, {"text": "x", "cfg": CANARY},
+    {"text": "x", "steps": CANARY}, {"txt": CANARY}, {CANARY: "1"}, {"text": "x", "traceparent": CANARY},
+)  # fmt: skip
+REQUESTS = len(WAYS) + 1  # and one that fails
 
 
-def fed(page: int) -> str:
-    """What the live page's feed says within a second to whoever opens it."""
+def asked(page: int, path: str, method: str = "GET", body: str = "") -> str:
+    """What the live page answers within a second."""
     found, until = b"", time.monotonic() + 1.0
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{page}\r\nConnection: close\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
     with socket.create_connection(("127.0.0.1", page), timeout=1) as connection:
-        connection.sendall(f"GET /api/events HTTP/1.1\r\nHost: 127.0.0.1:{page}\r\n\r\n".encode())
+        connection.sendall(f"{head}{kind}\r\n{body}".encode())
         connection.settimeout(0.2)
         while time.monotonic() < until:
             with contextlib.suppress(TimeoutError):
-                found += connection.recv(65536)
+                part = connection.recv(65536)
+                if not part:
+                    break
+                found += part
     return found.decode(errors="replace")
 
 
-@pytest.mark.parametrize("semconv", ["", "http/dup"])
+def page_says(page: int) -> str:
+    """Everything that the live page tells whoever asks, error messages included."""
+    paths = [
+        "/",
+        "/api/events",
+        "/api/meta",
+        "/api/service",
+        f"/{CANARY[:3]}nothing",
+        *(f"/api/requests/{n}" for n in range(1, REQUESTS + 1)),
+    ]
+    report = asked(page, "/api/listener", "POST", f'{{"trace": "{CANARY}"}}')
+    return report + "".join(asked(page, path) for path in paths)
+
+
+def go_through(service: Service, sink: Sink) -> None:
+    """All ways in, successful and failing."""
+    headers = {"baggage": f"x={CANARY}", "tracestate": f"a={CANARY}", "x-text": CANARY}
+    for query in WAYS:
+        service.speak(1, headers=headers, **query)
+    assert wait_for(lambda: sink.roots()["success"] == len(WAYS)), service.log
+    service.speak(1, headers=headers, text=TEXT, fail=1)
+    assert service.post("/speak", TEXT) == 500
+    for path in (f"/stream?text={quote(TEXT)}", f"/stream?text={CANARY}&cfg=1.5"):
+        with pytest.raises(urllib.error.HTTPError):
+            service.get(path)
+    assert wait_for(lambda: sum(sink.roots().values()) == REQUESTS), service.log
+    assert wait_for(lambda: sink.total("vibevoice.streaming.requests") == REQUESTS)
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize("semconv", ["", "http", "http/dup"])
 def test_nothing_that_leaves_holds_the_text(start: Start, sink: Sink, semconv: str) -> None:
     """Query, voice, cfg, body, header, exceptions: not in OTLP spans or metrics, /metrics, the live page, or any line about a URL."""
     page = free_port()
     service = start(
-        OTEL_METRICS_EXPORTER="otlp,prometheus", OTEL_SEMCONV_STABILITY_OPT_IN=semconv, VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}",
-        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=f"{sink.endpoint}/v1/logs",
+        OTEL_METRICS_EXPORTER="otlp,prometheus", OTEL_SEMCONV_STABILITY_OPT_IN=semconv,
+        VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}",
     )  # fmt: skip
-    headers = {"baggage": f"x={CANARY}", "tracestate": "a=b"}
-    for query in ({"text": f"say {CANARY}"}, {"text": "x", "voice": CANARY}, {"text": "x", "cfg": CANARY}, {"txt": CANARY}):
-        service.speak(1, headers=headers, **query)
-    assert wait_for(lambda: sink.roots()["success"] == 4), service.log
-    service.speak(1, text=CANARY, fail=1)
-    assert service.post("/speak", CANARY) == 500
-    with pytest.raises(urllib.error.HTTPError):
-        service.get(f"/stream?text={CANARY}")
-    assert wait_for(lambda: sum(sink.roots().values()) == 5), service.log
-    assert wait_for(lambda: sink.total("vibevoice.streaming.requests") == 5)
-    time.sleep(0.5)
+    go_through(service, sink)
     told = sink.all_text()
     assert "exception.stacktrace" in told
     assert CANARY not in told
     assert CANARY not in service.metrics()
-    seen = fed(page)
-    assert "en-" in seen or "other" in seen, "the page has shown the requests"
+    seen = page_says(page)
+    assert "other" in seen, "the page has shown the requests"
     assert CANARY not in seen
     # What uvicorn prints of the service's own exceptions is the service's own; no line about a URL, and none of ours, has it.
+    lines = [line for line in service.log.splitlines() if CANARY in line]
+    assert all(line.startswith(("ValueError: cannot say", "LookupError: no phonemes")) for line in lines), lines
+    assert service.log.count("REDACTED") >= REQUESTS
+
+
+def test_exported_log_lines_hide_it_too(start: Start, sink: Sink) -> None:
+    """With OTEL_LOGS_EXPORTER=otlp the server's own lines leave the process: their URLs hide the text, and so do ours. What an exception
+    of the service says is the service's own there too.
+    """
+    port = free_port()
+    service = start(
+        command=(sys.executable, "stopping.py", str(port)), port=port, OTEL_LOGS_EXPORTER="otlp", OTEL_BLRP_SCHEDULE_DELAY="200"
+    )
+    go_through(service, sink)
+    assert wait_for(lambda: len([each for each in sink.log_records() if "/stream?" in each.body.string_value]) >= REQUESTS)
+    for record in sink.log_records():
+        assert CANARY not in record.body.string_value
+        assert not [pair for pair in record.attributes if CANARY in str(pair.value) and not pair.key.startswith("exception.")]
+
+
+def test_with_capture_the_text_is_where_it_is_said_to_be(start: Start, sink: Sink) -> None:
+    """VIBEVOICE_OTEL_CAPTURE_TEXT: as vibevoice.text on vibevoice.synthesize, and nowhere else: no URL, metric, page or exception."""
+    page = free_port()
+    service = start(OTEL_METRICS_EXPORTER="otlp,prometheus", VIBEVOICE_OTEL_CAPTURE_TEXT="true", VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}")
+    go_through(service, sink)
+    spans = sink.spans()
+    where = {(span.name, pair.key) for span in spans for pair in span.attributes if CANARY in str(pair.value)}
+    assert where == {(ROOT, "vibevoice.text")}
+    assert not any(CANARY in str(event) for span in spans for event in span.events)
+    assert not any(CANARY in span.status.message for span in spans)
+    assert CANARY not in str(sink.series("vibevoice.streaming.requests"))
+    assert CANARY not in service.metrics()
+    assert CANARY not in page_says(page)
     lines = [line for line in service.log.splitlines() if CANARY in line]
     assert all(line.startswith(("ValueError: cannot say", "LookupError: no phonemes")) for line in lines), lines
