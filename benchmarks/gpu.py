@@ -29,7 +29,11 @@ from benchmarks import harness
 from benchmarks.telemetry import providers
 from vibevoice_otel import semconv
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.recording import device
+from vibevoice_otel.recording.clock import Anchor, now
+from vibevoice_otel.recording.device import StreamNotes
 from vibevoice_otel.recording.records import Batch, Block
+from vibevoice_otel.recording.timeline import Timeline
 
 NEEDED_BYTES = 12e9
 STREAMS = (1, 8, 32)
@@ -384,6 +388,23 @@ def throughput(subject: Subject, streams: int, frames: int, rounds: int) -> dict
     return harness.alternate({"bare": bare, "ours": ours}, rounds)
 
 
+def mark_microseconds(count: int = 2000) -> float:
+    """What a step's mark costs the thread that generates, its events already made: the stream is dry, as it is where a host is slow."""
+    card = device.opened("cuda", 0)
+    if card is None:
+        raise ValueError("there is no card")
+    taken = 0
+    for _ in range(2):  # the first time the pool makes its events
+        notes = StreamNotes(Timeline(1, Anchor.take(), now()), card)
+        notes.base(now())
+        began = time.perf_counter_ns()
+        for _ in range(count):
+            notes.append(now())
+        taken = time.perf_counter_ns() - began
+        notes.placing.collect(final=True)
+    return taken / count / 1000
+
+
 # ------------------------------------------------------------------------------------------------------------------ main
 
 
@@ -419,6 +440,7 @@ def main() -> None:
             [f"{title}: kernels at work", statistics.median(result.busy), _quartiles(result.busy)],
             [f"{title}: what a timer on the CPU claims", statistics.median(result.naive), _quartiles(result.naive)],
         ]
+    rows.append(["a step's mark, on the host", mark_microseconds(), None])
     counted = waits(without), waits(instrumented)
     goals = [
         harness.Goal(
@@ -436,12 +458,19 @@ def main() -> None:
     for streams in STREAMS:
         each = max(min(4, options.frames), options.frames // streams)  # a stream's frames: all rounds of all streams within minutes
         found = throughput(subject, streams, each, options.rounds)
-        lost = 1 - harness.ratio(found["ours"], found["bare"]).median
+        kept_up = harness.ratio(found["ours"], found["bare"])
+        lost = 1 - kept_up.median
         rows += [
             [f"{streams} streams, frames a second, bare", found["bare"].median, harness.spread(found["bare"])],
             [f"{streams} streams, frames a second, observed", found["ours"].median, harness.spread(found["ours"])],
         ]
-        goals.append(harness.Goal(f"{streams} streams: below 0.5 % lost", lost < 0.005, f"{lost:.2%}"))
+        goals.append(
+            harness.Goal(
+                f"{streams} streams: below 0.5 % lost",
+                lost < 0.005,
+                f"{lost:.2%}, quartiles {1 - kept_up.high:.2%} .. {1 - kept_up.low:.2%}",
+            )
+        )
         raw[f"throughput_{streams}"] = {name: series.values for name, series in found.items()}
     harness.Report(
         "gpu", f"{card}, {subject.name}, {STEPS} steps a frame; steps in microseconds", "us", ["what", "median", "quartiles"], rows, goals,

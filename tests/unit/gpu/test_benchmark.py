@@ -175,7 +175,8 @@ def test_queued_ahead_no_step_waits(ahead: bool) -> None:
 def test_the_whole_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From the command line to the files, the card and the profiler's view of it being made up: the device times come from a fake."""
     card: Any = FakeGpu(host=Now())
-    monkeypatch.setitem(device.OPENERS, "cpu", lambda _index: card)
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setitem(device.OPENERS, kind, lambda _index: card)
     monkeypatch.setattr(device, "_devices", {})
     monkeypatch.setattr(gpu, "no_card", lambda: None)
     monkeypatch.setattr(gpu, "STREAMS", (1, 2))
@@ -201,5 +202,6 @@ def test_the_whole_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert entered == ["cuda"]
     assert "a made-up card, the demo's tiny architecture, 10 steps a frame" in report
     assert "no synchronisation added: {} without us, {} with" in report
+    assert "a step's mark, on the host" in report
     assert "2 streams, frames a second, observed" in report
     assert threading.active_count() == before
