@@ -42,13 +42,23 @@ def attach(hooks: Hooks, module: ModuleType) -> None:
 
 
 def _is_private(span: Any) -> bool:
-    return span in _private or _serving.get() or thread.timeline is not None
+    try:
+        return _serving.get() or thread.timeline is not None or span in _private
+    except Exception:  # noqa: BLE001 - a span of a foreign kind: what cannot be known is not told
+        return True
+
+
+def _stack(error: BaseException) -> str:
+    try:
+        return stack(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot be looked at; its own words would be recorded in place of these
+        return HIDDEN
 
 
 def _record_exception(original: Callable[..., Any]) -> Callable[..., Any]:
     def record_exception(self: Any, exception: BaseException, attributes: Any = None, *args: Any, **kwargs: Any) -> Any:
         if _is_private(self):
-            attributes = {**(attributes or {}), "exception.message": HIDDEN, "exception.stacktrace": stack(exception)}
+            attributes = {**(attributes or {}), "exception.message": HIDDEN, "exception.stacktrace": _stack(exception)}
         return original(self, exception, attributes, *args, **kwargs)
 
     return record_exception

@@ -14,10 +14,12 @@ MAX_CHAIN = 20
 _told: set[str] = set()
 
 
-def failed(on_drop: Callable[[str, str, int], None], where: str, error: BaseException) -> None:
-    """Telemetry failed at ``where``; the service is served all the same."""
+def failed(
+    on_drop: Callable[[str, str, int], None], where: str, error: BaseException, what: str = "hooks", reason: str = "hook_error"
+) -> None:
+    """Telemetry failed at ``where``; the service is served all the same. ``what`` and ``reason`` are those of the count."""
     with contextlib.suppress(Exception):
-        on_drop("hooks", "hook_error", 1)
+        on_drop(what, reason, 1)
     with contextlib.suppress(Exception):
         if where not in _told:
             _told.add(where)

@@ -102,6 +102,26 @@ def test_100_000_random_requests(page: Page) -> None:
     print(f"{names[requests]} series of {requests}, {sum(names.values())} in all")
 
 
+def test_all_valid_combinations(page: Page) -> None:
+    """25 voices by every valid cfg (0.0 to 10.0) by every valid number of steps (1 to 50), which is 126,250 combinations, each once: the
+    page stays within the default bounds, and no request is lost.
+    """
+    page.bounds.learn_voices(VOICES)
+    count = 0
+    for voice in VOICES:
+        for tenth in range(101):
+            for steps in range(1, 51):
+                page.request(voice, tenth / 10, steps, Status.SUCCESS)
+                count += 1
+    names, sums = page.scrape()
+    requests = semconv.REQUESTS.prometheus
+    assert names[requests] <= page.settings.max_attribute_sets
+    assert sum(names.values()) <= page.settings.max_series
+    assert sums[requests] == count == 126_250
+    assert sums[f"{semconv.FIRST_AUDIO.prometheus}_count"] == count // 10
+    print(f"{count} combinations: {names[requests]} series of {requests}, {sum(names.values())} in all")
+
+
 @pytest.mark.parametrize("page", [Settings(max_attribute_sets=50, max_series=2000)], indirect=True)
 def test_all_valid_combinations_with_small_limits(page: Page) -> None:
     """25 voices by all valid cfg by steps against limits of 50 sets and 2,000 series: neither is passed, no request is lost."""

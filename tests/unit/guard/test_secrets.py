@@ -7,8 +7,9 @@ from urllib.parse import quote_plus
 
 import pytest
 from fastapi import FastAPI
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 
+from vibevoice_otel.guard import exceptions
 from vibevoice_otel.guard.failures import stack
 from vibevoice_otel.guard.logs import HideQuery
 from vibevoice_otel.settings import Settings
@@ -86,10 +87,28 @@ def test_a_span_of_the_services_own_is_covered_while_it_serves() -> None:
         assert "plain" in told(service)
 
 
-def call(app: FastAPI, path: str) -> None:
+def test_a_fault_in_the_hiding_hides_the_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where our own look at an exception or a span fails, the message is left out, not let through."""
+
+    def broken(*_args: object) -> str:
+        raise RuntimeError
+
+    for name in ("stack", "_serving"):
+        with monkeypatch.context() as patch, pipeline() as service:
+            patch.setattr(exceptions, name, broken)
+            with service.provider.get_tracer("service").start_as_current_span("own") as span, patch.context() as inner:
+                inner.setattr(exceptions, "_private", [span])
+                span.record_exception(ValueError(f"bad {CANARY}"))
+                span.set_status(trace.Status(trace.StatusCode.ERROR, f"ValueError: bad {CANARY}"))
+            exported = service.spans()[-1].to_json()
+            assert CANARY not in exported, name
+            assert "exception.type" in exported
+
+
+def call(app: FastAPI, path: str, headers: dict[str, str] | None = None) -> None:
     from starlette.testclient import TestClient
 
-    TestClient(app, raise_server_exceptions=False).get(path)
+    TestClient(app, raise_server_exceptions=False).get(path, headers=headers)
 
 
 def test_stacks_end() -> None:
@@ -156,10 +175,23 @@ def test_a_line_that_cannot_be_cleaned_is_left_out() -> None:
 
 
 def test_what_comes_from_outside_is_bounded() -> None:
-    """A flood of trace state and baggage, and malformed traceparents, leave spans with at most what the specification allows."""
-    flood = ",".join(f"k{n}=v{n}" for n in range(500))
-    headers = [*caller(sampled=True), (b"tracestate", flood.encode()), (b"baggage", flood.encode())]
-    with pipeline() as service:
-        service.run(b"text=a", headers=headers)
-        assert all(len(span.get_span_context().trace_state) <= 32 for span in service.spans())  # type: ignore[union-attr]
-        assert "v499" not in told(service)
+    """A flood of trace state and baggage leaves spans with at most the 32 members that the specification allows, and the service, which
+    sees the baggage and hands it on, with at most 180 members of 8,192 bytes together; none of it is in what is exported.
+    """
+    app, seen = speaking_app(), dict[str, object]()
+
+    @app.get("/baggage")
+    def look() -> None:
+        seen.update(baggage.get_all())
+
+    for flood in (",".join(f"k{n}=v{n}" for n in range(500)), "k=" + "v" * 100_000, ",".join(f"k{n}={'v' * 100}" for n in range(170))):
+        headers = [*caller(sampled=True), (b"tracestate", flood.encode()), (b"baggage", flood.encode())]
+        with pipeline(app=app) as service:
+            seen.clear()
+            service.run(b"text=a", headers=headers)
+            call(app, "/baggage", {name.decode(): value.decode() for name, value in headers})
+            assert all(len(span.get_span_context().trace_state) <= 32 for span in service.spans())  # type: ignore[union-attr]
+            assert "v499" not in told(service)
+            assert "vvv" not in "".join(span.to_json() for span in service.spans() if not span.get_span_context().trace_state)  # type: ignore[union-attr]
+        assert len(seen) <= 180
+        assert sum(len(f"{key}={value}") for key, value in seen.items()) <= 8192

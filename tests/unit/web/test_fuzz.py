@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.guard.pipeline import Pipeline, pipeline
+from vibevoice_otel import semconv
 from vibevoice_otel.web import query
 from vibevoice_otel.web.middleware import _synthetic
 from vibevoice_otel.web.traceparent import adopt
@@ -15,6 +20,15 @@ parts = st.binary(max_size=60) | st.sampled_from(
     [b"text=", b"&", b"=", b"%", b"%zz", b"traceparent=", b"00-", b"0" * 32, b"-" + b"a" * 16 + b"-01", b"voice", b"cfg=1", b";", b"\xff"]
 )
 queries = st.lists(parts, max_size=12).map(b"".join)
+hexadecimal = st.text("0123456789abcdefABCDEFg", min_size=0, max_size=40)
+#: Headers that are nearly right, and headers that are anything.
+traceparents = (
+    st.builds(
+        lambda v, t, s, f: f"{v}-{t}-{s}-{f}".encode(), st.sampled_from(["00", "01", "ff", ""]), hexadecimal, hexadecimal, hexadecimal
+    )
+    | st.binary(max_size=80)
+    | st.just(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+)
 REDACTOR = query.Redactor(("/stream",), lambda _name: False)
 
 
@@ -56,3 +70,30 @@ def test_any_traceparent_is_taken_or_dropped(raw: bytes, headers: list[tuple[byt
 def test_any_baggage_is_read(headers: list[tuple[bytes, bytes]]) -> None:
     """Synthetic or not, never an error."""
     assert _synthetic({"headers": headers}) in {True, False}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Pipeline]:
+    """The whole pipeline in this process."""
+    with pipeline() as made:
+        yield made
+
+
+@settings(deadline=None, max_examples=150)
+@given(queries.filter(lambda raw: not re.search(rb"fail|late", raw)), st.lists(traceparents, max_size=2), st.binary(max_size=100))
+def test_a_service_speaks_whatever_it_is_sent(service: Pipeline, raw: bytes, parents: list[bytes], state: bytes) -> None:
+    """Any query, any traceparents (malformed, several), any trace state and baggage: the listener has his audio, the request is counted
+    once and is one trace, and nothing of ours has failed.
+    """
+    headers = [*((b"traceparent", parent) for parent in parents), (b"tracestate", state), (b"baggage", state)]
+    before = service.counted(semconv.REQUESTS.name, "status")
+    service.spans_of.clear()
+    answer = asyncio.run(service.ask(raw, headers))
+    service.flush()
+    assert answer.error is None
+    assert answer.audio == b"\1\2" * 3200
+    assert service.counted(semconv.REQUESTS.name, "status") - before == {"success": 1}
+    assert not service.counted(semconv.DROPPED.name, "what")
+    roots = [span for span in service.spans() if span.name == semconv.SYNTHESIZE.name]
+    assert len(roots) <= 1, "a caller who does not sample has no trace"
+    assert len(service.traces()) == len(roots)
