@@ -192,7 +192,7 @@ def cycles(milliseconds: float) -> int:
     import torch
 
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(1_000_000)  # its kernel is loaded, the card awake
+    torch.cuda._sleep(100_000_000)  # its kernel is loaded, and the card, awake, has raised its clock
     start.record()
     torch.cuda._sleep(10_000_000)
     end.record()
@@ -347,7 +347,7 @@ def compare(blocks: list[Block], trace: dict[str, Any]) -> Compared:
     """Our steps beside the profiler's; both of the same run, in the same order.
 
     Raises:
-        ValueError: when a step is not on the device's clock, or the two do not tell of the same number.
+        ValueError: when a step is not on the device's clock, the two do not tell of the same number, or the profiler saw no kernel.
     """
     if any(block.attributes.get(semconv.CLOCK.key) != semconv.Clock.DEVICE for block in blocks):
         raise ValueError("a step was not timed by the device")
@@ -357,6 +357,8 @@ def compare(blocks: list[Block], trace: dict[str, Any]) -> Compared:
     if len(truth) != len(ours):
         raise ValueError(f"{len(ours)} steps are recorded and {len(truth)} were profiled")
     rows = [(o, t.interval, t.busy, n) for o, t, n in zip(ours, truth, naive, strict=True) if t is not None]
+    if not rows:
+        raise ValueError("the profiler saw no kernel: has it no access to the card (CUPTI)?")
     return Compared(*(list(column) for column in zip(*rows, strict=True)))
 
 

@@ -91,6 +91,13 @@ def test_runs_of_different_length_are_not_compared() -> None:
         gpu.compare([steps(semconv.Clock.DEVICE, 2)], trace())
 
 
+def test_a_profiler_that_saw_no_kernel_is_no_truth() -> None:
+    """Where it has no access to the card there is nothing to compare with, and that is what is said."""
+    marks = [event for event in trace()["traceEvents"] if event["cat"] == "user_annotation"]
+    with pytest.raises(ValueError, match="saw no kernel"):
+        gpu.compare([steps(semconv.Clock.DEVICE)], {"traceEvents": marks})
+
+
 def test_it_runs_as_far_as_a_cpu_goes() -> None:
     """A tiny model, profiled with and without us, and streams at once: every step is seen on both sides, and no synchronisation."""
     subject = gpu.Subject.build("cpu", tiny=True)
