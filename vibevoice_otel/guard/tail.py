@@ -36,10 +36,11 @@ PACE_SECONDS = 0.01
 class _Trace:
     """What is known of a trace whose spans are not all over."""
 
-    __slots__ = ("kept", "open", "spans")
+    __slots__ = ("crowded_out", "kept", "open", "spans")
 
     def __init__(self, kept: bool | None) -> None:
         self.kept = kept  # None: not decided
+        self.crowded_out = False  # dropped for want of room, not for its outcome
         self.open = 0
         self.spans: list[ReadableSpan] = []
 
@@ -127,6 +128,8 @@ class TailProcessor(SpanProcessor):
                     lost = self._make_room()
             elif known.kept:
                 self._leave((span,))
+            elif known.crowded_out:
+                lost = 1
             if known.open <= 0:
                 self._over(context.trace_id, known)
         if lost:
@@ -204,7 +207,7 @@ class TailProcessor(SpanProcessor):
         for known in self._traces.values():
             if known.kept is None and known.spans:
                 lost = len(known.spans)
-                known.kept, known.spans = False, []
+                known.kept, known.crowded_out, known.spans = False, True, []
                 self._held -= lost
                 return lost
         return 0

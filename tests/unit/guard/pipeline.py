@@ -139,6 +139,7 @@ def speaking_app() -> FastAPI:
             raise RuntimeError(f"cannot say {socket.query_params['text']}")
         for _ in range(2):
             await socket.send_bytes(b"\1\2" * 1600)
+            await asyncio.sleep(float(socket.query_params.get("gap", "0")))
         await socket.close()
 
     return app

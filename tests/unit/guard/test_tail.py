@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, WebSocket
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -52,6 +53,46 @@ def test_a_slow_first_audio_is_kept_with_its_exemplar() -> None:
         exemplars = [e for point in service.points("vibevoice.first_audio.latency") for e in point.exemplars if e.trace_id]
         assert [e.trace_id for e in exemplars] == [spans[0].get_span_context().trace_id]  # type: ignore[union-attr]
         assert exemplars[0].span_id in {s.get_span_context().span_id for s in spans if s.name == "vibevoice.first_chunk"}  # type: ignore[union-attr]
+
+
+def test_a_listener_who_ran_dry_is_kept() -> None:
+    """66 ms of audio and a second chunk 300 ms later: of three good requests that one is exported, whole, and says so."""
+    with pipeline(TailSampler(0.0), PATIENT) as service:
+        service.run(b"text=a", b"text=a&gap=0.3", b"text=a")
+        (spans,) = service.traces().values()
+        assert_whole(service)
+        (root,) = (span for span in spans if span.name == ROOT)
+        assert root.status.status_code is not StatusCode.ERROR
+        assert (root.attributes or {})["vibevoice.underruns"] == 1
+
+
+def test_a_full_buffer_degrades_with_a_count() -> None:
+    """60 failing requests at once, three early spans of the service's own in each, in a buffer of 100: every one is counted; a trace is
+    there whole or not at all; and vibevoice.telemetry.dropped says exactly how many spans were lost for want of room.
+    """
+    app = FastAPI()
+
+    @app.websocket("/stream")
+    async def stream(socket: WebSocket) -> None:
+        await socket.accept()
+        for _ in range(3):
+            service.provider.get_tracer("service").start_span("own").end()
+        await asyncio.sleep(0.3)
+        raise RuntimeError
+
+    async def scene() -> Any:
+        return await asyncio.gather(*(service.ask() for _ in range(60)))
+
+    with pipeline(TailSampler(0.0), Settings(slo_first_audio=3600.0, tail_buffer=100), app) as service:
+        asyncio.run(scene())
+        service.flush()
+        assert service.counted("vibevoice.streaming.requests", "status") == {"error": 60}
+        assert_whole(service)
+        kept, lost = len(service.traces()), service.counted("vibevoice.telemetry.dropped", "reason")["tail_buffer_full"]
+        assert all([span.name for span in spans].count("own") == 3 for spans in service.traces().values())
+        print(f"{kept} of 60 traces are kept, whole; {lost} spans were counted as lost")
+        assert 0 < kept < 60
+        assert lost == (60 - kept) * len(next(iter(service.traces().values())))
 
 
 def test_the_share_is_kept_whatever_the_outcome() -> None:
@@ -110,6 +151,7 @@ def test_a_full_buffer_drops_the_oldest_trace_whole_and_counts_it() -> None:
         span.set_status(Status(StatusCode.ERROR))
         span.end()
     assert held.names() == ["new", "new 0", "new 1", "new 2"]
+    assert held.drops[1:] == [("spans", "tail_buffer_full", 1)], "its last span too"
 
 
 def test_a_span_after_the_end_follows_its_trace() -> None:
