@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
 import pytest
 
-from .harness import Service, Sink, wait_for
+from .harness import Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 GOOD, BAD = 30, 10
@@ -62,3 +63,13 @@ def test_a_wrong_setting_costs_telemetry_alone(start: Start, name: str, value: s
     service = start(**{name: value})
     assert all(each.chunks == 3 and each.close_code == 1000 for each in service.speak(4))
     assert says in service.log, service.log
+
+
+def test_a_service_listens_on_localhost_alone(start: Start) -> None:
+    """With /metrics and the live page on, and nothing said of where but the page's port, every socket of the process is on the loopback."""
+    page = free_port()
+    service = start(OTEL_METRICS_EXPORTER="prometheus", VIBEVOICE_OTEL_PAGE=f"localhost:{page}")
+    service.speak(1)
+    listening = [each.laddr for each in service.family()[-1].net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert {address.port for address in listening} == {service.port, service.metrics_port, page}
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}

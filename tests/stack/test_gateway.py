@@ -214,6 +214,9 @@ def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path:
         gateway.restart()
         eventually(lambda: decided | waiting <= set(store.ids()), 40)
         arrived = set(store.ids())
+        print(f"decided {len(decided & arrived)} of {len(decided)}, undecided {len(held & arrived)} of {len(held)}, ", end="")
+        print(f"sent while it was away {len(waiting & arrived)} of {len(waiting)}")
         assert decided | waiting <= arrived
+        assert {len({span.span_id for span in store.spans(each)}) for each in decided | waiting} == {17}
         assert not held & arrived
         emitter.close()
