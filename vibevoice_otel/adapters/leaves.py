@@ -6,14 +6,14 @@ from typing import Any
 
 from vibevoice_otel.adapters.safely import After, Before
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline
 
 
 def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
     """Notes for :meth:`Hooks.note` that time each call as ``leaf``; ``outside_prefill`` leaves out those inside one, whose time it is."""
 
     def enter(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None:
-        if outside_prefill and thread.prefilling:
+        if outside_prefill and timeline.prefilling:
             return None
         if timeline.device is not None:
             timeline.device.enter(leaf)

@@ -12,7 +12,7 @@ from typing import Any
 from vibevoice_otel.adapters import prepared, upstream
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline
 
 NAME = "longform"
 
@@ -52,10 +52,10 @@ def _pass_begins(timeline: Timeline, _args: Any, kwargs: dict[str, Any]) -> tupl
     """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one only the last."""
     if "speech_tensors" not in kwargs:
         return upstream.pass_begins(timeline, Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE)
-    thread.prefilling = True
+    timeline.prefilling = True
     return upstream.pass_begins(timeline, Leaf.PREFILL)
 
 
 def _pass_ends(timeline: Timeline, begun: tuple[Leaf, int], result: Any) -> None:
-    thread.prefilling = False
+    timeline.prefilling = False
     upstream.pass_ends(timeline, begun, result)

@@ -14,7 +14,7 @@ from vibevoice_otel.adapters import prepared, upstream
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline
 
 NAME = "realtime"
 
@@ -52,16 +52,16 @@ class RealtimeAdapter:
 
 def _window_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     """A window of text: the text model reads it in forward_lm, the speech model right after, in forward_tts_lm."""
-    thread.prefilling = True
-    thread.pass_start = thread.pass_start or now()
+    timeline.prefilling = True
+    timeline.pass_start = timeline.pass_start or now()
     if timeline.device is not None:
         timeline.device.enter(Leaf.PREFILL)
 
 
 def _pass_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> tuple[Leaf, int]:
     """After forward_lm the end of a prefill; else, once a frame each, the positive and then the negative pass."""
-    if thread.prefilling:
-        thread.prefilling = False
+    if timeline.prefilling:
+        timeline.prefilling = False
         return upstream.pass_begins(timeline, Leaf.PREFILL, entered=True)
-    leaf, thread.negative = Leaf.LM_NEGATIVE if thread.negative else Leaf.LM_POSITIVE, not thread.negative
+    leaf, timeline.negative = Leaf.LM_NEGATIVE if timeline.negative else Leaf.LM_POSITIVE, not timeline.negative
     return upstream.pass_begins(timeline, leaf)

@@ -16,7 +16,7 @@ from vibevoice_otel.adapters.leaves import times
 from vibevoice_otel.adapters.safely import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline
 
 NAME = "transformers"
 
@@ -102,46 +102,46 @@ _prefill_entered, _prefill_left = times(Leaf.PREFILL)
 
 def _prefill_begins(timeline: Timeline, args: Any, kwargs: Any) -> Any:
     started = _prefill_entered(timeline, args, kwargs)
-    thread.prefilling = True
+    timeline.prefilling = True
     return started
 
 
 def _prefill_ends(timeline: Timeline, started: int, result: Any) -> None:
-    thread.prefilling = False
+    timeline.prefilling = False
     _prefill_left(timeline, started, result)
 
 
-def _negative_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+def _negative_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     """The negative branch's cache is put right at the head of its pass."""
-    thread.pass_start = now()
+    timeline.pass_start = now()
 
 
 def _negative_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int:
-    started, thread.pass_start = thread.pass_start or now(), 0
+    started, timeline.pass_start = timeline.pass_start or now(), 0
     if timeline.device is not None:
         timeline.device.seen()  # to choose this branch the model has just read a mask from the device
         timeline.device.enter(Leaf.LM_NEGATIVE)
-    thread.negative = True
+    timeline.negative = True
     return started
 
 
 def _negative_ends(timeline: Timeline, started: int, _result: Any) -> None:
-    thread.negative = False
+    timeline.negative = False
     timeline.leave(Leaf.LM_NEGATIVE, started)
     if timeline.device is not None:
         timeline.device.leave(Leaf.LM_NEGATIVE)
 
 
-def _positive_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+def _positive_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     """A positive pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
-    if not thread.prefilling and not thread.negative:
-        thread.pass_start = now()
+    if not timeline.prefilling and not timeline.negative:
+        timeline.pass_start = now()
 
 
 def _positive_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None:
-    if thread.prefilling or thread.negative:
+    if timeline.prefilling or timeline.negative:
         return None
-    started, thread.pass_start = thread.pass_start or now(), 0
+    started, timeline.pass_start = timeline.pass_start or now(), 0
     if timeline.device is not None:
         timeline.device.enter(Leaf.LM_POSITIVE)
     return started
@@ -154,7 +154,7 @@ def _positive_ends(timeline: Timeline, started: int, _result: Any) -> None:
 
 
 def _positive_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> bool | None:
-    return True if not thread.negative and not thread.prefilling and timeline.leaves[Leaf.LM_POSITIVE] else None
+    return True if not timeline.negative and not timeline.prefilling and timeline.leaves[Leaf.LM_POSITIVE] else None
 
 
 def _carried_on(timeline: Timeline, _token: Any, _result: Any) -> None:

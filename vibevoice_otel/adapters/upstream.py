@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -17,7 +16,7 @@ from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.adapters.leaves import times
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, current, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline, current
 from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.
@@ -118,12 +117,12 @@ def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, A
     timeline.frames.append(at)
     if timeline.device is not None:
         timeline.device.frame(at)
-    thread.negative, thread.prefilling, thread.pass_start = False, False, 0
+    timeline.negative, timeline.prefilling, timeline.pass_start = False, False, 0
     used = timeline.used
     steps, cfg = getattr(args[0], "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[3] if len(args) > 3 else None)
-    if isinstance(steps, int):
+    if steps != used.steps and isinstance(steps, int):
         used.steps = steps
-    if isinstance(cfg, int | float):
+    if cfg != used.cfg and isinstance(cfg, int | float):
         used.cfg = float(cfg)
 
 
@@ -132,21 +131,14 @@ def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, A
 # it runs, its caches and masks are carried on.
 
 
-class _Pass(threading.local):
-    leaf: Leaf | None = None  # the pass that has just run, until its caches have been carried on
-
-
-_pass = _Pass()
-
-
-def _pass_prepared(_timeline: Timeline, _args: Any, _kwargs: Any) -> None:
-    if not thread.pass_start:
-        thread.pass_start = now()
+def _pass_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+    if not timeline.pass_start:
+        timeline.pass_start = now()
 
 
 def pass_begins(timeline: Timeline, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, int]:
     """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it already."""
-    started, thread.pass_start, _pass.leaf = thread.pass_start or now(), 0, None
+    started, timeline.pass_start, timeline.pass_run = timeline.pass_start or now(), 0, None
     if timeline.device is not None and not entered:
         timeline.device.enter(leaf)
     return leaf, started
@@ -156,13 +148,13 @@ def pass_ends(timeline: Timeline, begun: tuple[Leaf, int], _result: Any) -> None
     """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
     leaf, started = begun
     timeline.leave(leaf, started)
-    _pass.leaf = leaf
+    timeline.pass_run = leaf
     if timeline.device is not None:
         timeline.device.leave(leaf)
 
 
-def _pass_has_run(_timeline: Timeline, _args: Any, _kwargs: Any) -> Leaf | None:
-    leaf, _pass.leaf = _pass.leaf, None
+def _pass_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> Leaf | None:
+    leaf, timeline.pass_run = timeline.pass_run, None
     return leaf
 
 

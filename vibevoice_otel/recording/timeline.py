@@ -110,8 +110,8 @@ class Timeline:
     __slots__ = (
         "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases",
         "cancelled", "close_code", "context", "cut_off", "delivered", "device", "events_blocked", "first_send", "frames",
-        "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan",
-        "notes", "opened", "parts", "puts", "request", "sends", "service_closed", "silent", "steps",
+        "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan", "negative",
+        "notes", "opened", "parts", "pass_run", "pass_start", "prefilling", "puts", "request", "sends", "service_closed", "silent", "steps",
         "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
 
@@ -158,6 +158,11 @@ class Timeline:
         self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
         self.puts: list[int] = []  # when each frame was put in the audio queue
         self.device: DeviceNotes | None = None
+        # Where the generation thread stands: what one hook leaves for the next.
+        self.negative = False  # a language-model pass now serves, or the next one will serve, the negative branch
+        self.prefilling = False
+        self.pass_start = 0  # when the inputs of a language-model pass began to be prepared
+        self.pass_run: Leaf | None = None  # the pass that has just run, until its caches have been carried on
         # Live state, read at collection.
         self.last_progress = opened
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
@@ -182,9 +187,6 @@ class _Thread(threading.local):
 
     timeline: Timeline | None = None
     step: Callable[[int], None] | None = None  # appends a step's end; bound once a generation
-    negative: bool = False  # a language-model pass now serves the negative branch
-    prefilling: bool = False
-    pass_start: int = 0  # when the inputs of a language-model pass began to be prepared
 
 
 thread = _Thread()
@@ -203,4 +205,4 @@ def bound(timeline: Timeline) -> Iterator[Timeline]:
         yield timeline
     finally:
         thread.timeline, thread.step = before
-        thread.negative = thread.prefilling = False
+        timeline.negative = timeline.prefilling = False

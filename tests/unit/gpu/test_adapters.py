@@ -12,7 +12,7 @@ from vibevoice_otel.adapters.safely import After, Before, noted
 from vibevoice_otel.adapters.surface import TIMELINE, _has_put, _put_begins
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.timeline import Leaf, Timeline, bound, thread
+from vibevoice_otel.recording.timeline import Leaf, Timeline, bound
 
 
 class Live(HostClock):
@@ -103,5 +103,5 @@ def test_transformers_model() -> None:
         notes.frame(at)
         hooked(work, *times(Leaf.DECODE))()
         hooked(work, native._positive_begins, native._positive_ends)()
-        assert not thread.prefilling
+        assert not timeline.prefilling
     check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)
