@@ -7,6 +7,7 @@ tested against those classes.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from vibevoice_otel.recording.records import AttributeValue
 
@@ -66,10 +67,19 @@ def attribute_head(key: bytes, value_size: int) -> bytes:
 
 def attribute(key: str, value: AttributeValue) -> bytes:
     """One whole Span.attributes entry."""
+    return _known_attribute(key, value) if isinstance(value, str | bool) else _attribute(key, value)
+
+
+def _attribute(key: str, value: AttributeValue) -> bytes:
     payload = scalar(value)
     return attribute_head(text(key), len(payload)) + payload
 
 
+#: Of an operation's words (cache hit, voice) there are few. A true must not be found for a 1.
+_known_attribute = lru_cache(1024, typed=True)(_attribute)
+
+
+@lru_cache(64)
 def status(code: int, message: str | None) -> bytes:
     """Span.status; the stock encoder writes the message even when it is empty."""
     inner = delimited(b"\x12", text(message)) if message else b""

@@ -15,11 +15,16 @@ _told: set[str] = set()
 
 
 def failed(
-    on_drop: Callable[[str, str, int], None], where: str, error: BaseException, what: str = "hooks", reason: str = "hook_error"
+    on_drop: Callable[[str, str, int], None],
+    where: str,
+    error: BaseException,
+    what: str = "hooks",
+    reason: str = "hook_error",
+    count: int = 1,
 ) -> None:
-    """Telemetry failed at ``where``; the service is served all the same. ``what`` and ``reason`` are those of the count."""
+    """Telemetry failed at ``where``; the service is served all the same. ``what``, ``reason`` and ``count`` are told to ``on_drop``."""
     with contextlib.suppress(Exception):
-        on_drop(what, reason, 1)
+        on_drop(what, reason, count)
     with contextlib.suppress(Exception):
         if where not in _told:
             _told.add(where)

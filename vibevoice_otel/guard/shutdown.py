@@ -16,12 +16,14 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.guard import failures
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 NAME = "guard"
+FAILED = "the last export failed\n%s"
 
 
 class LastExport:
@@ -86,8 +88,8 @@ class LastExport:
         def guarded(each: Callable[[], object]) -> None:
             try:
                 each()
-            except Exception:
-                logger.warning("the last export failed", exc_info=True)
+            except Exception as error:  # noqa: BLE001
+                logger.warning(FAILED, failures.stack(error))
 
         threads = [threading.Thread(target=guarded, args=(each,), name="vibevoice-otel-last-export", daemon=True) for each in work]
         for thread in threads:
@@ -108,7 +110,13 @@ def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[...,
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         import asyncio  # noqa: PLC0415 - slow to import, and who runs uvicorn has it
 
-        export.closing(now_closing=True)
+        def closing(*, now_closing: bool) -> None:
+            try:
+                export.closing(now_closing=now_closing)
+            except Exception as error:  # noqa: BLE001 - the server stops whatever telemetry meets
+                logger.warning(FAILED, failures.stack(error))
+
+        closing(now_closing=True)
         try:
             return await original(self, *args, **kwargs)
         finally:
@@ -116,10 +124,10 @@ def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[...,
             ending = bool(getattr(self, "_captured_signals", ()))
             try:
                 await asyncio.get_running_loop().run_in_executor(None, lambda: export.flush(end_open=ending))
-            except Exception:
-                logger.warning("the last export failed", exc_info=True)
+            except Exception as error:  # noqa: BLE001
+                logger.warning(FAILED, failures.stack(error))
             if not ending:
-                export.closing(now_closing=False)
+                closing(now_closing=False)
 
     return shutdown
 
@@ -145,8 +153,11 @@ class SignalGuard:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() == self._pid or self._export.used():  # a forked helper has nothing to tell, and must not linger
-            self._export.flush(end_open=True)
+        try:
+            if os.getpid() == self._pid or self._export.used():  # a forked helper has nothing to tell, and must not linger
+                self._export.flush(end_open=True)
+        except Exception as error:  # noqa: BLE001 - told to end, the process ends
+            logger.warning(FAILED, failures.stack(error))
         signal.raise_signal(number)
 
     def _remove(self) -> None:

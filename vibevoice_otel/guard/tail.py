@@ -7,7 +7,6 @@ through. Without a sign it is dropped. So nothing is ever half kept, and what ha
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
 
 from vibevoice_otel import semconv
+from vibevoice_otel.guard import failures
 from vibevoice_otel.recording import outcome
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from vibevoice_otel.recording.records import Batch
 
-logger = logging.getLogger(__name__)
 #: Verdicts on traces that are over, for spans that come after all.
 REMEMBERED = 4096
 #: A batch processor's queue is short; kept traces are fed to it no faster than it empties.
@@ -239,9 +238,8 @@ class TailProcessor(SpanProcessor):
                 self._handing = len(spans)
             try:
                 self._hand(spans)
-            except Exception:
-                self._on_drop("spans", "tail_error", len(spans))
-                logger.warning("kept spans could not be handed to their exporter", exc_info=True)
+            except Exception as error:  # noqa: BLE001 - counted each time, told once
+                failures.failed(self._on_drop, "the export of kept traces", error, "spans", "tail_error", len(spans))
             with self._changed:
                 self._handing = 0
                 self._changed.notify_all()

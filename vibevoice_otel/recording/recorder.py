@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from vibevoice_otel.settings import Settings
 
 logger = logging.getLogger(__name__)
-#: After each batch the thread yields for this long, so that a backlog of them never starves the model of the interpreter.
-BREATH_SECONDS = 0.0005
+#: After so much work the thread yields for a moment, so that a backlog never starves the model of the interpreter.
+WORK_NS, BREATH_SECONDS = 1_000_000, 0.0005
+#: Requests that end within this time of each other are assembled in one go: to wake a thread costs as much as to assemble a short one.
+GATHER_SECONDS = 0.02
 #: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has close bounds too.
 DEVICE_POLL_SECONDS = 0.05
 
@@ -75,6 +77,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._open: dict[Timeline, Assembly] = {}
         self._ended: queue.SimpleQueue[Timeline | threading.Event | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # somebody waits for what has ended
+        self._breathed = 0
         self._pending = 0  # timelines that ended and are not yet assembled
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -179,23 +183,39 @@ class Recorder:
         attach(Context())
         due = time.monotonic() + self.settings.drain_interval
         while True:
-            try:
-                item = self._ended.get(timeout=max(0.0, min(due - time.monotonic(), self._poll_devices())))
-            except queue.Empty:
-                if time.monotonic() < due:
-                    continue
+            if time.monotonic() >= due:
                 self._drain_long_streams()
                 due = time.monotonic() + self.settings.drain_interval
+            try:
+                first = self._ended.get(timeout=max(0.0, min(due - time.monotonic(), self._poll_devices())))
+            except queue.Empty:
                 continue
-            if item is None:
-                return
-            if isinstance(item, threading.Event):
+            for item in self._gather(first):
+                if item is None:
+                    return
+                if isinstance(item, Timeline):
+                    self._finish(item)
+                    self._breathe()
+                    continue
                 if isinstance(item, _EndOpen):
                     self._end_open()
+                self._hurry.clear()
                 item.set()
-                continue
-            self._finish(item)
+
+    def _gather(self, first: Timeline | threading.Event | None) -> list[Timeline | threading.Event | None]:
+        """``first`` and what follows it within a moment, in order."""
+        if isinstance(first, Timeline):
+            self._hurry.wait(GATHER_SECONDS)
+        gathered = [first]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                gathered.append(self._ended.get_nowait())
+        return gathered
+
+    def _breathe(self) -> None:
+        if now() - self._breathed > WORK_NS:
             time.sleep(BREATH_SECONDS)
+            self._breathed = now()
 
     def _poll_devices(self) -> float:
         """See how far the devices of open requests got; seconds until that should be seen again."""
@@ -214,7 +234,7 @@ class Recorder:
         for timeline, assembly in running:
             if timeline.parts:
                 self._assemble(assembly.drain)
-                time.sleep(BREATH_SECONDS)
+                self._breathe()
 
     def _finish(self, timeline: Timeline, *, shutdown: bool = False) -> None:
         with self._lock:
@@ -263,6 +283,7 @@ class Recorder:
         if not self.alive:
             return True
         self._ended.put(done)
+        self._hurry.set()
         return done.wait(timeout)
 
     def _end_open(self) -> None:
@@ -277,6 +298,7 @@ class Recorder:
         self.end_open(timeout)
         if self._thread is not None:
             self._ended.put(None)
+            self._hurry.set()
             self._thread.join(timeout)
 
     def _after_fork(self) -> None:
@@ -284,4 +306,5 @@ class Recorder:
         self._lock = threading.Lock()
         self._open = {}
         self._ended = queue.SimpleQueue()
+        self._hurry = threading.Event()
         self._thread = None
