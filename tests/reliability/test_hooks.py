@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import hooks as hooks_module
 from vibevoice_otel.adapters import safely
-from vibevoice_otel.guard import failures
+from vibevoice_otel.guard import failures, shutdown
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.service.engine import StreamingTTSService
 from vibevoice_otel.service.settings import ServiceSettings
@@ -41,6 +43,7 @@ class Saboteur:
         self.where, self.when = "", ""
         self.broke = 0
         self.called: set[str] = set()
+        self.first: frozenset[str] = frozenset()  # at a service's making and its first request
 
     def guarded(self, original: Any, make: Callable[[Any], Any], failed: Any) -> Any:
         name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
@@ -96,7 +99,8 @@ def observed() -> Iterator[tuple[Saboteur, StreamingTTSService, InMemoryMetricRe
     instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
     service = StreamingTTSService(ServiceSettings(steps=1))
     list(service.stream(TEXT))
-    saboteur.called.clear()  # what runs at the first request alone (the model's loading) is left out
+    saboteur.first = frozenset(saboteur.called)
+    saboteur.called.clear()
     yield saboteur, service, reader
     instrumentor.uninstrument()
     hooks_module.guarded, hooks_module.noted = original  # type: ignore[assignment]
@@ -119,19 +123,22 @@ def dropped(reader: InMemoryMetricReader, reason: str = "hook_error") -> float:
 def test_every_hook_may_fail(
     observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each function that is hooked, broken before the original and on the way out of it: the same audio, counted, told once."""
+    """Each function that is hooked, broken before the original and on the way out of it: the same audio, counted, told once. What runs
+    when a service is made or loads its model is broken in a new one.
+    """
     saboteur, service, reader = observed
     healthy = [chunk.size for chunk in service.stream(TEXT)]
     assert len(healthy) >= 4
     assert len(saboteur.called) >= 15, saboteur.called
-    for name in sorted(saboteur.called):
+    later = frozenset(saboteur.called)
+    for name in sorted(saboteur.first | later):
         for when in ("before", "finally"):
             saboteur.where, saboteur.when, saboteur.broke = name, when, 0
             failures._told.clear()
             caplog.clear()
             count = dropped(reader)
             with caplog.at_level(logging.WARNING):
-                audio = list(service.stream(TEXT))
+                audio = list((service if name in later else StreamingTTSService(ServiceSettings(steps=1))).stream(TEXT))
             assert [chunk.size for chunk in audio] == healthy, f"{name} {when}"
             assert all(np.isfinite(chunk).all() for chunk in audio)
             assert saboteur.broke, f"{name} {when}"
@@ -140,7 +147,7 @@ def test_every_hook_may_fail(
             assert len(told) == 1, f"{name} {when}"
             assert "canary7f3a" not in told[0].getMessage()
     saboteur.where = ""
-    print(f"{len(saboteur.called)} hooked functions, broken in two ways each")
+    print(f"{len(saboteur.first | later)} hooked functions, broken in two ways each")
 
 
 def test_the_services_own_exceptions_pass(observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader]) -> None:
@@ -192,3 +199,30 @@ def test_a_step_whose_note_fails_is_taken(observed: tuple[Saboteur, StreamingTTS
     finally:
         timeline_module.Timeline.__init__ = original  # type: ignore[method-assign]
     assert dropped(reader) > before
+
+
+def test_the_end_of_a_service_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last export breaks, at every point of it, uvicorn's shutdown is done all the same, and a signal ends the process."""
+
+    def broken(*_args: Any, **_kwargs: Any) -> Any:
+        raise Broken
+
+    async def original(server: Any) -> str:
+        return f"{server} is down"
+
+    for name in ("closing", "flush"):
+        with monkeypatch.context() as patch:
+            export = shutdown.LastExport(lambda: None, lambda: (), 1.0)
+            patch.setattr(export, name, broken)
+            assert asyncio.run(shutdown._shutdown(original, export)("the server")) == "the server is down"
+    for name in ("used", "flush"):
+        with monkeypatch.context() as patch:
+            export = shutdown.LastExport(lambda: None, lambda: (), 1.0)
+            patch.setattr(export, name, broken)
+            raised: list[int] = []
+            patch.setattr(shutdown.signal, "signal", lambda *_args: None)
+            patch.setattr(shutdown.signal, "raise_signal", raised.append)
+            guard = shutdown.SignalGuard(export)
+            guard._pid = 0 if name == "used" else guard._pid
+            guard._handle(signal.SIGTERM, None)
+            assert raised == [signal.SIGTERM], name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
 
-from vibevoice_otel.guard import sampling
+from vibevoice_otel.guard import failures, sampling
 from vibevoice_otel.guard.sampling import TailSampler
 from vibevoice_otel.guard.tail import TailProcessor
 from vibevoice_otel.recording import sdk
@@ -166,6 +167,28 @@ def test_a_span_after_the_end_follows_its_trace() -> None:
         late.set_status(Status(StatusCode.ERROR))
         late.end()
     assert held.names() == ["bad", "late bad"]
+
+
+def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out again."""
+    monkeypatch.setattr(failures, "_told", set())
+    held = Held(limit=100)
+
+    def refuse() -> list[Any]:
+        raise RuntimeError
+
+    targets = held.tail._targets
+    for fails in (True, True, False):
+        held.tail._targets = refuse if fails else targets
+        span = held.tracer.start_span("bad")
+        span.set_status(Status(StatusCode.ERROR))
+        span.end()
+        until = time.monotonic() + 5
+        while (held.tail._leaving or held.tail._handing) and time.monotonic() < until:
+            time.sleep(0.01)
+    assert held.names() == ["bad"]
+    assert held.drops == [("spans", "tail_error", 1)] * 2
+    assert len([record for record in caplog.records if record.name == failures.__name__]) == 1
 
 
 def test_nothing_is_held_when_all_is_over() -> None:
