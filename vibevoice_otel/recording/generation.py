@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,7 @@ class Generation:
         t = self.timeline
         if not self.span_id:
             self.span_id = int(self.ids.take(1)[0])
-        columns, lengths = self._take(limit, final=final)
-        starts, bases, step_ends, *leaves = np.split(columns, np.cumsum(lengths)[:-1])
+        starts, bases, step_ends, *leaves = self._take(limit, final=final)
         frame_starts = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
         ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
         shared: dict[str, AttributeValue] = {} if final else {semconv.STREAM_PARTIAL.key: True}
@@ -99,14 +99,14 @@ class Generation:
         self.device_until = max(self.device_until, batch.on_device.last)
         return made
 
-    def _take(self, limit: int, *, final: bool) -> tuple[Ints, list[int]]:
-        """Remove what ended by ``limit``: frames, bases, steps and then each leaf's (start, end) in one array, and the length of each.
+    def _take(self, limit: int, *, final: bool) -> list[Ints]:
+        """Remove what ended by ``limit``: frames, bases, steps and then each leaf's (start, end).
 
         A frame that begins at the limit of a batch that is not the last is not finished.
         """
         t = self.timeline
         taken: list[int] = []
-        lengths: list[int] = []
+        ends: list[int] = []
         for column, stride in ((t.frames, 1), (t.bases, 1), (t.steps, 1), *((leaf, 2) for leaf in t.leaves)):
             count = len(column) // stride * stride  # the thread that generates may be appending
             past = limit - 1 if column is t.frames and not final else limit
@@ -114,8 +114,9 @@ class Generation:
                 count -= stride
             taken += column[:count]
             del column[:count]
-            lengths.append(count)
-        return np.array(taken, np.int64), lengths
+            ends.append(len(taken))
+        columns = np.array(taken, np.int64)  # one conversion for all
+        return [columns[first:last] for first, last in pairwise([0, *ends])]
 
     def _wall(self, times: Ints) -> Ints:
         return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
 from vibevoice_otel.recording.records import Ids
 
+#: Drawn at once: a draw costs as much as a thousand ids.
+POOL = 4096
+
 
 class RandomIds:
-    """Uniform 64-bit ids from numpy's generator, seeded by the operating system and again after a fork."""
+    """Uniform 64-bit ids from numpy's generator, seeded by the operating system and again after a fork. Safe for any thread."""
 
     def __init__(self) -> None:
         self._seed()
@@ -19,12 +23,19 @@ class RandomIds:
             os.register_at_fork(after_in_child=self._seed)
 
     def _seed(self) -> None:
+        self._lock = threading.Lock()
         self._generator = np.random.default_rng()
+        self._pool: Ids = np.empty(0, np.uint64)
+        self._next = 0
 
     def take(self, count: int) -> Ids:
-        # Raw words are 30 times cheaper than bounded integers; zero, once in 2**64, is no id.
-        drawn: Ids = np.maximum(self._generator.bit_generator.random_raw(count), np.uint64(1))
-        return drawn
+        with self._lock:
+            first, self._next = self._next, self._next + count
+            if self._next > len(self._pool):
+                # Raw words are 30 times cheaper than bounded integers; zero, once in 2**64, is no id.
+                self._pool = np.maximum(self._generator.bit_generator.random_raw(POOL + count), np.uint64(1))
+                first, self._next = 0, count
+            return self._pool[first : first + count]
 
 
 class GeneratorIds:
