@@ -2,18 +2,19 @@
 
     outer (here)  >  OpenTelemetry's middleware, if any  >  RequestMiddleware  >  the application
 
-The outer one hides the spoken text from everything that reads the URL in between; RequestMiddleware restores it.
+The outer one hides the spoken text from everything that reads the URL in between, and mends headers that what is in between would
+fail on; RequestMiddleware restores both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.web import query
-from vibevoice_otel.web.middleware import ORIGINAL_QUERY, Receive, RequestMiddleware, Scope, Send
+from vibevoice_otel.web.middleware import ORIGINAL_HEADERS, ORIGINAL_QUERY, Receive, RequestMiddleware, Scope, Send
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
@@ -58,11 +59,26 @@ class WebAdapter:
                 if scope["type"] in {"websocket", "http"} and ORIGINAL_QUERY not in scope and _inside(self, recorder):
                     text = scope.get("query_string", b"")
                     scope = dict(scope, query_string=redactor.query(scope["path"], text), **{ORIGINAL_QUERY: text})
+                    if not all(value.isascii() for _, value in scope["headers"]):
+                        scope.update({"headers": readable(scope["headers"]), ORIGINAL_HEADERS: scope["headers"]})
             except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
                 hooks.failed("the web application's entry", error)
             await original(self, scope, receive, send)
 
         return call
+
+
+def readable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """``headers`` in UTF-8. OpenTelemetry's middleware takes others for Python's escapes, and a stray backslash then fails the request."""
+    return [(name, value if _is_utf8(value) else value.decode("latin-1").encode()) for name, value in headers]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _inside(application: Any, recorder: Recorder) -> bool:

@@ -27,6 +27,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Where the outer layer keeps the query string that it hid from everything between it and us.
 ORIGINAL_QUERY = "vibevoice_otel.query_string"
+#: The same for headers that it had to mend.
+ORIGINAL_HEADERS = "vibevoice_otel.headers"
 SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
 
 
@@ -45,6 +47,8 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if ORIGINAL_QUERY in scope:
             scope["query_string"] = scope[ORIGINAL_QUERY]
+        if ORIGINAL_HEADERS in scope:
+            scope["headers"] = scope[ORIGINAL_HEADERS]
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from fastapi import FastAPI, WebSocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,26 @@ def service() -> Iterator[Pipeline]:
     """The whole pipeline in this process."""
     with pipeline() as made:
         yield made
+
+
+@pytest.mark.parametrize("name", [b"baggage", b"traceparent", b"tracestate", b"user-agent", b"host", b"x-other"])
+@pytest.mark.parametrize("value", [b"\\x\x80", b"\\N{\x80", b"\\u12\xff", b"\xff" * 9000, "日本語".encode()])
+def test_a_header_in_no_encoding_is_served(name: bytes, value: bytes) -> None:
+    """OpenTelemetry's own middleware fails on some of these and takes the request with it; the service gets the header as it came."""
+    app, seen = FastAPI(), list[bytes]()
+
+    @app.websocket("/stream")
+    async def stream(socket: WebSocket) -> None:
+        seen.extend(each for own, each in socket.scope["headers"] if own == name)
+        await socket.accept()
+        await socket.send_bytes(b"\1\2")
+        await socket.close()
+
+    with pipeline(app=app) as observed:
+        (answer,) = observed.run(b"text=a", headers=[(name, value)])
+        assert answer.error is None
+        assert answer.audio == b"\1\2"
+        assert seen[-1] == value
 
 
 @settings(deadline=None, max_examples=150)
