@@ -117,11 +117,13 @@ def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, A
     timeline.frames.append(at)
     if timeline.device is not None:
         timeline.device.frame(at)
-    timeline.negative, timeline.prefilling, timeline.pass_start = False, False, 0
+    timeline.negative = timeline.prefilling = False
+    timeline.pass_start = 0
     used = timeline.used
-    steps, cfg = getattr(args[0], "ddpm_inference_steps", None), kwargs.get("cfg_scale", args[3] if len(args) > 3 else None)
+    steps = getattr(args[0], "ddpm_inference_steps", None)
     if steps != used.steps and isinstance(steps, int):
         used.steps = steps
+    cfg = args[3] if len(args) > 3 else kwargs.get("cfg_scale")
     if cfg != used.cfg and isinstance(cfg, int | float):
         used.cfg = float(cfg)
 
@@ -147,7 +149,7 @@ def pass_begins(timeline: Timeline, leaf: Leaf, *, entered: bool = False) -> tup
 def pass_ends(timeline: Timeline, begun: tuple[Leaf, int], _result: Any) -> None:
     """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
     leaf, started = begun
-    timeline.leave(leaf, started)
+    timeline.leaves[leaf].extend((started, now()))
     timeline.pass_run = leaf
     if timeline.device is not None:
         timeline.device.leave(leaf)
