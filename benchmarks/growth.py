@@ -163,6 +163,7 @@ def labels(voices: int, scales: int, counts: int) -> list[str | float | None]:
         for scale in range(scales):
             for count in range(counts):
                 timeline = open_request(stack.recorder, 5 + count, voice, 1.0 + scale / 10)
+                model.cfg = 1.0 + scale / 10
                 with bound(timeline):
                     model.begin()
                     model.frame(5 + count)

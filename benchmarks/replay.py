@@ -92,6 +92,7 @@ class Model:
     """One stream of the model. Streams of one model share its (hooked) classes: :meth:`another`."""
 
     def __init__(self, classes: SimpleNamespace | None = None) -> None:
+        self.cfg = 1.5
         self._classes = classes or _classes()
         self.scheduler = self._classes.DPMSolverMultistepScheduler()
         self.model = self._classes.VibeVoiceStreamingForConditionalGenerationInference()
@@ -129,7 +130,7 @@ class Model:
             self.window()
         self._frames += 1
         model.ddpm_inference_steps = steps
-        model.sample_speech_tokens(None, None, cfg_scale=1.5)
+        model.sample_speech_tokens(None, None, cfg_scale=self.cfg)
         self.streamer.put(self.tokenizer.decode(None), 0)
         self.connector.forward(None)
         self.passes()
