@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from .harness import Service, Sink, wait_for
+from .harness import Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 UPGRADE = (
@@ -95,7 +96,10 @@ def test_thousands_of_listeners_who_leave(start: Start) -> None:
 
 
 def slow_readers(start: Start, count: int, seconds: float) -> None:
-    service = start(OTEL_METRICS_EXPORTER="prometheus")
+    port = free_port()
+    # Our listeners answer no pings; by default uvicorn would end them after 40 s.
+    patient = (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(port), "--ws-ping-interval", "3600")
+    service = start(command=patient, port=port, OTEL_METRICS_EXPORTER="prometheus")
     service.speak(20)
     process = server(service)
     memory, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
