@@ -58,5 +58,37 @@ def encode(times: int) -> None:
         list(encoder.block(block, trace))
 
 
+def frame(times: int) -> None:
+    """All notes of a frame: its entry, steps, decode, passes, audio."""
+    from benchmarks.replay import Model, deliver
+    from vibevoice_otel.recording.clock import Anchor
+    from vibevoice_otel.recording.timeline import Timeline, bound
+
+    model, timeline = Model.observed(), Timeline(1, Anchor.take(), now())
+    with bound(timeline):
+        model.begin()
+        for _ in range(times):
+            model.frame()
+            deliver(timeline, model)
+
+
+def request(times: int) -> None:
+    """A whole request of 2 seconds: its notes, and the background's records, histograms and bytes, on one thread."""
+    from benchmarks.replay import Model, speak
+    from benchmarks.stages import Held
+    from benchmarks.telemetry import observed
+
+    stack, model, held = observed(), Model.observed(), Held()
+    recorder = stack.recorder
+    recorder._ended = held  # type: ignore[assignment]
+    recorder._ensure_thread = lambda: None  # type: ignore[method-assign]
+    for _ in range(times):
+        speak(recorder, model, 15)
+        recorder._finish(held.timelines.pop())
+    stack.reader.get_metrics_data()
+
+
+WORK = {each.__name__: each for each in (floor, hook, frame, request, encode)}
+
 if __name__ == "__main__":
-    {"floor": floor, "hook": hook, "encode": encode}[sys.argv[1]](int(sys.argv[2]))
+    WORK[sys.argv[1]](int(sys.argv[2]))

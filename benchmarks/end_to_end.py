@@ -73,35 +73,33 @@ def _raw(measured: dict[str, Measured]) -> dict[str, dict[str, list[float]]]:
 
 
 def _percent(shares: list[float]) -> str:
-    return f"{statistics.median(shares):+.1%} ({harness.quantile(shares, 0.25):+.1%} .. {harness.quantile(shares, 0.75):+.1%})"
+    low, high = harness.interval(shares)
+    return f"{statistics.median(shares):+.1%} ({low:+.1%} .. {high:+.1%})"
 
 
-def _more(measured: dict[str, Measured], kind: str, base: str = NONE) -> float:
-    return statistics.median(a / b - 1 for a, b in zip(measured[kind].cpu, measured[base].cpu, strict=True))
+def _more(measured: dict[str, Measured], kind: str, base: str = NONE) -> list[float]:
+    """How much more CPU a second of audio takes, round by round."""
+    return [a / b - 1 for a, b in zip(measured[kind].cpu, measured[base].cpu, strict=True)]
 
 
 def main() -> None:
-    options = harness.arguments(__doc__, rounds=9, requests=4)
-    requests = max(1, options.requests)
-    rows, saturated = compare("saturated", 2, requests, options.rounds, {})
-    more, paced = compare("paced", 2, max(1, requests // 2), options.rounds, PACED)
+    options = harness.arguments(__doc__, rounds=40, requests=1)
+    rows, saturated = compare("saturated", 2, options.requests, options.rounds, {})
+    more, paced = compare("paced", 2, options.requests, options.rounds, PACED)
     noise = [harness.quantile(paced[NONE].cpu, q) / statistics.median(paced[NONE].cpu) - 1 for q in (0.25, 0.75)]
     spread = max(abs(n) for n in noise)
-    ours_paced = _more(paced, OURS)
+    # A goal is met where the whole interval lies within it: a median that a noisy machine happened to give is no proof.
     goals = [
-        harness.Goal("saturated: at most 2 % more CPU", _more(saturated, OURS) <= 0.02, f"{_more(saturated, OURS):+.1%}"),
-        harness.Goal(
-            "saturated: never dearer than stock", _more(saturated, OURS, STOCK) <= 0, f"{_more(saturated, OURS, STOCK):+.1%} against stock"
-        ),
-        harness.Goal(
-            "paced: below the noise",
-            ours_paced <= spread,
-            f"{ours_paced:+.1%}; quartiles of no telemetry {noise[0]:+.1%} .. {noise[1]:+.1%}",
-        ),
-        harness.Goal("paced: never dearer than stock", _more(paced, OURS, STOCK) <= 0, f"{_more(paced, OURS, STOCK):+.1%} against stock"),
+        harness.Goal(text, harness.interval(found)[1] <= limit, _percent(found) + note)
+        for text, found, limit, note in (
+            ("saturated: at most 2 % more CPU", _more(saturated, OURS), 0.02, ""),
+            ("saturated: never dearer than stock", _more(saturated, OURS, STOCK), 0.0, " against stock"),
+            ("paced: below the noise", _more(paced, OURS), spread, f"; quartiles of no telemetry {noise[0]:+.1%} .. {noise[1]:+.1%}"),
+            ("paced: never dearer than stock", _more(paced, OURS, STOCK), 0.0, " against stock"),
+        )
     ]
     harness.Report(
-        "end_to_end", "The embedded service, 2 listeners at once; against no telemetry in the same round: median (quartiles)", "",
+        "end_to_end", "The embedded service, 2 listeners at once; against no telemetry in the same round: median (its 95 % interval)", "",
         ["contender", "CPU ms / s of audio", "", "requests/s", "", "first audio ms", ""], [*rows, *more], goals,
         raw={"saturated": _raw(saturated), "paced": _raw(paced)},
     ).write(options.out)  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import harness, instructions
@@ -83,8 +84,19 @@ def test_the_hot_path_has_not_grown() -> None:
 @pytest.mark.skipif(not instructions.available(), reason="no valgrind to count instructions with")
 @pytest.mark.skipif(instructions.baseline() is None, reason=f"no baseline for {instructions.python_version()}")
 @pytest.mark.timeout(580)
-def test_encoding_has_not_grown() -> None:
-    """Instructions of writing one block of 80 steps."""
+@pytest.mark.parametrize("work", ["frame", "encode", "request"])
+def test_the_rest_has_not_grown(work: str) -> None:
+    """Instructions of all notes of a frame, of writing one block of 80 steps, and of a whole request with its background."""
     recorded = instructions.baseline()
     assert recorded is not None
-    assert instructions.count(("encode",))["encode"] <= recorded["encode"] * TOLERANCE
+    assert instructions.count((work,))[work] <= recorded[work] * TOLERANCE
+
+
+def test_the_medians_interval_holds_it() -> None:
+    """Of samples whose median is known, at least 95 % have it within the interval."""
+    generator = np.random.default_rng(3)
+    held = 0
+    for _ in range(1000):
+        low, high = harness.interval(generator.lognormal(0, 1, 40).tolist())
+        held += low <= 1.0 <= high
+    assert 950 <= held < 1000
