@@ -86,6 +86,13 @@ def _url(*schemes: str, example: str, holds: str = "") -> Callable[[str], str]:
     return parse
 
 
+def _file(text: str) -> str:
+    value = text.strip()
+    if value and not os.access(value, os.R_OK):
+        raise ValueError("a PEM file that this process can read, or nothing")
+    return value
+
+
 def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     if any(not re.fullmatch(r"[a-z0-9._-]+", host) for host in hosts):
@@ -121,6 +128,13 @@ class Settings:
     fast_path: bool = _setting(True, _boolean, "Write spans and histogram increments a block at a time where the SDK allows it.")
     page: str = _setting("", _address, "Address of the live page; nothing for off.")
     page_token: str = _setting("", str.strip, "Bearer token that the live page asks for; nothing for none.")
+    page_cert: str = _setting("", _file, "Certificate (PEM, with its chain) of the live page; nothing for plain HTTP.")
+    page_key: str = _setting("", _file, "Private key (PEM) of the live page's certificate.")
+    metrics_token: str = _setting(
+        "", str.strip, "Bearer token that /metrics asks for (OTEL_METRICS_EXPORTER=prometheus); nothing for none."
+    )
+    metrics_cert: str = _setting("", _file, "Certificate (PEM, with its chain) of /metrics; nothing for plain HTTP.")
+    metrics_key: str = _setting("", _file, "Private key (PEM) of the certificate of /metrics.")
     page_service: str = _setting(
         "", _url("ws", "wss", example="ws://127.0.0.1:8000/stream"), "The service's WebSocket as a browser reaches it; nothing: found out."
     )
@@ -166,6 +180,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             values[spec.name] = spec.metadata["parse"](text)
         except ValueError as error:
             problems.append(f"{name}={text!r} is not valid: allowed is {error}")
+    for one, other in (("page_cert", "page_key"), ("metrics_cert", "metrics_key")):
+        if bool(values.get(one)) != bool(values.get(other)) and not any(name.startswith(variable(one[:-4])) for name in problems):
+            problems.append(f"{variable(one)} and {variable(other)}: allowed is both or neither")
     # A misspelt setting must not be silently ignored. Names used by the command line alone are not ours to judge.
     unknown = (name for name in sorted(env) if name.startswith(PREFIX) and name not in known and name not in CLI_VARIABLES)
     problems.extend(f"{name} is not a setting: known are {', '.join(sorted(known))}" for name in unknown)

@@ -14,7 +14,7 @@ from vibevoice_otel import settings
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 
 #: For each setting, values that must be refused. A setting that takes any text has none.
-ANY_TEXT = {"page_token"}
+ANY_TEXT = {"page_token", "metrics_token"}
 WRONG_NUMBERS = ("", "-1", "nan", "inf", "1e999", "many", "0x10", "1,5", "9" * 40)
 WRONG = {
     "routes": ("", "stream", ",", "/ok,bad"), "capture_text": ("maybe", "2"), "websocket_spans": ("y e s", "-1"),
@@ -22,6 +22,7 @@ WRONG = {
     "tail_override_caller": ("perhaps",), "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
     "page_tempo": ("http://x/no-id", "{trace_id}"),
+    **dict.fromkeys(("page_cert", "page_key", "metrics_cert", "metrics_key"), ("/no/such/file", "x.pem")),
 }  # fmt: skip
 FIELDS = [field.name for field in fields(settings.Settings)]
 

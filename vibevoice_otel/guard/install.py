@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.guard import exceptions, shutdown, workers
+from vibevoice_otel.guard import exceptions, metrics_page, shutdown, workers
 from vibevoice_otel.guard.logs import LogGuard
 from vibevoice_otel.web.query import Redactor
 
@@ -58,6 +58,7 @@ class GuardAdapter:
         hooks.on_import("opentelemetry.sdk.trace", lambda module: exceptions.attach(hooks, module))
         hooks.on_import("uvicorn.server", lambda module: shutdown.hook_uvicorn(hooks, module, self.export))
         workers.attach(hooks)
+        self._safely("/metrics", lambda: metrics_page.protect(self._settings))
 
     def uninstrument(self) -> None:
         self.hooks.undo()

@@ -175,12 +175,23 @@ class LivePage:
         feed = Feed(recorder, self.store)
         app = PageApp(self._settings, self.store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio", server_header=False,
-                                limit_concurrency=128, timeout_keep_alive=30)  # fmt: skip
+                                limit_concurrency=128, timeout_keep_alive=30, ssl_certfile=self._settings.page_cert or None,
+                                ssl_keyfile=self._settings.page_key or None)  # fmt: skip
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError is one
+            listening.close()
+            self.port = None
+            logger.error(  # noqa: TRY400
+                "VIBEVOICE_OTEL_PAGE_CERT and VIBEVOICE_OTEL_PAGE_KEY are not a certificate and its key (%s). "
+                "The service runs on without the page.", error,
+            )  # fmt: skip
+            return
         self._serving = uvicorn.Server(config)
         setattr(self._serving, OURS, True)
         self._thread = threading.Thread(target=_serve, args=(self._serving, listening), name="vibevoice-otel-page", daemon=True)
         self._thread.start()
-        logger.info("the live page is at http://%s:%d/", host, self.port)
+        logger.info("the live page is at %s://%s:%d/", "https" if config.is_ssl else "http", host, self.port)
 
     def stop(self) -> None:
         """Serve no more. Idempotent."""
@@ -210,7 +221,6 @@ def _serve(server: Any, listening: socket.socket) -> None:
     """The thread. The steps of uvicorn.Server.serve without its signal handlers and its log lines, which are the service's."""
 
     async def serve() -> None:
-        server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         server._log_started_message = lambda _sockets: None
         await server.startup(sockets=[listening])
