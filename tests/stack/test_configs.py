@@ -24,12 +24,22 @@ OVERLAYS = {
         "server-tls-http",
         "server-token",
         "server-token-http",
+        "server-token-metrics",
         "traces-tls",
         "traces-token",
         "metrics-tls",
         "capture-text",
     ],
-    "gateway-lb": ["server-tls", "server-tls-http", "server-token", "server-token-http", "gateways-tls", "metrics-tls", "capture-text"],
+    "gateway-lb": [
+        "server-tls",
+        "server-tls-http",
+        "server-token",
+        "server-token-http",
+        "server-token-metrics",
+        "gateways-tls",
+        "metrics-tls",
+        "capture-text",
+    ],
     "gateway": ["server-tls", "server-token", "traces-tls", "traces-token"],
 }
 

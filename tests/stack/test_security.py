@@ -15,7 +15,6 @@ from tests.stack.emitter import Emitter
 from tests.stack.fixtures import eventually, need
 from tools.stack.collector import CONFIGS, Collector
 from tools.stack.traces import TraceStore
-from tools.toolchain.recipes import ROOT
 
 TOKEN = "a-token-of-this-test"
 
@@ -33,15 +32,20 @@ def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, P
     served = {"COLLECTOR_CERT": str(cert), "COLLECTOR_KEY": str(key), "COLLECTOR_TOKEN": TOKEN}
     onward = {"TRACES_CA": str(cert), "TRACES_TOKEN": TOKEN}
     fast = {"GATEWAY_DECISION_WAIT": "1s", "GATEWAY_SHARE": "1"}
-    metrics_token = tmp_path / "metrics-token.yaml"
-    metrics_token.write_text(documented("authenticator: bearertokenauth/server"))
     agent_overlays = overlays(
-        "server-tls", "server-tls-http", "server-token", "server-token-http", "traces-tls", "traces-token", "metrics-tls"
+        "server-tls",
+        "server-tls-http",
+        "server-token",
+        "server-token-http",
+        "server-token-metrics",
+        "traces-tls",
+        "traces-token",
+        "metrics-tls",
     )
     with (
         TraceStore() as store,
         Collector("gateway", tmp_path / "gateway", store.endpoint, {**served, **fast}, overlays("server-tls", "server-token")) as gateway,
-        Collector("agent", tmp_path / "agent", gateway.grpc, {**served, **onward}, (*agent_overlays, metrics_token)) as agent,
+        Collector("agent", tmp_path / "agent", gateway.grpc, {**served, **onward}, agent_overlays) as agent,
     ):
         trusted = {"insecure": False, "credentials": grpc.ssl_channel_credentials(cert.read_bytes())}
         admitted = Emitter(agent.grpc, headers={"authorization": f"Bearer {TOKEN}"}, **trusted)
@@ -79,13 +83,6 @@ def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, P
                 asked(f"https://{door}", TOKEN, body)  # an unknown authority
             assert asked(f"http://{door}", TOKEN, body) == 400, "TLS is asked for"
     assert TOKEN not in agent.process.log.read_text() + gateway.process.log.read_text()
-
-
-def documented(line: str) -> str:
-    """The block of docs/pipeline.md that holds ``line``: what a reader copies is what is tested."""
-    blocks = (ROOT / "docs" / "pipeline.md").read_text().split("```yaml\n")[1:]
-    (found,) = (block.partition("```")[0] for block in blocks if line in block)
-    return found
 
 
 def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

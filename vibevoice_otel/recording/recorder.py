@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import math
 import os
 import queue
@@ -31,7 +30,6 @@ from vibevoice_otel.recording.timeline import Asked, Timeline
 if TYPE_CHECKING:
     from vibevoice_otel.settings import Settings
 
-logger = logging.getLogger(__name__)
 #: After so much work the thread yields for a moment, so that a backlog never starves the model of the interpreter.
 WORK_NS, BREATH_SECONDS = 1_000_000, 0.0005
 #: Requests that end within this time of each other are assembled in one go: to wake a thread costs as much as to assemble a short one.
@@ -250,8 +248,7 @@ class Recorder:
         try:
             batch = build()
         except Exception as error:  # noqa: BLE001 - the service must never suffer from its telemetry
-            self.on_drop("records", "assembler_error", 1)
-            logger.warning("a request's telemetry could not be assembled and is lost\n%s", failures.stack(error))
+            failures.failed(self.on_drop, "assembling a request's records", error, "records", "assembler_error")
             return
         if batch is not None:
             self._deliver(batch)
@@ -261,8 +258,8 @@ class Recorder:
             try:
                 sink.consume(batch)
             except Exception as error:  # noqa: BLE001, PERF203 - one broken sink must not silence the others
-                self.on_drop("records", f"{type(sink).__name__}_error", 1)
-                logger.warning("%s failed on a request's records\n%s", type(sink).__name__, failures.stack(error))
+                name = type(sink).__name__
+                failures.failed(self.on_drop, f"{name}, a sink of a request's records,", error, "records", f"{name}_error")
 
     # ---------------------------------------------------------------------------------------------------------- life cycle
 
