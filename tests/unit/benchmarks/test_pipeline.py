@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def found(wanted: int, rate: float | None = None, **changed: float) -> pipeline.Found:
     values = {"us": 5.0, "core": 0.5, "mib": 70.0, "lost": 0, "refused": 0, "bytes_in": 119.0, "bytes_out": 119.0, "sender": 0.1}
+    values["out"] = rate or wanted
     return pipeline.Found(wanted, rate or wanted, **{**values, **changed}, counters={})  # type: ignore[arg-type]
 
 
