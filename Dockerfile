@@ -4,7 +4,7 @@ FROM python:3.13-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 WORKDIR /app
-COPY requirements/service.txt requirements/service.txt
+COPY requirements/service.txt requirements/build.txt requirements/
 RUN if [ "$TORCH_INDEX" = pypi ]; then \
         pip install --require-hashes -r requirements/service.txt; \
     else \
@@ -14,7 +14,7 @@ RUN if [ "$TORCH_INDEX" = pypi ]; then \
     fi
 COPY pyproject.toml README.md LICENSE ./
 COPY vibevoice_otel vibevoice_otel
-RUN pip install --no-deps . && useradd --uid 10002 --create-home vibevoice
+RUN pip install --require-hashes -r requirements/build.txt && pip install --no-deps --no-build-isolation . && useradd --uid 10002 --create-home vibevoice
 USER 10002
 EXPOSE 8000
 CMD ["opentelemetry-instrument", "python", "-m", "vibevoice_otel.service", "--host", "0.0.0.0", "--port", "8000"]

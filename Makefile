@@ -13,11 +13,11 @@ export OMP_NUM_THREADS ?= 1
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
 
-$(VENV)/.service: requirements/service.txt pyproject.toml
+$(VENV)/.service: requirements/service.txt requirements/build.txt pyproject.toml
 	@$(PYTHON) tools/bootstrap.py --venv $(VENV) --requirements requirements/service.txt
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt pyproject.toml
+$(VENV)/.test: requirements/test.txt requirements/build.txt pyproject.toml
 	@$(PYTHON) tools/bootstrap.py --venv $(VENV) --requirements requirements/test.txt
 	@touch $@ $(VENV)/.service
 
@@ -64,8 +64,7 @@ soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousa
 	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
 
 gpu: $(VENV)/.test ## on a machine with a CUDA device: tests/gpu, and the figures of docs/gpu.md (ARGS are the benchmark's)
-	$(BIN)/python -m pytest tests/gpu
-	$(BIN)/python -m benchmarks.gpu $(ARGS)
+	@failed=0; $(BIN)/python -m pytest tests/gpu || failed=1; $(BIN)/python -m benchmarks.gpu $(ARGS) || failed=1; exit $$failed
 
 audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and the licence of everything installed
 	@$(BIN)/python tools/licences.py
@@ -93,6 +92,7 @@ dist: $(VENV)/.test ## wheel and sdist, checked
 lock: ## pin every dependency again, with hashes and without addresses (needs uv)
 	uv pip compile pyproject.toml --extra service --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -o requirements/service.txt --no-header -q
 	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
+	printf 'hatchling>=1.25\neditables\n' | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -c requirements/test.txt -o requirements/build.txt --no-header -q
 	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
 
 clean: ## remove what was built here

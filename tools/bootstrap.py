@@ -58,7 +58,9 @@ def main() -> int:
         "on" if sys.stdout.isatty() else "off",
     ]
     environment = {**os.environ, "PIP_NO_INPUT": "1"}
-    for step in (["--require-hashes", "-r", str(arguments.requirements)], ["--no-deps", "-e", str(ROOT)]):
+    # Without isolation pip builds this package by what is pinned, not by whatever backend it would fetch.
+    pinned = [["--require-hashes", "-r", str(file)] for file in (arguments.requirements, ROOT / "requirements" / "build.txt")]
+    for step in (*pinned, ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]):
         if subprocess.run([*pip, *step], env=environment, check=False).returncode:
             return _fail("pip could not install; its message is above. Run the same command again to continue")
     return 0
