@@ -6,9 +6,10 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+SDK_TESTS := tests/unit/fastpath tests/unit/metrics tests/unit/recording tests/unit/guard tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit gpu
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -58,7 +59,10 @@ test: $(VENV)/.test ## every test that this machine can run
 
 test-upstream: $(VENV)/.test ## the server's tests against a checkout of microsoft/VibeVoice, with weights made here (UPSTREAM=path)
 	@test -f "$(UPSTREAM)/demo/web/app.py" || { echo "UPSTREAM=path must name a checkout of microsoft/VibeVoice: no $(UPSTREAM)/demo/web/app.py" >&2; exit 2; }
-	VIBEVOICE_UPSTREAM="$(abspath $(UPSTREAM))" $$($(BIN)/python tests/upstream/environment.py) -m pytest tests/upstream $(ARGS)
+	VIBEVOICE_UPSTREAM="$(abspath $(UPSTREAM))" $$($(BIN)/python tools/overlay.py upstream) -m pytest tests/upstream $(ARGS)
+
+test-sdks: $(VENV)/.test ## what leans on the SDK's insides, with the oldest and the newest OpenTelemetry that is supported
+	@for each in sdk-oldest sdk-newest; do $$($(BIN)/python tools/overlay.py $$each) -m pytest $(SDK_TESTS) $(ARGS) || exit 1; done
 
 soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousands of listeners, an hour at 50 streams
 	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
@@ -93,6 +97,7 @@ lock: ## pin every dependency again, with hashes and without addresses (needs uv
 	uv pip compile pyproject.toml --extra service --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -o requirements/service.txt --no-header -q
 	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
 	printf 'hatchling>=1.25\neditables\n' | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -c requirements/test.txt -o requirements/build.txt --no-header -q
+	for each in sdk-oldest sdk-newest; do uv pip compile requirements/$$each.in --no-deps --universal --generate-hashes --python-version 3.10 -o requirements/$$each.txt --no-header -q; done
 	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
 
 clean: ## remove what was built here

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from tools.overlay import make
 from vibevoice_otel import semconv
-
-from .environment import DEFAULT, make
 
 HERE = Path(__file__).parent
 FRAMES, STEPS = 9, 4
@@ -22,7 +21,7 @@ FRAMES, STEPS = 9, 4
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One script spoken by longform.py in that environment."""
-    python = make(DEFAULT)
+    python = make("upstream")
     done = subprocess.run(
         [str(python), str(HERE / "longform.py"), str(tmp_path_factory.mktemp("longform")), str(FRAMES), str(STEPS)],
         capture_output=True,

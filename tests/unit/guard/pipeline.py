@@ -137,8 +137,8 @@ def speaking_app() -> FastAPI:
             await asyncio.sleep(float(socket.query_params["late"]))
         if socket.query_params.get("fail"):
             raise RuntimeError(f"cannot say {socket.query_params['text']}")
-        for _ in range(2):
-            await socket.send_bytes(b"\1\2" * 1600)
+        for _ in range(2):  # of 67 ms each, or, where a busy moment must not let the listener run dry, of ten seconds
+            await socket.send_bytes(b"\1\2" * (240_000 if socket.query_params.get("long") else 1600))
             await asyncio.sleep(float(socket.query_params.get("gap", "0")))
         await socket.close()
 

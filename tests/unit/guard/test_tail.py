@@ -223,7 +223,7 @@ def test_concurrent_requests_do_not_mix() -> None:
     """Interleaved requests, every other failing, are kept and dropped each on its own."""
 
     async def scene(service: Pipeline) -> Any:
-        return await asyncio.gather(*(service.ask(b"text=a&late=0.02" + (b"&fail=1" if n % 2 else b"")) for n in range(40)))
+        return await asyncio.gather(*(service.ask(b"text=a&long=1&late=0.02" + (b"&fail=1" if n % 2 else b"")) for n in range(40)))
 
     with pipeline(TailSampler(0.0), PATIENT) as service:
         asyncio.run(scene(service))
