@@ -20,7 +20,8 @@ from vibevoice_otel import semconv
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device import StreamNotes
-from vibevoice_otel.recording.timeline import Leaf, Timeline
+from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.timeline import Timeline
 
 from .conftest import FRAMES
 

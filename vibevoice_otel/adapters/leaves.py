@@ -6,7 +6,8 @@ from typing import Any
 
 from vibevoice_otel.adapters.safely import After, Before
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Leaf, Timeline
+from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.timeline import Timeline
 
 
 def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:

@@ -13,8 +13,9 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters import prepared, upstream
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.leaf import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline
+from vibevoice_otel.recording.timeline import Timeline
 
 NAME = "realtime"
 

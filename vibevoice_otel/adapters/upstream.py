@@ -15,8 +15,9 @@ from vibevoice_otel.adapters.diffusion import hook_scheduler
 from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.adapters.leaves import times
 from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.leaf import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Leaf, Timeline, current
+from vibevoice_otel.recording.timeline import Timeline, current
 from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.

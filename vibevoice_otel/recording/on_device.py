@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.device.placing import Interval, Placed, PlacedFrame, PlacedStep
+from vibevoice_otel.recording.leaf import Leaf
 from vibevoice_otel.recording.records import Column, Ints
-from vibevoice_otel.recording.timeline import Leaf
 from vibevoice_otel.semconv import Clock
 
 Mask = NDArray[np.bool_]

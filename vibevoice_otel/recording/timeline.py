@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vibevoice_otel.recording.clock import Anchor, now
+from vibevoice_otel.recording.leaf import Leaf
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     from vibevoice_otel import semconv
     from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.records import AttributeValue
-
-
-class Leaf(IntEnum):
-    """Intervals that recur in every frame (or text window); each has a column of its own."""
-
-    PREFILL = 0
-    LM_POSITIVE = 1
-    LM_NEGATIVE = 2
-    DECODE = 3
-    SEMANTIC_ENCODE = 4
-    CONNECTOR = 5
 
 
 @dataclass(slots=True)

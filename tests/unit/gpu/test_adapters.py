@@ -12,7 +12,8 @@ from vibevoice_otel.adapters.safely import After, Before, noted
 from vibevoice_otel.adapters.surface import TIMELINE, _has_put, _put_begins
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.timeline import Leaf, Timeline, bound
+from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.timeline import Timeline, bound
 
 
 class Live(HostClock):

@@ -13,7 +13,8 @@ from vibevoice_otel.adapters.hooks import Hooks
 from vibevoice_otel.adapters.leaves import times
 from vibevoice_otel.adapters.transformers import _positive_begins, _positive_ends
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.timeline import Leaf, Timeline, bound
+from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.timeline import Timeline, bound
 
 
 class Model:

@@ -17,8 +17,9 @@ from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor
+from vibevoice_otel.recording.leaf import Leaf
 from vibevoice_otel.recording.records import Batch
-from vibevoice_otel.recording.timeline import Asked, Leaf, Timeline
+from vibevoice_otel.recording.timeline import Asked, Timeline
 
 from .builders import CountingIds, bounds
 
