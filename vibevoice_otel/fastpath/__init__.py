@@ -47,6 +47,7 @@ def attach(recorder: Recorder, instruments: Instruments) -> FastPath | None:
         logger.warning("this OpenTelemetry SDK is not as known (%s); spans and measurements are made one by one", error)
         return None
     path = FastPath(FastSpans(recorder.emitter.tracer, recorder.on_drop), FastMetrics())
+    path.metrics.ready()
     recorder.emitter.fast = path.spans
     instruments.fast = path.metrics
     return path

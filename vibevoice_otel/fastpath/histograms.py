@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, AlwaysOnExemplarFilter, MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics._internal import aggregation as sdk
 from opentelemetry.sdk.metrics._internal import instrument as sdk_instruments
@@ -63,6 +64,13 @@ class FastMetrics:
         self._verified: bool | None = None
         self._refusals: dict[str, str] = {}
 
+    def ready(self) -> bool:
+        """Whether the installed release is as known. To be asked where no lock is held, for the first answer takes the SDK's own."""
+        if self._verified is None:
+            self._verified = False  # who asks meanwhile uses the public API
+            self._verified = verify()
+        return self._verified
+
     def record_many(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None = None) -> bool:
         """Record ``values`` into a histogram; False when nothing was recorded and the public API must."""
         if not len(values):
@@ -84,10 +92,7 @@ class FastMetrics:
         return self._add(instrument, (amount,), attributes, None, sdk._SumAggregation)
 
     def _add(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: type) -> bool:
-        if self._verified is None:
-            self._verified = False  # verify() itself records
-            self._verified = verify()
-        if not self._verified:
+        if not self.ready():
             return False
         instrument = getattr(instrument, "_real_instrument", None) or instrument
         try:
@@ -129,9 +134,7 @@ class FastMetrics:
 
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``."""
-        if self._verified is None:
-            self._verified = verify()
-        if not self._verified:
+        if not self.ready():
             return "metrics: recorded one value at a time, because this release's aggregations are not as known"
         if self._refusals:
             some = "; ".join(f"{name} ({reason})" for name, reason in sorted(self._refusals.items()))
@@ -165,7 +168,7 @@ def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attr
         if type(aggregation) is sdk._SumAggregation:
             _add_to_sum(aggregation, values[0])
             if plan.when == "always":
-                aggregation._reservoir.offer(values[0], time_ns(), attributes, NO_TRACE)
+                _offer(aggregation._reservoir, values[0], time_ns(), attributes, NO_TRACE)
         else:
             _add_to_histogram(aggregation, values, attributes, exemplars, plan.when)
     return True
@@ -205,7 +208,15 @@ def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, 
         last = [row for row in range(len(values)) if when == "always" or span_ids[row]]
     for row in last:
         at, context = (int(exemplars.times[row]), exemplars.context(row)) if exemplars is not None else (time_ns(), NO_TRACE)
-        reservoir.offer(float(values[row]), at, attributes, context)
+        _offer(reservoir, float(values[row]), at, attributes, context)
+
+
+def _offer(reservoir: Any, value: float, at: int, attributes: Attributes, context: Context) -> None:
+    """Offer an exemplar. A view's own reservoir may do anything; the value it belongs to has been counted, and must not be again."""
+    try:
+        reservoir.offer(value, at, attributes, context)
+    except Exception:
+        logger.debug("an exemplar was refused", exc_info=True)
 
 
 # Both add one value after another, as the public API does: the sum is the same to the last bit. Both return the rows, in order, of

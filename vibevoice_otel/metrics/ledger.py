@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vibevoice_otel import semconv
+from vibevoice_otel.guard import failures
 from vibevoice_otel.metrics.instruments import Attributes, Exemplars, Instruments
 from vibevoice_otel.recording.records import Ids, Ints
 from vibevoice_otel.semconv import Metric
@@ -77,7 +79,7 @@ class Ledger:
         self._sums[key] = (metric, attributes, amount if known is None else known[2] + amount)
 
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """Record one value; ``exemplar`` is the trace id, span id and end (ns since 1970) of an exported, sampled span, zeros for none."""
+        """Record one value; ``exemplar`` is (trace id, span id, end in ns since 1970) of an exported, sampled span; ids of 0 for none."""
         key = (metric.name, tuple(attributes.items()))
         series = self._singles.get(key)
         if series is None:
@@ -123,19 +125,38 @@ class Ledger:
             self.write()
 
     def write(self) -> None:
-        """Write all that waits into the instruments."""
+        """Write all that waits into the instruments. A series that cannot be written costs the others nothing, and is counted."""
         with self.lock:
             sums, singles, blocks = self._sums, self._singles, self._blocks
             self._sums, self._singles, self._blocks, self._waiting = {}, {}, {}, 0
             for metric, attributes, amount in sums.values():
-                self._instruments.add(metric, amount, attributes)
+                try:
+                    self._instruments.add(metric, amount, attributes)
+                except Exception as error:  # noqa: BLE001, PERF203 - here and below: many requests' values wait behind this one
+                    self._failed(metric, 1, error)
             for each in singles.values():
-                rows = range(len(each.values))
-                traced = any(each.span_ids)
-                exemplars = Exemplars(each.span_ids, each.trace_ids, rows, each.times) if traced else None
-                self._instruments.record_many(each.metric, each.values, each.attributes, exemplars)
+                try:
+                    self._write_singles(each)
+                except Exception as error:  # noqa: BLE001, PERF203
+                    self._failed(each.metric, len(each.values), error)
             for block in blocks.values():
-                self._write_blocks(block)
+                try:
+                    self._write_blocks(block)
+                except Exception as error:  # noqa: BLE001, PERF203
+                    self._failed(block.metric, sum(map(len, block.values)), error)
+
+    def _failed(self, metric: Metric, count: int, error: Exception) -> None:
+        """At most ``count`` values of ``metric`` are lost."""
+        failures.failed(self._dropped, f"writing {metric.name}", error, "metrics", "write_error", count)
+
+    def _dropped(self, what: str, reason: str, count: int) -> None:
+        self._instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
+
+    def _write_singles(self, series: _Singles) -> None:
+        exemplars = None
+        if any(series.span_ids):
+            exemplars = Exemplars(series.span_ids, series.trace_ids, range(len(series.values)), series.times)
+        self._instruments.record_many(series.metric, series.values, series.attributes, exemplars)
 
     def _write_blocks(self, series: _Blocks) -> None:
         values = np.concatenate(series.values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import View
 
-from vibevoice_otel import semconv
+from vibevoice_otel import fastpath, semconv
 from vibevoice_otel.fastpath.histograms import FastMetrics
 from vibevoice_otel.metrics import ledger as module
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -23,9 +25,9 @@ from vibevoice_otel.metrics.ledger import Ledger
 class Books:
     """A ledger over a real provider; ``waits`` as in a service, else every batch is written at once."""
 
-    def __init__(self, *, waits: bool) -> None:
+    def __init__(self, *, waits: bool, views: tuple[View, ...] = ()) -> None:
         self.reader = InMemoryMetricReader()
-        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False, views=views)
         self.instruments = Instruments(self.provider, "1", Limits(2000, 50_000))
         if waits:
             self.instruments.fast = FastMetrics()
@@ -99,3 +101,68 @@ def test_a_forked_child_does_not_tell_what_its_parent_has_waiting() -> None:
         os._exit(len(books.ledger._sums))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert books.points()[semconv.UNDERRUN.name][0][1][2] == 3
+
+
+class Refuses:
+    """An exemplar reservoir of an operator's own, which fails."""
+
+    error: type[Exception] = ValueError
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def offer(self, *_: Any) -> None:
+        raise self.error
+
+    def collect(self, *_: Any) -> list[object]:
+        return []
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_an_exemplar_that_is_refused_costs_no_value(error: type[Exception]) -> None:
+    """The value is counted, once, and so are those of the series that are written after it."""
+    kind = type("Refuses", (Refuses,), {"error": error})
+    books = Books(waits=True, views=(View(instrument_name=semconv.FIRST_AUDIO.name, exemplar_reservoir_factory=lambda _: kind),))
+    for trace in (0, 1):  # the first value of a series goes through the public API
+        books.ledger.record(semconv.FIRST_AUDIO, 0.1, {"voice": "v"}, (trace, trace, 1))
+        books.ledger.record(semconv.RTF, 0.1, {"voice": "v"})
+        points = books.points()
+    assert [points[metric.name][0][1][0] for metric in (semconv.FIRST_AUDIO, semconv.RTF)] == [2, 2]  # type: ignore[index]
+
+
+def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
+    """It is counted as lost; every other counter, value and block that waits is told, and so is the gauge whose collection this is."""
+    books = Books(waits=True)
+    broken = {semconv.UNDERRUN.name, semconv.FIRST_AUDIO.name, semconv.DECODE_DURATION.name}
+    for name in ("add", "record_many"):
+        inner = getattr(books.instruments, name)
+
+        def write(metric: Any, *rest: Any, inner: Any = inner) -> None:
+            if metric.name in broken:
+                raise ValueError
+            inner(metric, *rest)
+
+        setattr(books.instruments, name, write)
+    none, block, put = np.empty(0, np.uint64), np.full(3, 0.01), books.ledger
+    for counter, single, many in (
+        (semconv.UNDERRUN, semconv.FIRST_AUDIO, semconv.DECODE_DURATION),
+        (semconv.AUDIO_PRODUCED, semconv.RTF, semconv.PREFILL_DURATION),
+    ):
+        put.add(counter, 1, {"voice": "v"})
+        put.record(single, 0.1, {"voice": "v"})
+        put.record_many(many, block, {"voice": "v"}, block.astype(np.int64), 0, none)
+    points = books.points()
+    assert set(points) == {metric.name for metric in (semconv.AUDIO_PRODUCED, semconv.RTF, semconv.PREFILL_DURATION, semconv.DROPPED)}
+    assert [(dict(labels)["reason"], values[2]) for labels, values, *_ in points[semconv.DROPPED.name]] == [("write_error", 5)]  # type: ignore[call-overload, index]
+
+
+def test_a_write_takes_no_lock_that_another_holds_who_waits_for_the_collection() -> None:
+    """The SDK holds its list of readers while one is added, which waits for the collection that may be writing."""
+    books = Books(waits=False)
+    recorder: Any = type("Recorder", (), {"emitter": type("Emitter", (), {"tracer": None, "fast": None}), "on_drop": print})
+    fastpath.attach(recorder, books.instruments)
+    books.ledger.add(semconv.UNDERRUN, 1, {"voice": "v"})
+    writer = threading.Thread(target=books.ledger.write, daemon=True)
+    with MeterProvider._all_metric_readers_lock:
+        writer.start()
+        writer.join(5)
+        assert not writer.is_alive()
