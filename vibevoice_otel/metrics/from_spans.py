@@ -216,7 +216,7 @@ class FromSpans:
 
 
 def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int, int]:
-    return (batch.trace_id, operation.span_id, operation.end) if batch.sampled else (0, 0, 0)
+    return (batch.trace_id, operation.span_id, operation.end) if batch.sampled else (0, 0, operation.end)
 
 
 def _exemplars(batch: Batch, block: Block) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

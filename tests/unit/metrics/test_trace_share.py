@@ -7,11 +7,12 @@ import random
 
 import pytest
 from opentelemetry import context, trace
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.unit.recording.builders import assembly, request
 from vibevoice_otel import semconv
+from vibevoice_otel.fastpath.histograms import FastMetrics
 from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -108,3 +109,26 @@ def test_a_measurement_without_a_span_never_takes_the_thread_s_own() -> None:
         assert exemplar_traces(finished(outside, latency=0.1), share=1.0) == {outside}
     finally:
         context.detach(token)
+
+
+def test_an_exemplar_of_no_trace_was_measured_when_its_operation_ended() -> None:
+    """Where the operator wants exemplars of all values, one without a trace stands beside traced ones of the same series."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)
+    instruments = Instruments(provider, "0", Limits(2000, 50_000))
+    instruments.fast = FastMetrics()
+    instruments.observe(semconv.ACTIVE, list)
+    derive = FromSpans(instruments, ("0", "1"), SLO)
+    derive.consume(finished(1))
+    reader.get_metrics_data()  # the series exist
+    unsampled = dataclasses.replace(finished(2), sampled=False)
+    derive.consume(finished(1))
+    derive.consume(unsampled)
+    data = reader.get_metrics_data()
+    provider.shutdown()
+    assert data is not None
+    metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    first = [e for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for p in metric.data.data_points for e in p.exemplars]
+    sent = unsampled.operation(semconv.FIRST_CHUNK)
+    assert sent is not None
+    assert [e.time_unix_nano for e in first] == [sent.end]
