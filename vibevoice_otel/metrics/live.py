@@ -19,6 +19,8 @@ def active(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     """Open requests by voice; zero for every voice that has none, else the Collector goes on showing its last number for minutes."""
     counts = dict.fromkeys((*recorder.bounds.voices, semconv.OTHER), 0)
     for timeline in recorder.timelines:
+        if not timeline.parts:
+            continue  # it has ended, and waits for the recorder
         voice = voice_of(recorder, timeline)
         counts[voice] = counts.get(voice, 0) + 1
     return [(count, {"voice": voice}) for voice, count in counts.items()]

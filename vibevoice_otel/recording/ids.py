@@ -35,7 +35,8 @@ class RandomIds:
                 # Raw words are 30 times cheaper than bounded integers; zero, once in 2**64, is no id.
                 self._pool = np.maximum(self._generator.bit_generator.random_raw(POOL + count), np.uint64(1))
                 first, self._next = 0, count
-            return self._pool[first : first + count]
+            taken: Ids = self._pool[first : first + count].copy()  # a view kept by somebody would keep the whole pool
+            return taken
 
 
 class GeneratorIds:

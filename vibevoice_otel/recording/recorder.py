@@ -77,7 +77,6 @@ class Recorder:
         self._ended: queue.SimpleQueue[Timeline | threading.Event | None] = queue.SimpleQueue()
         self._hurry = threading.Event()  # somebody waits for what has ended
         self._breathed = 0
-        self._pending = 0  # timelines that ended and are not yet assembled
         self._thread: threading.Thread | None = None
         self._stopped = False
         #: The service is stopping: who is cut off from now on was cut off by it.
@@ -89,7 +88,7 @@ class Recorder:
 
     @property
     def timelines(self) -> list[Timeline]:
-        """The requests that are open now."""
+        """The requests that are open now, and those that have just ended (they have no parts)."""
         with self._lock:
             return list(self._open)
 
@@ -119,7 +118,7 @@ class Recorder:
             assembly.without_trace(int(self._ids.take(1)[0]))
         with self._lock:
             self._open[timeline] = assembly
-            timeline.streams_active = len(self._open)
+            timeline.streams_active = sum(1 for each in self._open if each.parts)  # without those that ended and wait to be assembled
         self.on_open(timeline)
         self._ensure_thread()
         return timeline
@@ -137,7 +136,6 @@ class Recorder:
             timeline.parts.discard(part)
             if timeline.parts or timeline not in self._open:
                 return
-            self._pending += 1
         self._ended.put(timeline)
 
     def standalone(
@@ -237,7 +235,6 @@ class Recorder:
     def _finish(self, timeline: Timeline, *, shutdown: bool = False) -> None:
         with self._lock:
             assembly = self._open.pop(timeline, None)
-            self._pending = max(0, self._pending - 1)
         if assembly is None:
             return
         moments = (timeline.web_closed, timeline.generate_end, timeline.work_end)
@@ -279,13 +276,13 @@ class Recorder:
     def _ask(self, done: threading.Event, timeout: float) -> bool:
         if not self.alive:
             return True
+        self._hurry.set()  # before it is asked: set after it has been answered, it would stay
         self._ended.put(done)
-        self._hurry.set()
         return done.wait(timeout)
 
     def _end_open(self) -> None:
         for timeline in self.timelines:
-            self._finish(timeline, shutdown=True)
+            self._finish(timeline, shutdown=bool(timeline.parts))  # without any it has ended, and stands behind us in the queue
 
     def shutdown(self, timeout: float = 5.0) -> None:
         """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""
@@ -294,8 +291,8 @@ class Recorder:
         self._stopped = True
         self.end_open(timeout)
         if self._thread is not None:
-            self._ended.put(None)
             self._hurry.set()
+            self._ended.put(None)
             self._thread.join(timeout)
 
     def _after_fork(self) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 
+from vibevoice_otel.metrics.live import active
 from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.ids import RandomIds
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import bound
@@ -23,6 +27,10 @@ class Heard:
 
     def consume(self, batch: Batch) -> None:
         self.batches.append(batch)
+        self.held.wait(10)
+
+    held = threading.Event()
+    held.set()
 
 
 def recorder(sink: Heard, **settings: float) -> Recorder:
@@ -66,3 +74,64 @@ def test_a_long_stream_is_drained_while_others_keep_ending() -> None:
     one.release(long, "work")
     one.shutdown()
     assert len(sink.batches) == others + 2
+
+
+def test_who_has_ended_is_not_open() -> None:
+    """Requests one after the other are one at a time, however long the recorder gathers what ended."""
+    one = recorder(Heard())
+    for _ in range(3):
+        timeline = one.open("work", context=Context())
+        assert timeline.streams_active == 1
+        assert sum(count for count, _ in active(one)) == 1
+        one.release(timeline, "work")
+    assert sum(count for count, _ in active(one)) == 0
+    one.shutdown()
+
+
+def test_a_flush_answered_at_once_leaves_no_hurry() -> None:
+    """Else nothing would ever be gathered again."""
+
+    class Slow(queue.SimpleQueue[Any]):
+        """Whoever puts a question goes on when it has been answered."""
+
+        def put(self, item: Any, *_: Any, **__: Any) -> None:
+            super().put(item)
+            if isinstance(item, threading.Event):
+                item.wait(10)
+
+    one = recorder(Heard())
+    one._ended = Slow()
+    request(one)
+    assert one.flush()
+    assert not one._hurry.is_set()
+    one.shutdown()
+
+
+def test_who_ended_while_the_end_was_awaited_was_not_cut_off() -> None:
+    """The recorder is busy: a request ends by itself after the service began to stop, and before the recorder comes to it."""
+    sink = Heard()
+    sink.held = threading.Event()
+    one = recorder(sink)
+    request(one)
+    late = one.open("work", context=Context())
+    until = time.monotonic() + 10
+    while not sink.batches and time.monotonic() < until:
+        time.sleep(0.001)
+    end = threading.Thread(target=one.end_open)
+    end.start()
+    while not one._hurry.is_set() and time.monotonic() < until:
+        time.sleep(0.001)
+    late.delivered = 1
+    one.release(late, "work")
+    sink.held.set()
+    end.join(10)
+    one.shutdown()
+    assert [batch.error_type for batch in sink.batches if batch.request == late.request] == [None]
+
+
+def test_ids_keep_nothing_else_alive() -> None:
+    """Whoever keeps a few span ids (the live page does) does not keep the thousands that were drawn with them."""
+    ids = RandomIds()
+    first, second = ids.take(3), ids.take(3)
+    assert first.base is None
+    assert len({*first.tolist(), *second.tolist()}) == 6
