@@ -123,7 +123,8 @@ class Assembly:
         twin._ids = Provisional()
         twin._generation = copy.copy(self._generation)
         twin._generation.timeline, twin._generation.ids = twin.timeline, twin._ids
-        twin._defects, twin._playback, twin._parts = dict(self._defects), copy.copy(self._playback), copy.deepcopy(self._parts)
+        twin._defects, twin._defective = dict(self._defects), dict(self._defective)
+        twin._playback, twin._parts = copy.copy(self._playback), copy.deepcopy(self._parts)
         batch = twin._batch(cut=None, end=at)
         batch.final, batch.status, batch.error_type = False, None, None
         return batch

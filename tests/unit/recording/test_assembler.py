@@ -170,6 +170,19 @@ def test_defective_frames_are_named() -> None:
     assert frames.attributes["vibevoice.frame.defect"].tolist() == ["", "silent", "nan", "clipped"]  # type: ignore[union-attr]
 
 
+def test_a_look_takes_no_defect_from_its_frame() -> None:
+    """A chunk was heard before its frame was complete; somebody looks at the request meanwhile, and the frame's record names the defect."""
+    t = request(frames=3)
+    t.audio_low[2] = t.audio_high[2] = 0.0
+    made = assembly(t)
+    drained = made.drain()
+    assert drained is not None
+    assert made.peek(t.frames[-1] + 9 * MS).block(semconv.FRAME) is not None
+    frames = made.finish(end=t.web_closed or 0).block(semconv.FRAME)
+    assert frames is not None
+    assert frames.attributes[semconv.FRAME_DEFECT.key].tolist() == ["silent"]  # type: ignore[union-attr]
+
+
 def test_an_open_request_at_shutdown_ends_as_error() -> None:
     """Facts noted after the end are left out, so that nothing lies outside the request."""
     t = request(frames=3)
