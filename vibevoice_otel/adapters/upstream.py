@@ -112,6 +112,8 @@ def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------- frames
 
+NUMBER = (int, float)  # made once, for every frame asks
+
 
 def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     at = now()
@@ -122,10 +124,10 @@ def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, A
     timeline.pass_start = 0
     used = timeline.used
     steps = getattr(args[0], "ddpm_inference_steps", None)
-    if steps != used.steps and isinstance(steps, int):
+    if isinstance(steps, int) and steps != used.steps:
         used.steps = steps
     cfg = args[3] if len(args) > 3 else kwargs.get("cfg_scale")
-    if cfg != used.cfg and isinstance(cfg, int | float):
+    if isinstance(cfg, NUMBER) and cfg != used.cfg:  # in this order: to compare a tensor would wait for its device
         used.cfg = float(cfg)
 
 

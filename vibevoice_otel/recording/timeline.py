@@ -194,4 +194,6 @@ def bound(timeline: Timeline) -> Iterator[Timeline]:
         yield timeline
     finally:
         thread.timeline, thread.step = before
+        # What a generation that failed in the midst of a pass has left is nothing to the request's next one.
         timeline.negative = timeline.prefilling = False
+        timeline.pass_start, timeline.pass_run = 0, None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vibevoice_otel.adapters import upstream
 from vibevoice_otel.adapters.safely import noted
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.timeline import Timeline, bound
@@ -102,3 +103,35 @@ def test_the_request_may_be_found_by_the_arguments() -> None:
     lost = Watched(find=lambda args: args[5])
     assert lost.call("a") == "A"
     assert [type(error) for error in lost.failed] == [IndexError]
+
+
+class Tensor:
+    """What may not be compared on the model's thread: that would wait for the device."""
+
+    def __ne__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_frame_compares_no_tensor() -> None:
+    """A guidance scale that stands on a device is left alone; a number is taken over."""
+    one = timeline()
+    model = type("Model", (), {"ddpm_inference_steps": Tensor()})
+    upstream._frame_begins(one, (model, None, None, Tensor()), {})
+    assert (one.used.steps, one.used.cfg, len(one.frames)) == (None, None, 1)
+    model.ddpm_inference_steps = 5  # type: ignore[assignment]
+    upstream._frame_begins(one, (model, None, None), {"cfg_scale": 2})
+    assert (one.used.steps, one.used.cfg) == (5, 2.0)
+
+
+def test_a_generation_that_failed_leaves_nothing_to_the_next() -> None:
+    """A pass was prepared and never ran, so the first pass of the request's next generation begins by itself."""
+    one = timeline()
+    with pytest.raises(ValueError, match="no"), bound(one):
+        upstream._pass_prepared(one, (), {})
+        raise ValueError("no")
+    again = now()
+    with bound(one):
+        upstream._pass_prepared(one, (), {})
+        assert one.pass_start >= again
