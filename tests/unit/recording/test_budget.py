@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -157,11 +158,14 @@ def test_no_limit_is_exceeded(frames: int, steps: int, trace: int, rate: int) ->
     """Whatever the request, its rows stay within both limits; the operations, a handful, are always there."""
     batch = finish(request(frames=frames, steps=steps))
     operations, before = len(batch.operations), spans(batch)
+    # Of many steps a frame made here runs into the next one, so the last has more children than its own.
+    children = Counter(parent for block in batch.blocks if block.span is not semconv.FRAME for parent in block.parent_id.tolist())
+    most = max(children.values(), default=0)
     one, _, dropped = budget(trace=trace, rate=rate)
     one.consume(batch)
     after = spans(batch)
     assert after <= max(operations, min(trace, rate))
-    assert after >= min(before, trace, rate) - (steps + 3)  # what is left over is less than one frame's children
+    assert after >= min(before, trace, rate) - most  # what is left over is less than one frame's children
     assert sum(count for _, _, count in dropped) == before - after
 
 
