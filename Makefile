@@ -85,8 +85,8 @@ format: $(VENV)/.test ## rewrite to the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test ## what the telemetry costs, every table of docs/performance.md (half an hour; one alone: python -m benchmarks.NAME)
-	@for name in hot_path cpu stages growth pipeline end_to_end; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+bench: $(VENV)/.test ## what the telemetry costs, every table of docs/performance.md (an hour; one alone: python -m benchmarks.NAME)
+	@for name in hot_path cpu stages growth in_process pipeline end_to_end; do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 dist: $(VENV)/.test ## wheel and sdist, checked
 	rm -rf dist

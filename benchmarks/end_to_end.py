@@ -62,19 +62,14 @@ def compare(
         rate = [a / b - 1 for a, b in zip(each.rate, base.rate, strict=True)]
         first = [a / b - 1 for a, b in zip(each.first, base.first, strict=True)]
         rows.append(
-            [f"{title}: {kind}", statistics.median(each.cpu) * 1000, _percent(cpu), statistics.median(each.rate), _percent(rate),
-             statistics.median(each.first) * 1000, _percent(first)]
+            [f"{title}: {kind}", statistics.median(each.cpu) * 1000, harness.percent(cpu), statistics.median(each.rate),
+             harness.percent(rate), statistics.median(each.first) * 1000, harness.percent(first)]
         )  # fmt: skip
     return rows, measured
 
 
 def _raw(measured: dict[str, Measured]) -> dict[str, dict[str, list[float]]]:
     return {kind: {"cpu": each.cpu, "rate": each.rate, "first": each.first} for kind, each in measured.items()}
-
-
-def _percent(shares: list[float]) -> str:
-    low, high = harness.interval(shares)
-    return f"{statistics.median(shares):+.1%} ({low:+.1%} .. {high:+.1%})"
 
 
 def _more(measured: dict[str, Measured], kind: str, base: str = NONE) -> list[float]:
@@ -90,7 +85,7 @@ def main() -> None:
     spread = max(abs(n) for n in noise)
     # A goal is met where the whole interval lies within it: a median that a noisy machine happened to give is no proof.
     goals = [
-        harness.Goal(text, harness.interval(found)[1] <= limit, _percent(found) + note)
+        harness.Goal(text, harness.interval(found)[1] <= limit, harness.percent(found) + note)
         for text, found, limit, note in (
             ("saturated: at most 2 % more CPU", _more(saturated, OURS), 0.02, ""),
             ("saturated: never dearer than stock", _more(saturated, OURS, STOCK), 0.0, " against stock"),

@@ -63,6 +63,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(low, 1) - 1], ordered[min(high, count) - 1]
 
 
+def percent(shares: Sequence[float]) -> str:
+    """The median share and its interval, in percent."""
+    low, high = interval(shares)
+    return f"{statistics.median(shares):+.1%} ({low:+.1%} .. {high:+.1%})"
+
+
 def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
     """Run every contender once a round, in an order that turns by one each round; the first round is warm-up and not kept."""
     series = {name: Series(name) for name in contenders}

@@ -207,7 +207,7 @@ def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, 
         # Of traced ones the aligned reservoir keeps the last of each bucket; any other case is offered everything.
         last = [row for row in range(len(values)) if when == "always" or span_ids[row]]
     for row in last:
-        at, context = (int(exemplars.times[row]), exemplars.context(row)) if exemplars is not None else (time_ns(), NO_TRACE)
+        at, context = (exemplars.time(row), exemplars.context(row)) if exemplars is not None else (time_ns(), NO_TRACE)
         _offer(reservoir, float(values[row]), at, attributes, context)
 
 

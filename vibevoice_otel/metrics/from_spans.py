@@ -127,7 +127,7 @@ class FromSpans:
             row = OF_BLOCK.get(block.span.name)
             if row is not None:
                 attributes = row.labels(batch.labels, block.attributes)
-                self._ledger.record_many(row.metric, block.seconds, attributes, block.end, batch.trace_id, _exemplars(batch, block))
+                self._ledger.record_many(row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block))
             elif block.span is semconv.STEP:
                 self._steps(batch, block)
 
@@ -149,7 +149,7 @@ class FromSpans:
         index = np.minimum(np.asarray(steps.attributes[semconv.STEP_INDEX.key]), len(self._step_labels) - 1)
         shared = {"voice": labels.voice, "cfg": labels.cfg, "steps": labels.steps}
         self._ledger.record_many(
-            semconv.INFERENCE, steps.seconds, {**shared, "clock": _clock(steps.attributes)}, steps.end, batch.trace_id, exemplars,
+            semconv.INFERENCE, steps.seconds, {**shared, "clock": _clock(steps.attributes)}, batch.trace_id, exemplars,
             numbers=index, split=self._by_step,
         )  # fmt: skip
         for name, values in steps.measures.items():
@@ -157,15 +157,13 @@ class FromSpans:
             if not known.any():
                 continue
             chosen = exemplars[known] if len(exemplars) else exemplars
-            measured = (values[known].astype(np.float64), steps.end[known], chosen)
+            measured = values[known].astype(np.float64)
             if name in STEP_MEASURES:
                 self._ledger.record_many(
-                    STEP_MEASURES[name], measured[0], shared, measured[1], batch.trace_id, measured[2],
-                    numbers=index[known], split=self._by_step,
-                )  # fmt: skip
+                    STEP_MEASURES[name], measured, shared, batch.trace_id, chosen, numbers=index[known], split=self._by_step
+                )
             elif name in DEVICE_MEASURES and batch.device_id is not None:
-                device = {"device_id": batch.device_id}
-                self._ledger.record_many(DEVICE_MEASURES[name], measured[0], device, measured[1], batch.trace_id, measured[2])
+                self._ledger.record_many(DEVICE_MEASURES[name], measured, {"device_id": batch.device_id}, batch.trace_id, chosen)
 
     def _by_step(self, attributes: Attributes, index: int) -> Attributes:
         """The series of one step index, in the order of the contract's labels."""
@@ -215,8 +213,8 @@ class FromSpans:
         return True
 
 
-def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int, int]:
-    return (batch.trace_id, operation.span_id, operation.end) if batch.sampled else (0, 0, operation.end)
+def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int]:
+    return (batch.trace_id, operation.span_id) if batch.sampled else (0, 0)
 
 
 def _exemplars(batch: Batch, block: Block) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

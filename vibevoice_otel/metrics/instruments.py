@@ -15,7 +15,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.records import Ids, Ints
+from vibevoice_otel.recording.records import Ids
 from vibevoice_otel.semconv import Metric
 
 Attributes = Mapping[str, str]
@@ -69,23 +69,27 @@ class Exemplars:
         span_ids: of each value's exported, sampled span, 0 where there is none; shape (n,).
         trace_ids: of each request.
         requests: of each value, the place of its request in ``trace_ids``; shape (n,).
-        times: when each value was measured, nanoseconds since 1970; shape (n,).
+        times: when each request's values were recorded, nanoseconds since 1970.
     """
 
     span_ids: Ids | Sequence[int]
     trace_ids: Sequence[int]
     requests: NDArray[np.intp] | Sequence[int]
-    times: Ints | Sequence[int]
+    times: Sequence[int]
 
     def context(self, row: int) -> Context:
         """What :meth:`record` takes for the value in this row."""
         span_id = int(self.span_ids[row])
         return exemplar_context(self.trace_ids[self.requests[row]], span_id) if span_id else NO_TRACE
 
+    def time(self, row: int) -> int:
+        """When the value in this row was recorded. That of a later row is never earlier: Prometheus refuses exemplars that go back."""
+        return self.times[self.requests[row]]
+
     def take(self, rows: NDArray[np.intp] | slice) -> Exemplars:
         """Those of ``rows``."""
         span_ids = np.asarray(self.span_ids, np.uint64)  # left to itself numpy makes floats of small and large ids together
-        return Exemplars(span_ids[rows], self.trace_ids, np.asarray(self.requests)[rows], np.asarray(self.times)[rows])
+        return Exemplars(span_ids[rows], self.trace_ids, np.asarray(self.requests)[rows], self.times)
 
 
 class BulkWriter(Protocol):

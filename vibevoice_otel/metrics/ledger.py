@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import time_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class _Blocks:
     numbers: list[Ints] = field(default_factory=list)
     span_ids: list[Ids] = field(default_factory=list)  # of the traced blocks; empty ones else
     trace_ids: list[int] = field(default_factory=list)
-    times: list[Ints] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
 
 
 class Ledger:
@@ -78,17 +79,17 @@ class Ledger:
         known = self._sums.get(key)
         self._sums[key] = (metric, attributes, amount if known is None else known[2] + amount)
 
-    def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """Record one value; ``exemplar`` is (trace id, span id, end in ns since 1970) of an exported, sampled span; ids of 0 for none."""
+    def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] = (0, 0)) -> None:
+        """Record one value; ``exemplar`` is (trace id, span id) of an exported, sampled span, zeros for none."""
         key = (metric.name, tuple(attributes.items()))
         series = self._singles.get(key)
         if series is None:
             series = self._singles[key] = _Singles(metric, attributes)
-        trace_id, span_id, at = exemplar
+        trace_id, span_id = exemplar
         series.values.append(value)
         series.trace_ids.append(trace_id)
         series.span_ids.append(span_id)
-        series.times.append(at)
+        series.times.append(time_ns())
         self._waiting += 1
 
     def record_many(
@@ -96,14 +97,13 @@ class Ledger:
         metric: Metric,
         values: Floats,
         attributes: Attributes,
-        times: Ints,
         trace_id: int,
         span_ids: Ids,
         *,
         numbers: Ints | None = None,
         split: Split | None = None,
     ) -> None:
-        """Record values of shape (n,), measured at ``times`` (n,); ``span_ids`` (n,) of trace ``trace_id`` for exemplars, 0 or empty: none.
+        """Record values of shape (n,); ``span_ids`` (n,) of trace ``trace_id`` are for exemplars, 0 or empty for none.
 
         With ``split`` a value's attributes are ``split(attributes, number)``, of ``numbers`` (n,).
         """
@@ -114,7 +114,7 @@ class Ledger:
         series.values.append(values)
         series.span_ids.append(span_ids)
         series.trace_ids.append(trace_id)
-        series.times.append(times)
+        series.times.append(time_ns())
         if numbers is not None:
             series.numbers.append(numbers)
         self._waiting += len(values)
@@ -165,7 +165,7 @@ class Ledger:
             lengths = [len(each) for each in series.values]
             whole = [ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(series.span_ids, lengths, strict=True)]
             request = np.repeat(np.arange(len(lengths)), lengths)
-            exemplars = Exemplars(np.concatenate(whole), series.trace_ids, request, np.concatenate(series.times))
+            exemplars = Exemplars(np.concatenate(whole), series.trace_ids, request, series.times)
         if series.split is None:
             self._instruments.record_many(series.metric, values, series.attributes, exemplars)
             return

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 WORK_NS, BREATH_SECONDS = 1_000_000, 0.0005
 #: Requests that end within this time of each other are assembled in one go: to wake a thread costs as much as to assemble a short one.
 GATHER_SECONDS = 0.02
+#: After so many of them long streams and devices are looked at again.
+MOST_GATHERED = 100
 #: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has close bounds too.
 DEVICE_POLL_SECONDS = 0.05
 
@@ -204,7 +206,7 @@ class Recorder:
             self._hurry.wait(GATHER_SECONDS)
         gathered = [first]
         with contextlib.suppress(queue.Empty):
-            while True:
+            while len(gathered) < MOST_GATHERED:
                 gathered.append(self._ended.get_nowait())
         return gathered
 

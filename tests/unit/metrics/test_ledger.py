@@ -64,10 +64,10 @@ def test_waiting_changes_nothing(requests: list[tuple[list[float], bool, float]]
         for each in both:
             put = each.ledger
             put.add(semconv.UNDERRUN, 1, {"voice": "v"})
-            put.record(semconv.FIRST_AUDIO, first, {"voice": "v"}, (number, 9, 5) if traced else (0, 0, 0))
+            put.record(semconv.FIRST_AUDIO, first, {"voice": "v"}, (number, 9) if traced else (0, 0))
             if steps:
                 put.record_many(
-                    semconv.INFERENCE, np.array(steps), {"voice": "v"}, np.arange(len(steps)), number, ids,
+                    semconv.INFERENCE, np.array(steps), {"voice": "v"}, number, ids,
                     numbers=np.arange(len(steps)) % 5, split=by_index,
                 )  # fmt: skip
             put.settle()
@@ -83,10 +83,10 @@ def test_it_waits_for_the_collection_but_not_without_end() -> None:
     books.instruments.record_many = lambda m, values, *rest: (written.append(len(values)), inner(m, values, *rest))[1]  # type: ignore[method-assign]
     block = np.full(1000, 0.01)
     for _ in range(module.MAX_VALUES // 1000):
-        books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, block.astype(np.int64), 0, np.empty(0, np.uint64))
+        books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, 0, np.empty(0, np.uint64))
         books.ledger.settle()
     assert not written
-    books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, block.astype(np.int64), 0, np.empty(0, np.uint64))
+    books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, 0, np.empty(0, np.uint64))
     books.ledger.settle()
     assert sum(written) == 1000 * (module.MAX_VALUES // 1000 + 1)
 
@@ -123,7 +123,7 @@ def test_an_exemplar_that_is_refused_costs_no_value(error: type[Exception]) -> N
     kind = type("Refuses", (Refuses,), {"error": error})
     books = Books(waits=True, views=(View(instrument_name=semconv.FIRST_AUDIO.name, exemplar_reservoir_factory=lambda _: kind),))
     for trace in (0, 1):  # the first value of a series goes through the public API
-        books.ledger.record(semconv.FIRST_AUDIO, 0.1, {"voice": "v"}, (trace, trace, 1))
+        books.ledger.record(semconv.FIRST_AUDIO, 0.1, {"voice": "v"}, (trace, trace))
         books.ledger.record(semconv.RTF, 0.1, {"voice": "v"})
         points = books.points()
     assert [points[metric.name][0][1][0] for metric in (semconv.FIRST_AUDIO, semconv.RTF)] == [2, 2]  # type: ignore[index]
@@ -149,7 +149,7 @@ def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
     ):
         put.add(counter, 1, {"voice": "v"})
         put.record(single, 0.1, {"voice": "v"})
-        put.record_many(many, block, {"voice": "v"}, block.astype(np.int64), 0, none)
+        put.record_many(many, block, {"voice": "v"}, 0, none)
     points = books.points()
     assert set(points) == {metric.name for metric in (semconv.AUDIO_PRODUCED, semconv.RTF, semconv.PREFILL_DURATION, semconv.DROPPED)}
     assert [(dict(labels)["reason"], values[2]) for labels, values, *_ in points[semconv.DROPPED.name]] == [("write_error", 5)]  # type: ignore[call-overload, index]
