@@ -88,39 +88,7 @@ def request(times: int) -> None:
     stack.reader.get_metrics_data()
 
 
-def bare_service(times: int) -> None:
-    """Whole requests of the service's application with its real model, without telemetry."""
-    _serve(times, observed=False)
-
-
-def our_service(times: int) -> None:
-    """The same with ours in full, spans flushed after each."""
-    _serve(times, observed=True)
-
-
-def _serve(times: int, *, observed: bool) -> None:
-    import asyncio
-
-    from benchmarks import in_process
-    from benchmarks.telemetry import providers
-
-    app = in_process.create_app(in_process.ServiceSettings())
-    tracer_provider, meter_provider, _, _ = providers()
-    recorder = None
-    if observed:
-        in_process.FastAPIInstrumentor.instrument_app(app, tracer_provider=tracer_provider, meter_provider=meter_provider)
-        ours = in_process.VibeVoiceInstrumentor()
-        ours.instrument(tracer_provider=tracer_provider, meter_provider=meter_provider, settings=in_process.Settings(), skip_dep_check=True)
-        recorder = ours.recorder
-    loop = asyncio.new_event_loop()
-    for _ in range(times):
-        loop.run_until_complete(in_process.speak(app))
-        if recorder is not None:
-            recorder.flush(600)
-            tracer_provider.force_flush(600_000)
-
-
-WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, bare_service, our_service)}
+WORK = {each.__name__: each for each in (floor, hook, frame, request, encode)}
 
 if __name__ == "__main__":
     WORK[sys.argv[1]](int(sys.argv[2]))

@@ -1,7 +1,6 @@
 """Instructions of the cheap benchmarks, counted by valgrind's callgrind: stable where clocks are not, so that CI can compare them.
 
-``python -m benchmarks.instructions`` counts; ``--record`` writes what it found as the baseline of this Python version; ``--service``
-counts a request of the real service with and without ours instead (a quarter of an hour).
+``python -m benchmarks.instructions`` counts; ``--record`` writes what it found as the baseline of this Python version.
 """
 
 from __future__ import annotations
@@ -19,16 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path(__file__).with_name("instructions.json")
 #: What is counted -> repetitions of the shorter and the longer run; their difference is the work alone.
 WORK = {"floor": (500, 10_500), "hook": (500, 10_500), "frame": (100, 1100), "encode": (5, 105), "request": (10, 60)}
-#: Minutes each, so only where asked for (--service): what a whole request of the real service takes more with ours.
-SERVICE = {"bare_service": (1, 4), "our_service": (1, 4)}
-UNIT = {
-    "floor": "a step",
-    "hook": "a step",
-    "frame": "a frame of 5 steps",
-    "encode": "a block of 80 spans",
-    "request": "2 s of audio",
-    **dict.fromkeys(SERVICE, "a request of 2 s"),
-}
+UNIT = {"floor": "a step", "hook": "a step", "frame": "a frame of 5 steps", "encode": "a block of 80 spans", "request": "2 s of audio"}
 
 
 def available() -> bool:
@@ -47,7 +37,7 @@ def count(names: tuple[str, ...] = tuple(WORK)) -> dict[str, float]:
     """
     found = {}
     for name in names:
-        few, many = {**WORK, **SERVICE}[name]
+        few, many = WORK[name]
         runs = [_start(name, times) for times in (few, many)]
         fewer, more = (_collected(run) for run in runs)
         found[name] = (more - fewer) / (many - few)
@@ -84,12 +74,6 @@ def baseline() -> dict[str, float] | None:
 
 
 def main() -> None:
-    if "--service" in sys.argv:
-        found = count(tuple(SERVICE))
-        for name, value in found.items():
-            print(f"{name:13} {value:14,.0f} instructions {UNIT[name]}")
-        print(f"{found['our_service'] / found['bare_service'] - 1:+.2%}")
-        return
     found = count()
     for name, value in found.items():
         print(f"{name:8} {value:10,.0f} instructions {UNIT[name]}")
