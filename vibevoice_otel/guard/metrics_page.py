@@ -6,13 +6,12 @@ address as the operator wants it; where that fails it stays closed.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel.guard import workers
+from vibevoice_otel.guard import bearer, workers
 
 if TYPE_CHECKING:
     from vibevoice_otel.settings import Settings
@@ -48,8 +47,7 @@ def protect(settings: Settings) -> bool:
 
 def _asking(token: str, page: Wsgi) -> Wsgi:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        scheme, _, given = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode()):
+        if bearer.admits(str(environ.get("HTTP_AUTHORIZATION", "")), token):
             return page(environ, start_response)
         start_response("401 Unauthorized", [("Content-Type", "text/plain"), ("WWW-Authenticate", "Bearer")])
         return [b"/metrics asks for a token (VIBEVOICE_OTEL_METRICS_TOKEN)\n"]

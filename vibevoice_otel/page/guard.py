@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 import time
 from collections.abc import Collection, Mapping
+
+from vibevoice_otel.guard import bearer
 
 #: host, [v6] or name, with an optional port.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
@@ -46,10 +47,7 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 def token_allowed(headers: Mapping[str, str], token: str) -> bool:
     """Whether the bearer token is right; always when none is asked for."""
-    if not token:
-        return True
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    return not token or bearer.admits(headers.get("authorization", ""), token)
 
 
 def security_headers(host: str, service: str) -> list[tuple[bytes, bytes]]:
