@@ -22,7 +22,5 @@ def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
 
     def leave(timeline: Timeline, started: int, _result: Any) -> None:
         timeline.leave(leaf, started)
-        if timeline.device is not None:
-            timeline.device.leave(leaf)
 
     return enter, leave

@@ -129,8 +129,6 @@ def _negative_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int:
 def _negative_ends(timeline: Timeline, started: int, _result: Any) -> None:
     timeline.negative = False
     timeline.leave(Leaf.LM_NEGATIVE, started)
-    if timeline.device is not None:
-        timeline.device.leave(Leaf.LM_NEGATIVE)
 
 
 def _positive_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
@@ -150,8 +148,6 @@ def _positive_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None
 
 def _positive_ends(timeline: Timeline, started: int, _result: Any) -> None:
     timeline.leave(Leaf.LM_POSITIVE, started)
-    if timeline.device is not None:
-        timeline.device.leave(Leaf.LM_POSITIVE)
 
 
 def _positive_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> bool | None:

@@ -152,10 +152,8 @@ def pass_begins(timeline: Timeline, leaf: Leaf, *, entered: bool = False) -> tup
 def pass_ends(timeline: Timeline, begun: tuple[Leaf, int], _result: Any) -> None:
     """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
     leaf, started = begun
-    timeline.leaves[leaf].extend((started, now()))
+    timeline.leave(leaf, started)
     timeline.pass_run = leaf
-    if timeline.device is not None:
-        timeline.device.leave(leaf)
 
 
 def _pass_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> Leaf | None:

@@ -157,8 +157,10 @@ class Timeline:
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
 
     def leave(self, leaf: Leaf, started: int) -> None:
-        """Note that ``leaf`` ran from ``started`` until now. Two appends: start, then end."""
+        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start, then end."""
         self.leaves[leaf].extend((started, now()))
+        if self.device is not None:
+            self.device.leave(leaf)
 
     def sent(self, start: int, end: int, size: int) -> None:
         """Note a non-empty binary send of ``size`` bytes."""
