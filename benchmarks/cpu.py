@@ -50,7 +50,9 @@ def naive(frames: int, each: int, requests: int, *, traced: bool) -> Callable[[]
     return run
 
 
-def ours(frames: int, each: int, requests: int, *, traced: bool, fast: bool, foreign: bool = False) -> Callable[[], float]:
+def ours(
+    frames: int, each: int, requests: int, *, traced: bool, fast: bool, foreign: bool = False
+) -> Callable[[], float]:
     stack, model = observed(traced=traced, fast=fast), Model.observed()
     if foreign:
         stack.tracer_provider.add_span_processor(SpanProcessor())
@@ -80,21 +82,31 @@ def main() -> None:
             contenders[f"naive, {word}"] = naive(*work, traced=traced)
             contenders[f"ours plain, {word}"] = ours(*work, traced=traced, fast=False)
             contenders[f"ours fast, {word}"] = ours(*work, traced=traced, fast=True)
-        contenders["ours fast beside a foreign span processor, traced"] = ours(*work, traced=True, fast=True, foreign=True)
+        contenders["ours fast beside a foreign span processor, traced"] = ours(
+            *work, traced=True, fast=True, foreign=True
+        )
         found = harness.alternate(contenders, options.rounds)
         floor = found["bare"]
         cost = {
-            name: harness.Series(name, [(v - f) / steps * 1e6 for v, f in zip(series.values, floor.values, strict=True)])
+            name: harness.Series(
+                name, [(v - f) / steps * 1e6 for v, f in zip(series.values, floor.values, strict=True)]
+            )
             for name, series in found.items()
             if name != "bare"
         }
         for name, series in cost.items():
             against = cost["naive, traced" if "not" not in name else "naive, not traced"]
-            rows.append([f"{length}: {name}", series.median, harness.spread(series), harness.ratio(against, series).median])
+            rows.append(
+                [f"{length}: {name}", series.median, harness.spread(series), harness.ratio(against, series).median]
+            )
         raw[length] = {name: series.values for name, series in cost.items()}
         for word, limit in (("traced", 3.0), ("not traced", 2.0)):
             value = cost[f"ours fast, {word}"].median
-            goals.append(harness.Goal(f"{length} requests, {word}: at most {limit:g} us a step", value <= limit, f"{value:.2f} us"))
+            goals.append(
+                harness.Goal(
+                    f"{length} requests, {word}: at most {limit:g} us a step", value <= limit, f"{value:.2f} us"
+                )
+            )
     harness.Report(
         "cpu", "Whole CPU cost per diffusion step, microseconds (all of a request shared out over its steps, 5 to a frame where not said)",
         "us", ["contender", "median", "quartiles", "naive / this"], rows, goals, raw=raw,

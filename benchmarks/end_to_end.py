@@ -51,7 +51,10 @@ def compare(
     title: str, streams: int, requests: int, rounds: int, service: dict[str, str]
 ) -> tuple[list[list[str | float | None]], dict[str, Measured]]:
     with ExitStack() as running, Receiver() as receiver:
-        measured = {kind: Measured(running.enter_context(serve(kind, receiver.endpoint, service)), streams, requests) for kind in KINDS}
+        measured = {
+            kind: Measured(running.enter_context(serve(kind, receiver.endpoint, service)), streams, requests)
+            for kind in KINDS
+        }
         harness.alternate({kind: each.round for kind, each in measured.items()}, rounds)
     for each in measured.values():  # the first round was warm-up
         del each.cpu[0], each.rate[0], each.first[0]
@@ -89,7 +92,12 @@ def main() -> None:
         for text, found, limit, note in (
             ("saturated: at most 2 % more CPU", _more(saturated, OURS), 0.02, ""),
             ("saturated: never dearer than stock", _more(saturated, OURS, STOCK), 0.0, " against stock"),
-            ("paced: below the noise", _more(paced, OURS), spread, f"; quartiles of no telemetry {noise[0]:+.1%} .. {noise[1]:+.1%}"),
+            (
+                "paced: below the noise",
+                _more(paced, OURS),
+                spread,
+                f"; quartiles of no telemetry {noise[0]:+.1%} .. {noise[1]:+.1%}",
+            ),
             ("paced: never dearer than stock", _more(paced, OURS, STOCK), 0.0, " against stock"),
         )
     ]

@@ -65,9 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps({"client_minus_server_ms": rows, "seconds": time.time() - began}))
     else:
-        table = Table("injected delay ms", "requests", "min", "median", "p95", "max", title="client's less server's first audio, ms")
+        table = Table(
+            "injected delay ms",
+            "requests",
+            "min",
+            "median",
+            "p95",
+            "max",
+            title="client's less server's first audio, ms",
+        )
         for delay, row in rows.items():
-            table.add_row(f"{delay * 1000:.0f}", str(row["requests"]), *(f"{row[k]:.2f}" for k in ("min", "median", "p95", "max")))
+            table.add_row(
+                f"{delay * 1000:.0f}", str(row["requests"]), *(f"{row[k]:.2f}" for k in ("min", "median", "p95", "max"))
+            )
         Console().print(table)
     return 0 if all(row["min"] >= 0 for row in rows.values()) else 1
 

@@ -118,7 +118,9 @@ class Subject:
             name: each.to(self.device)
             for name, each in ByteProcessor()("A sentence to be spoken.", load("en-Carter_man", Faults())).items()
         }
-        scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+        scheduler = diffusers.DPMSolverMultistepScheduler(
+            beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+        )
         streamer = AudioStreamer()
         torch.manual_seed(seed)
         with torch.inference_mode():
@@ -269,7 +271,9 @@ def profiled(subject: Subject, frames: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        trace: dict[str, Any] = json.loads(path.read_text(errors="replace"), strict=False)  # kernels' names are not ours
+        trace: dict[str, Any] = json.loads(
+            path.read_text(errors="replace"), strict=False
+        )  # kernels' names are not ours
     return trace
 
 
@@ -437,7 +441,11 @@ def main() -> None:
     rows: list[list[str | float | None]] = []
     for title, result in (("as the model runs", as_it_runs), ("steps queued ahead", queued)):
         rows += [
-            [f"{title}: first kernel's start to last one's end", statistics.median(result.kernels), _quartiles(result.kernels)],
+            [
+                f"{title}: first kernel's start to last one's end",
+                statistics.median(result.kernels),
+                _quartiles(result.kernels),
+            ],
             [f"{title}: by our events", statistics.median(result.ours), _quartiles(result.ours)],
             [f"{title}: kernels at work", statistics.median(result.busy), _quartiles(result.busy)],
             [f"{title}: what a timer on the CPU claims", statistics.median(result.naive), _quartiles(result.naive)],
@@ -458,7 +466,9 @@ def main() -> None:
         "queued_ahead_us": asdict(queued),
     }
     for streams in STREAMS:
-        each = max(min(4, options.frames), options.frames // streams)  # a stream's frames: all rounds of all streams within minutes
+        each = max(
+            min(4, options.frames), options.frames // streams
+        )  # a stream's frames: all rounds of all streams within minutes
         found = throughput(subject, streams, each, options.rounds)
         kept_up = harness.ratio(found["ours"], found["bare"])
         lost = 1 - kept_up.median

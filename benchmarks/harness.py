@@ -118,7 +118,11 @@ class Report:
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         lines = [self.title, ""]
         for number, row in enumerate(cells):
-            lines.append("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip())
+            lines.append(
+                "  ".join(
+                    c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+                ).rstrip()
+            )
             if number == 0:
                 lines.append("  ".join("-" * w for w in widths))
         lines.append("")
@@ -161,14 +165,20 @@ def machine() -> dict[str, Any]:
 def arguments(description: str, **defaults: int) -> argparse.Namespace:
     """The options that all benchmarks have: --quick for a self-check with tiny counts, --out, and one for each default."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="tiny counts: shows that it runs, its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny counts: shows that it runs, its figures mean nothing"
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for the JSON and the text")
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=None, help=f"default {value}")
     parsed = parser.parse_args()
     for name, value in defaults.items():
         if getattr(parsed, name) is None:
-            setattr(parsed, name, max(1, value // 50) if parsed.quick and name != "rounds" else (2 if parsed.quick else value))
+            setattr(
+                parsed,
+                name,
+                max(1, value // 50) if parsed.quick and name != "rounds" else (2 if parsed.quick else value),
+            )
     return parsed
 
 

@@ -74,7 +74,9 @@ def idle(steps: int) -> None:
 
 def prometheus() -> Callable[[int], None]:
     registry = prometheus_client.CollectorRegistry()
-    histogram = prometheus_client.Histogram("step_seconds", "One step", ["voice", "step_index", "cfg", "steps"], registry=registry)
+    histogram = prometheus_client.Histogram(
+        "step_seconds", "One step", ["voice", "step_index", "cfg", "steps"], registry=registry
+    )
 
     def body(steps: int) -> None:
         step = Scheduler().step
@@ -120,7 +122,10 @@ def main() -> None:
         [name, each.median, harness.spread(each), harness.ratio(each, least).median, harness.ratio(each, mine).median]
         for name, each in contenders.items()
     ]
-    over, below = harness.ratio(mine, least).median, harness.ratio(contenders["start_as_current_span + Histogram.record"], mine).median
+    over, below = (
+        harness.ratio(mine, least).median,
+        harness.ratio(contenders["start_as_current_span + Histogram.record"], mine).median,
+    )
     harness.Report(
         "hot_path", "Added to the generation thread per diffusion step, nanoseconds of its CPU time", "ns",
         ["contender", "median", "quartiles", "/ floor", "/ ours"], rows,

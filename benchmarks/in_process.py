@@ -88,7 +88,9 @@ def contenders(loop: asyncio.AbstractEventLoop) -> tuple[dict[str, Callable[[], 
     loop.run_until_complete(speak(apps[NONE]))  # its middleware is built before anybody looks at it
     one = apps[NONE].state.tts_service
     for app in apps.values():
-        app.state.tts_service.__dict__ = one.__dict__  # one model: where its weights happen to lie makes it faster or slower
+        app.state.tts_service.__dict__ = (
+            one.__dict__
+        )  # one model: where its weights happen to lie makes it faster or slower
     flushes: dict[str, Callable[[], object]] = {NONE: lambda: None}
     collects: dict[str, Callable[[], object]] = {NONE: lambda: None}
     sinks: dict[str, Sink] = {}
@@ -145,10 +147,15 @@ def main() -> None:
     }
     for name, each in found.items():
         against = harness.percent(more[name, NONE]) if name != NONE else ""
-        rows.append([name, each.median * 1000, harness.spread(harness.Series(name, [v * 1000 for v in each.values])), against])
+        rows.append(
+            [name, each.median * 1000, harness.spread(harness.Series(name, [v * 1000 for v in each.values])), against]
+        )
     goals = [
         harness.Goal(text, harness.interval(more[pair])[1] <= limit, harness.percent(more[pair]))
-        for text, pair, limit in (("at most 2 % more CPU", (OURS, NONE), 0.02), ("never dearer than stock", (OURS, STOCK), 0.0))
+        for text, pair, limit in (
+            ("at most 2 % more CPU", (OURS, NONE), 0.02),
+            ("never dearer than stock", (OURS, STOCK), 0.0),
+        )
     ]
     harness.Report(
         "in_process", "One request at a time, saturated; against no telemetry in the same round: median (its 95 % interval)", "",

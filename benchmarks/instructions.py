@@ -18,7 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path(__file__).with_name("instructions.json")
 #: What is counted -> repetitions of the shorter and the longer run; their difference is the work alone.
 WORK = {"floor": (500, 10_500), "hook": (500, 10_500), "frame": (100, 1100), "encode": (5, 105), "request": (10, 60)}
-UNIT = {"floor": "a step", "hook": "a step", "frame": "a frame of 5 steps", "encode": "a block of 80 spans", "request": "2 s of audio"}
+UNIT = {
+    "floor": "a step",
+    "hook": "a step",
+    "frame": "a frame of 5 steps",
+    "encode": "a block of 80 spans",
+    "request": "2 s of audio",
+}
 
 
 def available() -> bool:
@@ -56,7 +62,9 @@ def _start(name: str, times: int) -> subprocess.Popen[str]:
         str(times),
     ]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def _collected(run: subprocess.Popen[str]) -> int:

@@ -34,14 +34,21 @@ class Naive:
         started = time.perf_counter()
         with self._tracer.start_as_current_span(semconv.STEP.name, attributes={semconv.STEP_INDEX.key: index}):
             scheduler.step(None, index, None)
-            self._histograms[semconv.INFERENCE.name].record(time.perf_counter() - started, {**shared, "step_index": str(index)})
+            self._histograms[semconv.INFERENCE.name].record(
+                time.perf_counter() - started, {**shared, "step_index": str(index)}
+            )
 
     def speak(self, frames: int, steps: int = STEPS) -> None:
         tracer, model, record = self._tracer, self._model, self._histograms
         shared = {"voice": "en-Carter_man", "cfg": "1.5", "steps": str(steps), "clock": "host"}
         voice = {"voice": "en-Carter_man"}
         opened = time.perf_counter()
-        attributes = {semconv.VOICE.key: "en-Carter_man", semconv.CFG.key: 1.5, semconv.STEPS.key: steps, semconv.TEXT_LENGTH.key: 120}
+        attributes = {
+            semconv.VOICE.key: "en-Carter_man",
+            semconv.CFG.key: 1.5,
+            semconv.STEPS.key: steps,
+            semconv.TEXT_LENGTH.key: 120,
+        }
         with tracer.start_as_current_span(semconv.SYNTHESIZE.name, context=Context(), attributes=attributes) as root:
             for span, metric in (
                 (semconv.QUEUE, semconv.QUEUE_DURATION), (semconv.MODEL_LOAD, semconv.MODEL_LOAD_DURATION),
@@ -55,9 +62,13 @@ class Naive:
                 for number in range(frames):
                     if number % WINDOW == 0:
                         started = time.perf_counter()
-                        with tracer.start_as_current_span(semconv.PREFILL.name, attributes={semconv.WINDOW_INDEX.key: number // WINDOW}):
+                        with tracer.start_as_current_span(
+                            semconv.PREFILL.name, attributes={semconv.WINDOW_INDEX.key: number // WINDOW}
+                        ):
                             model.window()
-                            record[semconv.PREFILL_DURATION.name].record(time.perf_counter() - started, {**voice, "clock": "host"})
+                            record[semconv.PREFILL_DURATION.name].record(
+                                time.perf_counter() - started, {**voice, "clock": "host"}
+                            )
                     with tracer.start_as_current_span(
                         semconv.FRAME.name, attributes={semconv.FRAME_INDEX.key: number, semconv.FRAME_STEPS.key: steps}
                     ):
@@ -67,16 +78,24 @@ class Naive:
                         started = time.perf_counter()
                         with tracer.start_as_current_span(semconv.DECODE.name):
                             chunk = model.tokenizer.decode(None)
-                            record[semconv.DECODE_DURATION.name].record(time.perf_counter() - started, {**voice, "clock": "host"})
+                            record[semconv.DECODE_DURATION.name].record(
+                                time.perf_counter() - started, {**voice, "clock": "host"}
+                            )
                         model.streamer.put(chunk, 0)
                         with tracer.start_as_current_span(semconv.CONNECTOR.name):
                             model.connector.forward(None)
                         for branch in ("positive", "negative"):
-                            with tracer.start_as_current_span(semconv.LM_FORWARD.name, attributes={semconv.LM_BRANCH.key: branch}):
+                            with tracer.start_as_current_span(
+                                semconv.LM_FORWARD.name, attributes={semconv.LM_BRANCH.key: branch}
+                            ):
                                 model.passes()
                     chunk = model.chunk()
                     float(chunk.min()), float(chunk.max())
                     if number == 0:
-                        record[semconv.FIRST_AUDIO.name].record(time.perf_counter() - opened, {**voice, "text_length_range": "medium"})
-            root.set_attributes({semconv.STATUS.key: "success", semconv.FRAMES.key: frames, semconv.AUDIO_DURATION.key: frames / 7.5})
+                        record[semconv.FIRST_AUDIO.name].record(
+                            time.perf_counter() - opened, {**voice, "text_length_range": "medium"}
+                        )
+            root.set_attributes(
+                {semconv.STATUS.key: "success", semconv.FRAMES.key: frames, semconv.AUDIO_DURATION.key: frames / 7.5}
+            )
         self._counter.add(1, {**voice, "status": "success"})

@@ -19,8 +19,12 @@ from vibevoice_otel.service.app import create_app
 
 tracer = trace.get_tracer("naive")
 meter = metrics.get_meter("naive")
-steps = meter.create_histogram(semconv.INFERENCE.name, "s", explicit_bucket_boundaries_advisory=list(semconv.STEP_BUCKETS))
-decodes = meter.create_histogram(semconv.DECODE_DURATION.name, "s", explicit_bucket_boundaries_advisory=list(semconv.STEP_BUCKETS))
+steps = meter.create_histogram(
+    semconv.INFERENCE.name, "s", explicit_bucket_boundaries_advisory=list(semconv.STEP_BUCKETS)
+)
+decodes = meter.create_histogram(
+    semconv.DECODE_DURATION.name, "s", explicit_bucket_boundaries_advisory=list(semconv.STEP_BUCKETS)
+)
 _schedulers: set[type] = set()
 
 

@@ -120,19 +120,29 @@ def best(found: list[Found]) -> Found | None:
 def verdict(setup: Setup, found: list[Found]) -> str:
     """The highest rate without loss, and what stood in the way of a higher one."""
     last, top = found[-1], best(found)
-    text = f"{setup.name}: nothing lost or refused up to {top.rate:,.0f} spans/s" if top else f"{setup.name}: no rate without loss"
+    text = (
+        f"{setup.name}: nothing lost or refused up to {top.rate:,.0f} spans/s"
+        if top
+        else f"{setup.name}: no rate without loss"
+    )
     if not last.sound:
         return f"{text}; {last.wanted:,} wanted: {last.refused:,} refused, {last.lost:,} lost of what was accepted."
     if last.reached:
         return f"{text}, the highest rate tried."
-    limit = "the Collector's core was full" if last.core > 0.9 else "the sender, one connection on the same machine, came no faster"
+    limit = (
+        "the Collector's core was full"
+        if last.core > 0.9
+        else "the sender, one connection on the same machine, came no faster"
+    )
     return f"{text}; {last.wanted:,} wanted: {limit}."
 
 
 def main() -> None:
     options = harness.arguments(__doc__, seconds=10)
     payload = traces(2 if options.quick else 20)
-    setups = [replace(each, rates=each.rates[:1], held=min(each.held, 1.0)) for each in SETUPS] if options.quick else SETUPS
+    setups = (
+        [replace(each, rates=each.rates[:1], held=min(each.held, 1.0)) for each in SETUPS] if options.quick else SETUPS
+    )
     with tempfile.TemporaryDirectory() as folder:
         measured = [(setup, climb(Path(folder), setup, float(options.seconds), payload)) for setup in setups]
     rows: list[list[str | float | None]] = [
@@ -144,7 +154,10 @@ def main() -> None:
     text = f"{agent.us:.1f} us at {agent.rate:,.0f} spans/s" if agent else "no rate without loss"
     steps = FRAMES * STEPS
     parts = [part for trace in payload for part in trace.parts]
-    plain, packed = sum(map(len, parts)) / len(payload) / steps, sum(len(gzip.compress(part)) for part in parts) / len(payload) / steps
+    plain, packed = (
+        sum(map(len, parts)) / len(payload) / steps,
+        sum(len(gzip.compress(part)) for part in parts) / len(payload) / steps,
+    )
     harness.Report(
         "pipeline", "The Collector with each shipped configuration (GOMAXPROCS=1, file-backed queue) at a rate of spans", "",
         ["configuration and load", "spans/s", "CPU us/span", "CPU % of a core", "RSS MiB", "lost", "refused", "bytes/span in",

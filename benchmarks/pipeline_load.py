@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import grpc
 import requests
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from benchmarks.replay import Model, speak
 from benchmarks.telemetry import observed
@@ -30,8 +33,12 @@ class Downstream:
     def __init__(self) -> None:
         self.bytes = self.spans = 0
         self._lock = threading.Lock()
-        handler = grpc.method_handlers_generic_handler(SERVICE, {"Export": grpc.unary_unary_rpc_method_handler(self._export)})
-        self._server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)])
+        handler = grpc.method_handlers_generic_handler(
+            SERVICE, {"Export": grpc.unary_unary_rpc_method_handler(self._export)}
+        )
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)]
+        )
         self._server.add_generic_rpc_handlers((handler,))
         # Two addresses of one counter: the load balancer has two gateways to divide its traces between.
         ports = [self._server.add_insecure_port("127.0.0.1:0") for _ in range(2)]
@@ -85,7 +92,9 @@ def traces(wanted: int) -> list[Trace]:
         parts = tuple(stack.sink.keep)
         trace_id = ExportTraceServiceRequest.FromString(parts[0]).resource_spans[0].scope_spans[0].spans[0].trace_id
         trace = Trace(trace_id, parts, tuple(_count(part) for part in parts))
-        assert sum(part.count(trace_id) for part in parts) == trace.spans, "an id is rewritten in every span or the trace is split"
+        assert sum(part.count(trace_id) for part in parts) == trace.spans, (
+            "an id is rewritten in every span or the trace is split"
+        )
         made.append(trace)
     stack.shutdown()
     return made

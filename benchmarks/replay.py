@@ -165,13 +165,18 @@ def _classes() -> SimpleNamespace:
     # All that a hook replaces stands in the class itself, as upstream's does; a hook on an inherited function costs a little more.
     return SimpleNamespace(
         __name__="replay",
-        **{name: type(name, (), {k: v for k, v in vars(kind).items() if k != "__dict__"}) for name, kind in named.items()},
+        **{
+            name: type(name, (), {k: v for k, v in vars(kind).items() if k != "__dict__"})
+            for name, kind in named.items()
+        },
     )
 
 
 def open_request(recorder: Recorder, steps: int = STEPS, voice: str = "en-Carter_man", cfg: float = 1.5) -> Timeline:
     """A request that has arrived, been accepted and prepared."""
-    timeline = recorder.open("work", context=Context(), asked=Asked(voice=voice, cfg=str(cfg), steps=str(steps), text_length=120))
+    timeline = recorder.open(
+        "work", context=Context(), asked=Asked(voice=voice, cfg=str(cfg), steps=str(steps), text_length=120)
+    )
     used = timeline.used
     used.voice, used.cfg, used.steps, used.model, used.adapter = voice, cfg, steps, "replay", "benchmark"
     timeline.accepted = now()

@@ -21,7 +21,9 @@ from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
 
-RESOURCE = Resource.create({"service.name": "vibevoice", "service.version": "0", "deployment.environment.name": "benchmark"})
+RESOURCE = Resource.create(
+    {"service.name": "vibevoice", "service.version": "0", "deployment.environment.name": "benchmark"}
+)
 
 
 class Sink(requests.Session):
@@ -74,7 +76,9 @@ class Observed:
 def providers(*, traced: bool = True) -> tuple[TracerProvider, MeterProvider, InMemoryMetricReader, Sink]:
     """The batch processor's queue is large enough to lose nothing: the same work for everyone."""
     sink = Sink()
-    tracer_provider = TracerProvider(sampler=ALWAYS_ON if traced else ALWAYS_OFF, resource=RESOURCE, shutdown_on_exit=False)
+    tracer_provider = TracerProvider(
+        sampler=ALWAYS_ON if traced else ALWAYS_OFF, resource=RESOURCE, shutdown_on_exit=False
+    )
     exporter = OTLPSpanExporter(endpoint="http://sink.invalid/v1/traces", session=sink)
     tracer_provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=1_000_000))
     reader = InMemoryMetricReader()

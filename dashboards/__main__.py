@@ -21,7 +21,11 @@ def stale() -> list[Path]:
     """Generated files that are missing, differ, or are no longer generated."""
     wanted = files()
     present = {path for folder in ("rules", "generated") for path in (HERE / folder).glob("*")}
-    return sorted(path for path in wanted.keys() | present if path not in wanted or not path.is_file() or path.read_text() != wanted[path])
+    return sorted(
+        path
+        for path in wanted.keys() | present
+        if path not in wanted or not path.is_file() or path.read_text() != wanted[path]
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -123,7 +123,12 @@ def _burns() -> Iterator[Alert]:
 def _memory() -> Iterator[Alert]:
     used, reserved, limit, free = (
         f"max by ({DEVICE}) ({series(metric)})"
-        for metric in (semconv.GPU_MEMORY, semconv.GPU_MEMORY_RESERVED, semconv.GPU_MEMORY_LIMIT, semconv.GPU_MEMORY_FREE)
+        for metric in (
+            semconv.GPU_MEMORY,
+            semconv.GPU_MEMORY_RESERVED,
+            semconv.GPU_MEMORY_LIMIT,
+            semconv.GPU_MEMORY_FREE,
+        )
     )
     left = f"{1 - limits.GPU_MEMORY_RATIO:g}"
     yield Alert(
@@ -195,7 +200,10 @@ def _telemetry() -> Iterator[Alert]:
         OF + " loses telemetry",
         "{{ $value | humanize }} {{ $labels.what }} were lost in 10 minutes, because: {{ $labels.reason }}.",
     )
-    losses = (f'label_replace(sum by (job, instance) ({grew(name, "10m")}), "counter", "{name}", "", "")' for name in COLLECTOR_LOSSES)
+    losses = (
+        f'label_replace(sum by (job, instance) ({grew(name, "10m")}), "counter", "{name}", "", "")'
+        for name in COLLECTOR_LOSSES
+    )
     yield Alert(
         "VibeVoiceCollectorLosing",
         "(\n" + "\nor ".join(losses) + "\n) > 0",
@@ -228,7 +236,9 @@ def _telemetry() -> Iterator[Alert]:
         "Prometheus cannot scrape {{ $labels.job }} at {{ $labels.instance }}",
         "Nothing that this target stands for is seen, alerts on it included.",
     )
-    probe = total("service, environment, target", increase(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"'))
+    probe = total(
+        "service, environment, target", increase(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"')
+    )
     yield Alert(
         "VibeVoiceProbeFailing",
         f"round({probe}) >= {limits.PROBE_FAILURES}",

@@ -65,7 +65,9 @@ def look(prometheus: Prometheus, query: Query, phase: Phase, direction: Directio
         data = prometheus.get("query", query=text, time=f"{phase.end:.3f}")["result"]
         points = ((item["metric"], [float(item["value"][1])]) for item in data)
     else:
-        data = prometheus.get("query_range", query=text, start=f"{phase.start:.3f}", end=f"{phase.end:.3f}", step="1")["result"]
+        data = prometheus.get("query_range", query=text, start=f"{phase.start:.3f}", end=f"{phase.end:.3f}", step="1")[
+            "result"
+        ]
         points = ((item["metric"], [float(value) for _, value in item["values"]]) for item in data)
     extreme = max if direction == "up" else min
     return {
@@ -121,7 +123,9 @@ def moves(prometheus: Prometheus, panel: Panel, healthy: list[Phase], fault: Pha
     for query in panel.queries:
         before = [look(prometheus, query, phase, "up") for phase in healthy]
         after = look(prometheus, query, fault, "up")
-        rose |= any(Change(tuple(each.get(key, 0.0) for each in before), number).moved("up") for key, number in after.items())
+        rose |= any(
+            Change(tuple(each.get(key, 0.0) for each in before), number).moved("up") for key, number in after.items()
+        )
         fell |= change(prometheus, query, healthy, fault, "down").moved("down")
     return ", ".join(name for name, moved in (("up", rose), ("down", fell)) if moved)
 
@@ -129,7 +133,11 @@ def moves(prometheus: Prometheus, panel: Panel, healthy: list[Phase], fault: Pha
 def table(prometheus: Prometheus, healthy: list[Phase], faults: list[Phase]) -> list[list[str]]:
     """A row for each panel with metrics: dashboard, panel, then how each fault moved it."""
     return [
-        [board.title.removeprefix("VibeVoice / "), each.title, *(moves(prometheus, each, healthy, fault) for fault in faults)]
+        [
+            board.title.removeprefix("VibeVoice / "),
+            each.title,
+            *(moves(prometheus, each, healthy, fault) for fault in faults),
+        ]
         for board in BOARDS
         for each in board.panels
         if each.queries

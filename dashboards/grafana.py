@@ -118,10 +118,18 @@ def _kept(variables: Iterable[str]) -> str:
 
 def explore(traceql: str) -> str:
     """Address of the trace search with that query; Grafana fills the variables in when it is clicked."""
-    query = {"refId": "A", "datasource": {"type": "tempo", "uid": "${tempo}"}, "queryType": "traceql", "query": traceql, "limit": 50}
+    query = {
+        "refId": "A",
+        "datasource": {"type": "tempo", "uid": "${tempo}"},
+        "queryType": "traceql",
+        "query": traceql,
+        "limit": 50,
+    }
     panes = {"traces": {"datasource": "${tempo}", "queries": [query], "range": {"from": "${__from}", "to": "${__to}"}}}
     # Braces and dollars stay as they are, for the variables to be found in them.
-    return "/explore?schemaVersion=1&orgId=1&panes=" + urllib.parse.quote(json.dumps(panes, separators=(",", ":")), safe="${}:,")
+    return "/explore?schemaVersion=1&orgId=1&panes=" + urllib.parse.quote(
+        json.dumps(panes, separators=(",", ":")), safe="${}:,"
+    )
 
 
 def _links(panel: Panel, board: Board) -> list[dict[str, Any]]:
@@ -148,7 +156,11 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
         "wideLayout": True,
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     },
-    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}},
+    "table": {
+        "showHeader": True,
+        "cellHeight": "sm",
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
+    },
     "heatmap": {
         "calculate": False,
         "cellGap": 1,
@@ -180,7 +192,11 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
         "namePlacement": "auto",
         "sizing": "auto",
     },
-    "traces": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""}},
+    "traces": {
+        "showHeader": True,
+        "cellHeight": "sm",
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
+    },
 }
 
 
@@ -335,7 +351,9 @@ def dashboard(board: Board, others: Iterable[Board]) -> str:
         if title:
             # Row ids are far above the panels' own.
             place = {"h": 1, "w": WIDTH, "x": 0, "y": y}
-            panels.append({"id": 1000 + number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []})
+            panels.append(
+                {"id": 1000 + number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
+            )
             y += 1
         panels += [_panel(panel, board, x, y) for x, panel in line]
         y += max(panel.height for _, panel in line)
@@ -366,7 +384,13 @@ def dashboard(board: Board, others: Iterable[Board]) -> str:
         },
         "links": [
             *(_dashboard_link(other.title, f"/d/{other.uid}") for other in others if other.uid != board.uid),
-            {**_dashboard_link("Runbooks", RUNBOOKS), "icon": "doc", "includeVars": False, "keepTime": False, "targetBlank": True},
+            {
+                **_dashboard_link("Runbooks", RUNBOOKS),
+                "icon": "doc",
+                "includeVars": False,
+                "keepTime": False,
+                "targetBlank": True,
+            },
         ],
         "panels": panels,
     }

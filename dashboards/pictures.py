@@ -43,15 +43,30 @@ COLOURS: Final = {
     "dark-purple": "#52257a",
     "text": "#555555",
 }
-SCALES: Final = {"percentunit": (100.0, "%"), "s": (1000.0, "ms"), "bytes": (1e-9, "GB"), "reqps": (1.0, "/s"), "short": (1.0, "")}
+SCALES: Final = {
+    "percentunit": (100.0, "%"),
+    "s": (1000.0, "ms"),
+    "bytes": (1e-9, "GB"),
+    "reqps": (1.0, "/s"),
+    "short": (1.0, ""),
+}
 
 
-def _range(prometheus: Prometheus, query: Query, start: float, end: float) -> list[tuple[dict[str, str], list[float], list[float]]]:
+def _range(
+    prometheus: Prometheus, query: Query, start: float, end: float
+) -> list[tuple[dict[str, str], list[float], list[float]]]:
     """Labels, seconds since ``start`` and values of each series."""
     data = prometheus.get(
-        "query_range", query=bound(query.expression, interval=INTERVAL, window=INTERVAL), start=str(start), end=str(end), step="1"
+        "query_range",
+        query=bound(query.expression, interval=INTERVAL, window=INTERVAL),
+        start=str(start),
+        end=str(end),
+        step="1",
     )
-    return [(r["metric"], [float(t) - start for t, _ in r["values"]], [float(v) for _, v in r["values"]]) for r in data["result"]]
+    return [
+        (r["metric"], [float(t) - start for t, _ in r["values"]], [float(v) for _, v in r["values"]])
+        for r in data["result"]
+    ]
 
 
 def _legend(query: Query, labels: dict[str, str]) -> str:
@@ -65,7 +80,16 @@ def _bands(axes: Axes, scenario: Scenario, start: float, named: bool) -> None:
             axes.axvspan(phase.start - start, phase.end - start, color="#888888", alpha=shade, lw=0)
             if named:
                 middle = (phase.start + phase.end) / 2 - start
-                axes.text(middle, 0.98, phase.name, transform=axes.get_xaxis_transform(), rotation=90, va="top", ha="center", fontsize=5.5)
+                axes.text(
+                    middle,
+                    0.98,
+                    phase.name,
+                    transform=axes.get_xaxis_transform(),
+                    rotation=90,
+                    va="top",
+                    ha="center",
+                    fontsize=5.5,
+                )
 
 
 def _nothing(axes: Axes, panel: Panel) -> None:
@@ -85,7 +109,9 @@ def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: floa
         _nothing(axes, panel)
         return
     fixed = {
-        matcher["options"]: COLOURS.get(properties["color"]["fixedColor"], properties["color"]["fixedColor"].replace("-", ""))
+        matcher["options"]: COLOURS.get(
+            properties["color"]["fixedColor"], properties["color"]["fixedColor"].replace("-", "")
+        )
         for matcher, properties in panel.overrides
         if "color" in properties
     }
@@ -122,7 +148,12 @@ def _heat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float
     cells = [[max(0.0, high[at] - low[at]) for at in grid] for low, high in pairwise(below)]
     cells = [[v if v > 0 else math.nan for v in row] for row in cells]
     axes.imshow(
-        cells, aspect="auto", origin="lower", cmap="turbo", extent=(0.0, end - start, 0.0, float(len(edges))), interpolation="nearest"
+        cells,
+        aspect="auto",
+        origin="lower",
+        cmap="turbo",
+        extent=(0.0, end - start, 0.0, float(len(edges))),
+        interpolation="nearest",
     )
     axes.set_yticks([i + 1 for i in range(len(edges))][::3], [f"{edge:g} s" for edge, _ in edges][::3], fontsize=5)
     _bands(axes, scenario, start, named=True)
@@ -143,7 +174,9 @@ def _stat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float
     axes.set_axis_off()
     axes.add_patch(plt.Rectangle((0, 0), 1, 1, transform=axes.transAxes, color=COLOURS[colour]))
     shown = f"{numbers[0] * scale:.4g} {unit}".strip()
-    axes.text(0.5, 0.5, shown, ha="center", va="center", fontsize=13, color="white", transform=axes.transAxes, weight="bold")
+    axes.text(
+        0.5, 0.5, shown, ha="center", va="center", fontsize=13, color="white", transform=axes.transAxes, weight="bold"
+    )
 
 
 def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[list[str]]:
@@ -159,7 +192,10 @@ def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[li
         body = [
             [
                 row,
-                *(f"{cells[row, each] * scale:.4g} {unit}" if not math.isnan(cells.get((row, each), math.nan)) else "" for each in columns),
+                *(
+                    f"{cells[row, each] * scale:.4g} {unit}" if not math.isnan(cells.get((row, each), math.nan)) else ""
+                    for each in columns
+                ),
             ]
             for row in sorted({row for row, _ in cells})
         ]
@@ -171,7 +207,10 @@ def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[li
             row = by_voice.setdefault(item["metric"].get("voice", ""), [""] * len(results))
             row[index] = "" if math.isnan(number) else f"{number:.3g}"
     used = {voice: row for voice, row in by_voice.items() if row[0] not in {"", "0"}}
-    return [["voice", *VOICES], *([voice, *row] for voice, row in sorted(used.items(), key=lambda item: -float(item[1][1] or 0)))]
+    return [
+        ["voice", *VOICES],
+        *([voice, *row] for voice, row in sorted(used.items(), key=lambda item: -float(item[1][1] or 0))),
+    ]
 
 
 def _table(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float) -> None:
@@ -215,7 +254,9 @@ def draw(board: Board, scenario: Scenario, file: Path) -> None:
                 axes.grid(alpha=0.25, lw=0.5)
             DRAW.get(panel.kind, lambda axes, panel, *_: _nothing(axes, panel))(axes, panel, scenario, start, end)
     figure.suptitle(
-        f"{board.title}\n{LABEL}\nGrey: a fault each. Seconds since the start. GPU memory is a fake card's.", fontsize=8, y=0.998
+        f"{board.title}\n{LABEL}\nGrey: a fault each. Seconds since the start. GPU memory is a fake card's.",
+        fontsize=8,
+        y=0.998,
     )
     figure.savefig(file)
     plt.close(figure)

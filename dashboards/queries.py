@@ -105,7 +105,9 @@ def cold(metric: Metric, scope: str) -> str:
 # -------------------------------------------------------------------------------------------------------------------- flow
 ACTIVE: Final = total("", series(semconv.ACTIVE, SCOPE))
 PROGRESS_AGE: Final = f"max({series(semconv.PROGRESS_AGE, SCOPE)})"
-RTF: Final = f"{total('', rate(semconv.GENERATE_BUSY, NOW, SCOPE))} / {total('', rate(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
+RTF: Final = (
+    f"{total('', rate(semconv.GENERATE_BUSY, NOW, SCOPE))} / {total('', rate(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
+)
 RTF_P95: Final = quantile(0.95, semconv.RTF, NOW, "", SCOPE)
 UNDERRUNS: Final = total("", increase(semconv.UNDERRUN, NOW, SCOPE))
 BACKLOG: Final = f"max by (voice) ({series(semconv.BUFFER_LENGTH, SPEAKER)})"
@@ -138,7 +140,9 @@ VOICES: Final = {
     "Failed": failure_ratio(RANGE, SCOPE),
     "P95 first audio": quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE),
     "Mean step": mean(semconv.INFERENCE, RANGE, "voice", SCOPE),
-    "Underruns a request": " / ".join(total("voice", increase(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)),
+    "Underruns a request": " / ".join(
+        total("voice", increase(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)
+    ),
     "Defective frames": total("voice", increase(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE)),
 }
 
@@ -165,7 +169,14 @@ def _traces(condition: str = "") -> str:
             'resource.service.instance.id =~ "${instance:pipe}"',
         )
     )
-    shown = (semconv.FIRST_AUDIO_LATENCY, semconv.VOICE, semconv.CFG, semconv.STEPS, semconv.TEXT_LENGTH, semconv.STATUS)
+    shown = (
+        semconv.FIRST_AUDIO_LATENCY,
+        semconv.VOICE,
+        semconv.CFG,
+        semconv.STEPS,
+        semconv.TEXT_LENGTH,
+        semconv.STATUS,
+    )
     also = f" && {condition}" if condition else ""
     return f"{{ {where}{BY_VOICE}{also} }} | select({', '.join(f'span.{attribute.key}' for attribute in shown)})"
 

@@ -61,7 +61,9 @@ def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str
         SUCCESS: (semconv.REQUESTS, FAILED, COUNTED),
         FIRST_AUDIO: (semconv.FIRST_AUDIO_SLI, BAD, ""),
     }[objective]
-    return total(by, increase(metric, window, *matchers, failing)), total(by, increase(metric, window, *matchers, counting))
+    return total(by, increase(metric, window, *matchers, failing)), total(
+        by, increase(metric, window, *matchers, counting)
+    )
 
 
 def _objective(objective: Objective, window: str) -> tuple[Record, ...]:
@@ -89,11 +91,18 @@ def groups() -> tuple[Group, ...]:
         Record(ACTIVE, total(SERVICE, series(semconv.ACTIVE))),
         Record(INSTANCES, f"count by ({SERVICE}) ({series(semconv.BUILD_INFO)})"),
     )
-    short = tuple(rule for objective in OBJECTIVES for window in _windows(long=False) for rule in _objective(objective, window))
-    long = tuple(
-        rule for objective in OBJECTIVES for window in (*_windows(long=True), SLO_WINDOW) for rule in _objective(objective, window)
+    short = tuple(
+        rule for objective in OBJECTIVES for window in _windows(long=False) for rule in _objective(objective, window)
     )
-    left = tuple(Record(budget_left(each), f"1 - {bad_ratio(each, SLO_WINDOW)} / {each.budget:g}") for each in OBJECTIVES)
+    long = tuple(
+        rule
+        for objective in OBJECTIVES
+        for window in (*_windows(long=True), SLO_WINDOW)
+        for rule in _objective(objective, window)
+    )
+    left = tuple(
+        Record(budget_left(each), f"1 - {bad_ratio(each, SLO_WINDOW)} / {each.budget:g}") for each in OBJECTIVES
+    )
     return (
         Group("vibevoice-voices", voices),
         Group("vibevoice-state", state),

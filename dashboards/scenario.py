@@ -76,7 +76,9 @@ class Card:
 
     def __init__(self, otlp: str, service: str) -> None:
         self.used = 6e9
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=otlp, insecure=True, timeout=5), export_interval_millis=1000)
+        reader = PeriodicExportingMetricReader(
+            OTLPMetricExporter(endpoint=otlp, insecure=True, timeout=5), export_interval_millis=1000
+        )
         identity = {"service.name": service, "service.instance.id": CARD, "deployment.environment.name": "scenario"}
         self._provider = MeterProvider([reader], resource=Resource(identity), shutdown_on_exit=False)
         instruments = Instruments(self._provider, "scenario", Limits(100, 1000))
@@ -122,7 +124,9 @@ class Scenario:
         found = self.prometheus.query(f'{semconv.BUILD_INFO.prometheus}{{service="{NAMES[process]}"}}')
         return "|".join(sorted({labels["instance"] for labels, _ in found} | {CARD}))
 
-    def say(self, voices: tuple[str, ...], text: str = SHORT, cfg: float = 1.5, process: str = "well", times: int = 2) -> None:
+    def say(
+        self, voices: tuple[str, ...], text: str = SHORT, cfg: float = 1.5, process: str = "well", times: int = 2
+    ) -> None:
         """Requests one after the other, ``times`` for each voice; one that fails, fails."""
         for voice in voices * times:
             with contextlib.suppress(WebSocketException, OSError):

@@ -59,7 +59,9 @@ def main() -> int:
     ]
     environment = {**os.environ, "PIP_NO_INPUT": "1"}
     # Without isolation pip builds this package by what is pinned, not by whatever backend it would fetch.
-    pinned = [["--require-hashes", "-r", str(file)] for file in (arguments.requirements, ROOT / "requirements" / "build.txt")]
+    pinned = [
+        ["--require-hashes", "-r", str(file)] for file in (arguments.requirements, ROOT / "requirements" / "build.txt")
+    ]
     for step in (*pinned, ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]):
         if subprocess.run([*pip, *step], env=environment, check=False).returncode:
             return _fail("pip could not install; its message is above. Run the same command again to continue")

@@ -16,7 +16,9 @@ ALLOWED = re.compile(
     re.IGNORECASE,
 )
 #: Looked at by hand: what its metadata says is more than what is meant.
-READ = {"docutils": "public domain but for a few files under BSD, and one of an editor's mode under GPL, which nothing here imports"}
+READ = {
+    "docutils": "public domain but for a few files under BSD, and one of an editor's mode under GPL, which nothing here imports"
+}
 #: NVIDIA's redistributable CUDA libraries, which torch's CUDA wheels bring (its CPU wheels do not), are under NVIDIA's own terms.
 EXCEPTED = ("cuda-", "nvidia-")
 
@@ -30,18 +32,24 @@ def allowed(terms: str) -> bool:
 def licence(distribution: metadata.Distribution) -> str:
     """What the distribution says of itself: SPDX expression, else classifiers, else the first line of the free field."""
     said = distribution.metadata
-    classifiers = [each.rsplit(" :: ", 1)[-1] for each in said.get_all("Classifier") or () if each.startswith("License ::")]
+    classifiers = [
+        each.rsplit(" :: ", 1)[-1] for each in said.get_all("Classifier") or () if each.startswith("License ::")
+    ]
     free = (said.get("License") or "").strip().splitlines()
     return said.get("License-Expression") or "; ".join(classifiers) or (free[0][:80] if free else "unknown")
 
 
 def main() -> int:
-    rows = sorted({(d.metadata["Name"], d.version, licence(d)) for d in metadata.distributions()}, key=lambda row: row[0].lower())
+    rows = sorted(
+        {(d.metadata["Name"], d.version, licence(d)) for d in metadata.distributions()}, key=lambda row: row[0].lower()
+    )
     odd = [row for row in rows if not allowed(row[2]) and not row[0].startswith(EXCEPTED) and row[0] not in READ]
     for name, version, terms in rows:
         print(f"{name:<45} {version:<16} {terms}{'; ' + READ[name] if name in READ else ''}")
     for name, version, terms in odd:
-        print(f"error: {name} {version} is under {terms!r}, which is not on the list of allowed licences", file=sys.stderr)
+        print(
+            f"error: {name} {version} is under {terms!r}, which is not on the list of allowed licences", file=sys.stderr
+        )
     return 1 if odd else 0
 
 

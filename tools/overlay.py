@@ -29,18 +29,31 @@ def make(name: str, folder: Path | None = None) -> Path:
     requirements = REQUIREMENTS / f"{name}.txt"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
     own = Path(sys.prefix)
-    folder = folder or (own if (own / STAMP).exists() and (own / STAMP).read_text() == wanted else own / name)  # we may already be in it
+    folder = folder or (
+        own if (own / STAMP).exists() and (own / STAMP).read_text() == wanted else own / name
+    )  # we may already be in it
     python = folder / "bin" / "python"
     stamp = folder / STAMP
     if stamp.exists() and stamp.read_text() == wanted and python.exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+    ]
     subprocess.run([*install, "-r", str(requirements)], check=True)
     ours = sysconfig.get_path("purelib")
     theirs = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (theirs / "zz_test_environment.pth").write_text(f"import site; site.addsitedir({ours!r})\n")  # after its own: what it has comes first
+    (theirs / "zz_test_environment.pth").write_text(
+        f"import site; site.addsitedir({ours!r})\n"
+    )  # after its own: what it has comes first
     stamp.write_text(wanted)
     return python
 

@@ -11,7 +11,10 @@ from vibevoice_otel import __version__
 COMMANDS = {
     "demo": ("vibevoice_otel.demo.run", "speak a few requests and show one as a trace, with the metrics"),
     "serve": ("vibevoice_otel.service.__main__", "the embedded speech service (put opentelemetry-instrument in front)"),
-    "doctor": ("vibevoice_otel.doctor", "which hooks were found, what is exported where, what is wrong and how to mend it"),
+    "doctor": (
+        "vibevoice_otel.doctor",
+        "which hooks were found, what is exported where, what is wrong and how to mend it",
+    ),
     "insight": ("vibevoice_otel.insight.cli", "capacity, voices, recommend: answers from Prometheus"),
     "probe": ("vibevoice_otel.probe", "a synthetic request a minute, kept out of the objectives"),
     "schema": ("vibevoice_otel.schema", "the telemetry's names as a semantic-convention registry"),
@@ -20,7 +23,9 @@ COMMANDS = {
 
 def _usage() -> str:
     lines = [f"  {name:<9}{about}" for name, (_, about) in COMMANDS.items()]
-    return "\n".join(["usage: vibevoice-otel COMMAND [OPTIONS]", "", *lines, "", "vibevoice-otel COMMAND --help says more."])
+    return "\n".join(
+        ["usage: vibevoice-otel COMMAND [OPTIONS]", "", *lines, "", "vibevoice-otel COMMAND --help says more."]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

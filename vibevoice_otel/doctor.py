@@ -67,7 +67,9 @@ def packages() -> Iterator[Finding]:
         yield Finding("ok", "entry point", f"opentelemetry-instrument finds vibevoice-otel {__version__}")
     else:
         yield Finding(
-            "wrong", "entry point", "vibevoice-otel is importable but not installed. Mend: pip install vibevoice-otel (not PYTHONPATH)"
+            "wrong",
+            "entry point",
+            "vibevoice-otel is importable but not installed. Mend: pip install vibevoice-otel (not PYTHONPATH)",
         )
 
 
@@ -84,10 +86,14 @@ def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("wrong", "OTEL_SDK_DISABLED", "is true: nothing is recorded. Mend: unset it")
     disabled = {name.strip() for name in environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")}
     if disabled & {"vibevoice", "*"}:
-        yield Finding("wrong", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "switches vibevoice off. Mend: remove it from the list")
+        yield Finding(
+            "wrong", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "switches vibevoice off. Mend: remove it from the list"
+        )
     if not environ.get("OTEL_SERVICE_NAME") and "service.name" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         yield Finding(
-            "note", "OTEL_SERVICE_NAME", "not set: the service shows as unknown_service. Mend: OTEL_SERVICE_NAME=my-speech-service"
+            "note",
+            "OTEL_SERVICE_NAME",
+            "not set: the service shows as unknown_service. Mend: OTEL_SERVICE_NAME=my-speech-service",
         )
 
 
@@ -98,7 +104,11 @@ def exports(environ: Mapping[str, str], workers: int | None = None) -> Iterator[
         exporters = [name.strip() for name in environ.get(variable, "otlp").split(",") if name.strip()]
         for name in exporters:
             if name not in KNOWN_EXPORTERS and not _exporter_installed(signal, name):
-                yield Finding("wrong", variable, f"{name!r} is no installed exporter: known are {', '.join(sorted(KNOWN_EXPORTERS))}")
+                yield Finding(
+                    "wrong",
+                    variable,
+                    f"{name!r} is no installed exporter: known are {', '.join(sorted(KNOWN_EXPORTERS))}",
+                )
             elif name == "none":
                 yield Finding("note", variable, f"none: no {signal} leave the process")
             elif name.startswith("otlp"):
@@ -110,11 +120,17 @@ def exports(environ: Mapping[str, str], workers: int | None = None) -> Iterator[
 def _prometheus(environ: Mapping[str, str], signal: str, variable: str, workers: int | None) -> Finding:
     mend = f"Mend: {variable}=otlp and a Collector that offers them to Prometheus, or one worker of uvicorn"
     if environ.get(GUNICORN, "").strip():
-        return Finding("wrong", variable, f"prometheus does not work under gunicorn ({GUNICORN} is set), with one worker neither. {mend}")
+        return Finding(
+            "wrong",
+            variable,
+            f"prometheus does not work under gunicorn ({GUNICORN} is set), with one worker neither. {mend}",
+        )
     said = [("--workers", str(workers))] if workers is not None else [(name, environ.get(name, "")) for name in WORKERS]
     for name, value in said:
         if value.strip().isdigit() and int(value) > 1:
-            return Finding("wrong", variable, f"prometheus does not work with several workers ({name}={value.strip()}). {mend}")
+            return Finding(
+                "wrong", variable, f"prometheus does not work with several workers ({name}={value.strip()}). {mend}"
+            )
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost")
     port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
     says = f"served at http://{host}:{port}/metrics (without exemplars: only a Collector gives those)"
@@ -129,9 +145,13 @@ def _exporter_installed(signal: str, name: str) -> bool:
 
 def _otlp(environ: Mapping[str, str], signal: str) -> Finding:
     upper = signal.upper()
-    protocol = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+    protocol = (
+        environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+    )
     default = "http://localhost:4318" if protocol.startswith("http") else "http://localhost:4317"
-    endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or default
+    endpoint = (
+        environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or default
+    )
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     host, port = parts.hostname or "localhost", parts.port or (4318 if protocol.startswith("http") else 4317)
     try:
@@ -161,7 +181,11 @@ def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
         instrumentor.uninstrument()
     missing = [row for row in rows if row[2] == "missing"]
     findings.extend(
-        Finding("wrong", "hook", f"{where} is not there: {part} is not measured; this model's version is newer or older than known")
+        Finding(
+            "wrong",
+            "hook",
+            f"{where} is not there: {part} is not measured; this model's version is newer or older than known",
+        )
         for part, where, _ in missing
     )
     return findings, rows
@@ -187,9 +211,14 @@ def _imported(title: str, module: str) -> Finding:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="vibevoice-otel doctor", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="do not import the model code to look for its hooks (that takes seconds)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help=f"worker processes that the server will have (otherwise {', '.join((*WORKERS, GUNICORN))})"
+        "--quick", action="store_true", help="do not import the model code to look for its hooks (that takes seconds)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"worker processes that the server will have (otherwise {', '.join((*WORKERS, GUNICORN))})",
     )
     parser.add_argument("--hooks", action="store_true", help="list every hook, not only what is missing")
     arguments = parser.parse_args(argv)
@@ -202,7 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings.extend(found)
     table = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
-        table.add_row(MARKS[finding.level], f"[bold]{finding.subject}[/bold]", escape(finding.says))  # 'package[extra]' is no markup
+        table.add_row(
+            MARKS[finding.level], f"[bold]{finding.subject}[/bold]", escape(finding.says)
+        )  # 'package[extra]' is no markup
     console.print(table)
     if rows:
         console.print(f"{sum(row[2] == 'found' for row in rows)} of {len(rows)} hooks found.")
@@ -213,7 +244,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             listing.add_row(*row)
         console.print(listing)
     wrong = sum(finding.level == "wrong" for finding in findings)
-    console.print("[green]All is well.[/green]" if not wrong else f"[red]{wrong} {'thing is' if wrong == 1 else 'things are'} wrong.[/red]")
+    console.print(
+        "[green]All is well.[/green]"
+        if not wrong
+        else f"[red]{wrong} {'thing is' if wrong == 1 else 'things are'} wrong.[/red]"
+    )
     return 1 if wrong else 0
 
 

@@ -86,7 +86,9 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         def build() -> Recorder:
             from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
 
-            return guard.ready(wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {})))
+            return guard.ready(
+                wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {}))
+            )
 
         self._deferred = DeferredRecorder(chosen, build)
         guard = GuardAdapter(chosen, self._deferred, *providers)

@@ -135,13 +135,21 @@ class Probe:
             span.set_status(StatusCode.ERROR, outcome.error_type)
 
 
-def _judge(first: float | None, received: int, code: int | None) -> tuple[Status, float | None, float, int | None, str | None]:
+def _judge(
+    first: float | None, received: int, code: int | None
+) -> tuple[Status, float | None, float, int | None, str | None]:
     """The fields of an Outcome whose socket was closed with ``code`` (None: it broke)."""
     seconds = received / BYTES_PER_SECOND
     if code == BUSY:
         return Status.REJECTED, first, seconds, code, ErrorType.BUSY
     if code not in NORMAL:
-        return Status.ERROR, first, seconds, code, ErrorType.CLIENT_DISCONNECT if code is None else f"{ErrorType.CLOSE_CODE}{code}"
+        return (
+            Status.ERROR,
+            first,
+            seconds,
+            code,
+            ErrorType.CLIENT_DISCONNECT if code is None else f"{ErrorType.CLOSE_CODE}{code}",
+        )
     if first is None:
         return Status.ERROR, first, seconds, code, ErrorType.NO_AUDIO
     return Status.SUCCESS, first, seconds, code, None
@@ -150,7 +158,9 @@ def _judge(first: float | None, received: int, code: int | None) -> tuple[Status
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-        raise argparse.ArgumentTypeError(f"{text!r} is no ws:// or wss:// address (for example ws://localhost:8000/stream)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no ws:// or wss:// address (for example ws://localhost:8000/stream)"
+        )
     return text if parts.path else urlunsplit(parts._replace(path="/stream"))
 
 
@@ -173,12 +183,25 @@ def _header(text: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Probe until told to stop, or once; with --once 0 when audio came, else 1."""
-    parser = argparse.ArgumentParser(prog="vibevoice-otel probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", type=_url, help="the service's stream, ws://host:port/stream, with any parameters (?voice=en-Carter_man)")
+    parser = argparse.ArgumentParser(
+        prog="vibevoice-otel probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "url", type=_url, help="the service's stream, ws://host:port/stream, with any parameters (?voice=en-Carter_man)"
+    )
     parser.add_argument("--every", type=_seconds, default=60.0, metavar="SECONDS", help="how often (60)")
-    parser.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="when a request has failed (30)")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="when a request has failed (30)"
+    )
     parser.add_argument("--text", default=TEXT, help=f"what to say ({TEXT!r})")
-    parser.add_argument("--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'", help="sent along; may be repeated")
+    parser.add_argument(
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent along; may be repeated",
+    )
     parser.add_argument("--once", action="store_true", help="one request; the exit code says whether audio came")
     chosen = parser.parse_args(argv)
     try:

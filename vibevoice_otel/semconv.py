@@ -174,10 +174,60 @@ SLOW_FIRST_AUDIO_SECONDS: Final = 0.5  # the dashboards' "share above 500 ms"
 # ---------------------------------------------------------------------------------------------------------------- buckets
 
 # An edge at every SLO (0.3, 0.45, 0.5 s) so that a share above it is exact, not interpolated.
-FIRST_AUDIO_BUCKETS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
-STEP_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)
+FIRST_AUDIO_BUCKETS: Final = (
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.35,
+    0.4,
+    0.45,
+    0.5,
+    0.6,
+    0.75,
+    1.0,
+    1.5,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
+STEP_BUCKETS: Final = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+)
 LOAD_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-LAUNCH_BUCKETS: Final = (0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1)
+LAUNCH_BUCKETS: Final = (
+    0.000005,
+    0.00001,
+    0.00002,
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.05,
+    0.1,
+)
 RATIO_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 MEMORY_BUCKETS: Final = (
     0.0, 4096.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0, 268435456.0, 1073741824.0,
@@ -187,21 +237,33 @@ SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 # ------------------------------------------------------------------------------------------------------- metric attributes
 # As written, so that Prometheus labels come out as users expect.
 
-M_VOICE = Attribute("voice", "string", "The voice that spoke (bounded: the service's own voices, else 'other').", ("en-Carter_man",))
+M_VOICE = Attribute(
+    "voice", "string", "The voice that spoke (bounded: the service's own voices, else 'other').", ("en-Carter_man",)
+)
 M_STATUS = Attribute("status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
 M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
 M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
 M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
 M_TEXT_RANGE = Attribute(
-    "text_length_range", "string", "short < 50 characters, medium < 200, long.", ("short",), members=("short", "medium", "long")
+    "text_length_range",
+    "string",
+    "short < 50 characters, medium < 200, long.",
+    ("short",),
+    members=("short", "medium", "long"),
 )
 M_DEVICE = Attribute("device_id", "string", "Index of the GPU.", ("0",))
-M_CACHE = Attribute("cache", "string", "Whether what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
-M_CLOCK = Attribute("clock", "string", "The clock that measured: host or device.", ("host",), members=(Clock.HOST, Clock.DEVICE))
+M_CACHE = Attribute(
+    "cache", "string", "Whether what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS)
+)
+M_CLOCK = Attribute(
+    "clock", "string", "The clock that measured: host or device.", ("host",), members=(Clock.HOST, Clock.DEVICE)
+)
 M_EVENT = Attribute("event", "string", "Allocator event.", ("oom",), members=("alloc", "free", "retry", "oom"))
 M_KIND = Attribute("kind", "string", "What is wrong with the frame.", ("silent",), members=Defect.ALL)
 M_ERROR_TYPE = Attribute("error_type", "string", "The error.type of the failed request.", ("RuntimeError", "nan_audio"))
-M_WHAT = Attribute("what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records"))
+M_WHAT = Attribute(
+    "what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records")
+)
 M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_full", "export_failed"))
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
 M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
@@ -212,18 +274,36 @@ M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transfo
 # --------------------------------------------------------------------------------------------------------- span attributes
 
 VOICE = Attribute("vibevoice.voice", "string", "The voice that spoke.", ("en-Carter_man",))
-VOICE_REQUESTED = Attribute("vibevoice.voice.requested", "string", "The voice asked for, when another one spoke.", ("en-Nobody",))
+VOICE_REQUESTED = Attribute(
+    "vibevoice.voice.requested", "string", "The voice asked for, when another one spoke.", ("en-Nobody",)
+)
 CFG = Attribute("vibevoice.cfg", "double", "Classifier-free guidance scale used.", (1.5,))
 CFG_REQUESTED = Attribute("vibevoice.cfg.requested", "string", "The scale asked for, when another was used.", ("-1",))
 STEPS = Attribute("vibevoice.steps", "int", "Diffusion steps a frame used.", (5,))
-STEPS_REQUESTED = Attribute("vibevoice.steps.requested", "string", "The steps asked for, when another number was used.", ("0",))
-STEPS_STICKY = Attribute("vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,))
+STEPS_REQUESTED = Attribute(
+    "vibevoice.steps.requested", "string", "The steps asked for, when another number was used.", ("0",)
+)
+STEPS_STICKY = Attribute(
+    "vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,)
+)
 TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
 TEXT = Attribute(
-    "vibevoice.text", "string", "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.", ("Good morning.",), opt_in=True
+    "vibevoice.text",
+    "string",
+    "The text itself; only when VIBEVOICE_OTEL_CAPTURE_TEXT is on.",
+    ("Good morning.",),
+    opt_in=True,
 )
-STATUS = Attribute("vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
-CACHE = Attribute("vibevoice.cache", "string", "hit when what was needed was already loaded.", ("hit",), members=(Cache.HIT, Cache.MISS))
+STATUS = Attribute(
+    "vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status)
+)
+CACHE = Attribute(
+    "vibevoice.cache",
+    "string",
+    "hit when what was needed was already loaded.",
+    ("hit",),
+    members=(Cache.HIT, Cache.MISS),
+)
 FRAMES = Attribute("vibevoice.frames", "int", "Audio frames generated.", (16,))
 AUDIO_DURATION = Attribute("vibevoice.audio.duration", "double", "Seconds of audio produced.", (2.13,))
 REAL_TIME_FACTOR = Attribute(
@@ -236,38 +316,64 @@ FIRST_AUDIO_LATENCY = Attribute(
     (0.21,),
 )
 UNDERRUNS = Attribute("vibevoice.underruns", "int", "Times a listener who plays at once ran out of audio.", (0,))
-UNDERRUN_DURATION = Attribute("vibevoice.underrun.duration", "double", "Seconds of silence that such underruns made.", (0.0,))
+UNDERRUN_DURATION = Attribute(
+    "vibevoice.underrun.duration", "double", "Seconds of silence that such underruns made.", (0.0,)
+)
 FRAMES_SILENT = Attribute("vibevoice.frames.silent", "int", "Frames with no sound in them.", (0,))
 FRAMES_NAN = Attribute("vibevoice.frames.nan", "int", "Frames with a sample that is not a number.", (0,))
 FRAMES_CLIPPED = Attribute("vibevoice.frames.clipped", "int", "Frames whose peak is above full scale.", (0,))
-LEADING_SILENCE = Attribute("vibevoice.leading_silence", "double", "Seconds of silence before the first sound.", (0.02,))
+LEADING_SILENCE = Attribute(
+    "vibevoice.leading_silence", "double", "Seconds of silence before the first sound.", (0.02,)
+)
 AFTER_DISCONNECT_DURATION = Attribute(
     "vibevoice.after_disconnect.duration", "double", "Seconds the model worked on after the listener had left.", (0.8,)
 )
-AFTER_DISCONNECT_FRAMES = Attribute("vibevoice.after_disconnect.frames", "int", "Frames made after the listener had left.", (6,))
-FRAMES_UNDELIVERED = Attribute("vibevoice.frames.undelivered", "int", "Frames computed but never handed to the socket.", (5,))
-EVENT_LOOP_BLOCKED = Attribute("vibevoice.event_loop.blocked", "double", "Seconds that a disconnect blocked the event loop.", (1.1,))
-CLOSE_CODE = Attribute("vibevoice.websocket.close_code", "int", "The close code that the service sent or received.", (1000,))
-STREAM_PARTIAL = Attribute("vibevoice.stream.partial", "boolean", "Exported before its request ended (a long stream is drained).", (True,))
+AFTER_DISCONNECT_FRAMES = Attribute(
+    "vibevoice.after_disconnect.frames", "int", "Frames made after the listener had left.", (6,)
+)
+FRAMES_UNDELIVERED = Attribute(
+    "vibevoice.frames.undelivered", "int", "Frames computed but never handed to the socket.", (5,)
+)
+EVENT_LOOP_BLOCKED = Attribute(
+    "vibevoice.event_loop.blocked", "double", "Seconds that a disconnect blocked the event loop.", (1.1,)
+)
+CLOSE_CODE = Attribute(
+    "vibevoice.websocket.close_code", "int", "The close code that the service sent or received.", (1000,)
+)
+STREAM_PARTIAL = Attribute(
+    "vibevoice.stream.partial", "boolean", "Exported before its request ended (a long stream is drained).", (True,)
+)
 UNATTRIBUTED = Attribute("vibevoice.unattributed", "double", "Seconds of the generation under no named child.", (0.01,))
 SPANS_OMITTED = Attribute("vibevoice.spans.omitted", "int", "Spans of this trace left out by the span budget.", (0,))
 FRAME_INDEX = Attribute("vibevoice.frame.index", "int", "Position of the frame in the request, from 0.", (0,))
 STEP_INDEX = Attribute("vibevoice.step.index", "int", "Position of the step in its frame, from 0.", (0,))
 FRAME_STEPS = Attribute("vibevoice.frame.steps", "int", "Diffusion steps taken in this frame.", (5,))
-STEP_MEAN = Attribute("vibevoice.frame.step.mean", "double", "Mean step time in seconds, on a frame whose steps were left out.", (0.004,))
-STEP_MAX = Attribute("vibevoice.frame.step.max", "double", "Longest step in seconds, on a frame whose steps were left out.", (0.01,))
-FRAME_DEFECT = Attribute("vibevoice.frame.defect", "string", "What is wrong with this frame's audio.", ("silent",), members=Defect.ALL)
+STEP_MEAN = Attribute(
+    "vibevoice.frame.step.mean", "double", "Mean step time in seconds, on a frame whose steps were left out.", (0.004,)
+)
+STEP_MAX = Attribute(
+    "vibevoice.frame.step.max", "double", "Longest step in seconds, on a frame whose steps were left out.", (0.01,)
+)
+FRAME_DEFECT = Attribute(
+    "vibevoice.frame.defect", "string", "What is wrong with this frame's audio.", ("silent",), members=Defect.ALL
+)
 FRAME_IDLE_SHARE = Attribute(
     "vibevoice.frame.device.idle", "double", "Least share of the frame in which the device waited for the host.", (0.1,)
 )
 LM_BRANCH = Attribute(
-    "vibevoice.lm.branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
+    "vibevoice.lm.branch",
+    "string",
+    "Half of the guidance served.",
+    ("positive",),
+    members=(Branch.POSITIVE, Branch.NEGATIVE),
 )
 WINDOW_INDEX = Attribute("vibevoice.prefill.window", "int", "Position of the text window, from 0.", (0,))
 HOST_DURATION = Attribute(
     "vibevoice.host.duration", "double", "Seconds by the host's clock, where the span itself is device time.", (0.004,)
 )
-CLOCK = Attribute("vibevoice.clock", "string", "The clock that timed the span.", ("host",), members=(Clock.HOST, Clock.DEVICE))
+CLOCK = Attribute(
+    "vibevoice.clock", "string", "The clock that timed the span.", ("host",), members=(Clock.HOST, Clock.DEVICE)
+)
 CLOCK_ERROR = Attribute(
     "vibevoice.clock.error", "double", "Stated error in seconds of device times placed on the host's clock.", (0.00001,)
 )
@@ -279,36 +385,69 @@ REQUEST_MEMORY_PEAK = Attribute(
     (5_400_000_000,),
 )
 # The allocator's state when memory ran out.
-MEMORY_ALLOCATED = Attribute("vibevoice.gpu.memory.allocated", "int", "Bytes allocated when memory ran out.", (79_000_000_000,))
-MEMORY_RESERVED = Attribute("vibevoice.gpu.memory.reserved", "int", "Bytes reserved when memory ran out.", (79_500_000_000,))
+MEMORY_ALLOCATED = Attribute(
+    "vibevoice.gpu.memory.allocated", "int", "Bytes allocated when memory ran out.", (79_000_000_000,)
+)
+MEMORY_RESERVED = Attribute(
+    "vibevoice.gpu.memory.reserved", "int", "Bytes reserved when memory ran out.", (79_500_000_000,)
+)
 MEMORY_FRAGMENTED = Attribute(
     "vibevoice.gpu.memory.fragmented", "int", "Bytes reserved and not allocated when memory ran out.", (500_000_000,)
 )
-MEMORY_FREE = Attribute("vibevoice.gpu.memory.free", "int", "Bytes free on the card when memory ran out.", (100_000_000,))
+MEMORY_FREE = Attribute(
+    "vibevoice.gpu.memory.free", "int", "Bytes free on the card when memory ran out.", (100_000_000,)
+)
 MEMORY_LIMIT = Attribute(
     "vibevoice.gpu.memory.limit", "int", "The lesser of torch's cap and the card's total, in bytes.", (80_000_000_000,)
 )
-MEMORY_RETRIES = Attribute("vibevoice.gpu.memory.retries", "int", "Times the allocator had emptied its cache to find room.", (3,))
+MEMORY_RETRIES = Attribute(
+    "vibevoice.gpu.memory.retries", "int", "Times the allocator had emptied its cache to find room.", (3,)
+)
 MEMORY_OOMS = Attribute("vibevoice.gpu.memory.ooms", "int", "Out-of-memory errors of this process so far.", (1,))
-SYNTHETIC = Attribute("vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,))
-GENERATION_THREADS = Attribute("vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,))
+SYNTHETIC = Attribute(
+    "vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,)
+)
+GENERATION_THREADS = Attribute(
+    "vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,)
+)
 # On the SERVER span of a service that lets insight.Policy choose (opt-in).
-RECOMMENDATION_STEPS = Attribute("vibevoice.recommendation.steps", "int", "Diffusion steps that the policy chose.", (10,))
-RECOMMENDATION_CFG = Attribute("vibevoice.recommendation.cfg", "double", "Guidance scale that the policy chose.", (1.3,))
-RECOMMENDATION_REASON = Attribute("vibevoice.recommendation.reason", "string", "Why, or why it chose nothing.", ("nothing observed yet",))
+RECOMMENDATION_STEPS = Attribute(
+    "vibevoice.recommendation.steps", "int", "Diffusion steps that the policy chose.", (10,)
+)
+RECOMMENDATION_CFG = Attribute(
+    "vibevoice.recommendation.cfg", "double", "Guidance scale that the policy chose.", (1.3,)
+)
+RECOMMENDATION_REASON = Attribute(
+    "vibevoice.recommendation.reason", "string", "Why, or why it chose nothing.", ("nothing observed yet",)
+)
 
 # What a browser on the live page reports of its own playback, on its CLIENT span.
 LISTENER_FIRST_AUDIO_LATENCY = Attribute(
-    "vibevoice.listener.first_audio.latency", "double", "Seconds from the click on play to the first sound the listener heard.", (0.29,)
+    "vibevoice.listener.first_audio.latency",
+    "double",
+    "Seconds from the click on play to the first sound the listener heard.",
+    (0.29,),
 )
-LISTENER_PLAYED = Attribute("vibevoice.listener.played", "double", "Seconds of audio that the listener's device really played.", (2.13,))
-LISTENER_UNDERRUNS = Attribute("vibevoice.listener.underruns", "int", "Times the listener's buffer ran dry while more was to come.", (0,))
-LISTENER_UNDERRUN_DURATION = Attribute("vibevoice.listener.underrun.duration", "double", "Seconds of silence that these made.", (0.0,))
+LISTENER_PLAYED = Attribute(
+    "vibevoice.listener.played", "double", "Seconds of audio that the listener's device really played.", (2.13,)
+)
+LISTENER_UNDERRUNS = Attribute(
+    "vibevoice.listener.underruns", "int", "Times the listener's buffer ran dry while more was to come.", (0,)
+)
+LISTENER_UNDERRUN_DURATION = Attribute(
+    "vibevoice.listener.underrun.duration", "double", "Seconds of silence that these made.", (0.0,)
+)
 LISTENER_CLOCK_OFFSET = Attribute(
-    "vibevoice.listener.clock.offset", "double", "Seconds that the server's clock is ahead of the listener's, already applied.", (0.002,)
+    "vibevoice.listener.clock.offset",
+    "double",
+    "Seconds that the server's clock is ahead of the listener's, already applied.",
+    (0.002,),
 )
 LISTENER_CLOCK_ERROR = Attribute(
-    "vibevoice.listener.clock.error", "double", "Stated error of that offset in seconds: half the shortest round trip.", (0.0004,)
+    "vibevoice.listener.clock.error",
+    "double",
+    "Stated error of that offset in seconds: half the shortest round trip.",
+    (0.0004,),
 )
 
 ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
@@ -330,9 +469,14 @@ SYNTHESIZE = Span(
         EVENT_LOOP_BLOCKED, CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
     ),
 )  # fmt: skip
-QUEUE = Span("vibevoice.queue", SYNTHESIZE.name, "Waiting for a turn: from the socket's acceptance to the start of the work.")
+QUEUE = Span(
+    "vibevoice.queue", SYNTHESIZE.name, "Waiting for a turn: from the socket's acceptance to the start of the work."
+)
 MODEL_LOAD = Span(
-    "vibevoice.model.load", SYNTHESIZE.name, "The model made ready: cold (miss) or already there (hit).", (CACHE, GEN_AI_MODEL)
+    "vibevoice.model.load",
+    SYNTHESIZE.name,
+    "The model made ready: cold (miss) or already there (hit).",
+    (CACHE, GEN_AI_MODEL),
 )
 VOICE_LOAD = Span("vibevoice.voice.load", SYNTHESIZE.name, "The voice's prompt made ready.", (CACHE, VOICE))
 PREPROCESS = Span("vibevoice.preprocess", SYNTHESIZE.name, "Text to model inputs.", (CACHE,))
@@ -364,7 +508,12 @@ STEP = Span(
     (STEP_INDEX, CLOCK, HOST_DURATION, STREAM_PARTIAL),
 )
 DECODE = Span("vibevoice.decode", FRAME.name, "Latent to waveform.", (CLOCK, HOST_DURATION, STREAM_PARTIAL))
-LM_FORWARD = Span("vibevoice.lm.forward", FRAME.name, "One pass of the language model.", (LM_BRANCH, CLOCK, HOST_DURATION, STREAM_PARTIAL))
+LM_FORWARD = Span(
+    "vibevoice.lm.forward",
+    FRAME.name,
+    "One pass of the language model.",
+    (LM_BRANCH, CLOCK, HOST_DURATION, STREAM_PARTIAL),
+)
 SEMANTIC_ENCODE = Span(
     "vibevoice.semantic_encode",
     FRAME.name,
@@ -414,7 +563,9 @@ INFERENCE = Metric(
     "vibevoice.inference.duration", "histogram", "s", "One diffusion step.",
     (M_VOICE, M_STEP_INDEX, M_CFG, M_STEPS, M_CLOCK), "span vibevoice.diffusion.step", STEP_BUCKETS,
 )  # fmt: skip
-GPU_MEMORY = Metric("vibevoice.gpu.memory", "gauge", "By", "Bytes that torch's allocator has handed out.", (M_DEVICE,), "live: torch")
+GPU_MEMORY = Metric(
+    "vibevoice.gpu.memory", "gauge", "By", "Bytes that torch's allocator has handed out.", (M_DEVICE,), "live: torch"
+)
 BUFFER_LENGTH = Metric(
     "vibevoice.audio_buffer.length", "gauge", "{chunk}",
     "Largest backlog of audio chunks among the voice's open streams; no point when none is open.", (M_VOICE,), "live: open timelines",
@@ -427,10 +578,18 @@ MEMORY_DECREASE = Metric(
     "vibevoice.step.memory_decrease", "histogram", "By", "Shrinkage of allocated GPU memory over one diffusion step.",
     (M_VOICE, M_STEP_INDEX, M_CFG, M_STEPS), "span vibevoice.diffusion.step", MEMORY_BUCKETS,
 )  # fmt: skip
-ACTIVE = Metric("vibevoice.streaming.active", "updowncounter", "{request}", "Requests open now.", (M_VOICE,), "live: open timelines")
+ACTIVE = Metric(
+    "vibevoice.streaming.active", "updowncounter", "{request}", "Requests open now.", (M_VOICE,), "live: open timelines"
+)
 
 MODEL_LOAD_DURATION = Metric(
-    "vibevoice.model.load.duration", "histogram", "s", "Making the model ready.", (M_CACHE,), "span vibevoice.model.load", LOAD_BUCKETS
+    "vibevoice.model.load.duration",
+    "histogram",
+    "s",
+    "Making the model ready.",
+    (M_CACHE,),
+    "span vibevoice.model.load",
+    LOAD_BUCKETS,
 )
 VOICE_LOAD_DURATION = Metric(
     "vibevoice.voice.load.duration",
@@ -446,7 +605,13 @@ PREPROCESS_DURATION = Metric(
     (M_VOICE, M_TEXT_RANGE, M_CACHE), "span vibevoice.preprocess", LOAD_BUCKETS,
 )  # fmt: skip
 QUEUE_DURATION = Metric(
-    "vibevoice.queue.duration", "histogram", "s", "Waiting for a turn.", (M_VOICE,), "span vibevoice.queue", LOAD_BUCKETS
+    "vibevoice.queue.duration",
+    "histogram",
+    "s",
+    "Waiting for a turn.",
+    (M_VOICE,),
+    "span vibevoice.queue",
+    LOAD_BUCKETS,
 )
 DECODE_DURATION = Metric(
     "vibevoice.decode.duration",
@@ -479,19 +644,30 @@ DEVICE_QUEUE = Metric(
     "vibevoice.kernel.queue_latency", "histogram", "s", "From the host's call to the start on a device that was busy.",
     (M_DEVICE,), "span vibevoice.diffusion.step", LAUNCH_BUCKETS,
 )  # fmt: skip
-GPU_MEMORY_PEAK = Metric("vibevoice.gpu.memory.peak", "gauge", "By", "Highest allocated bytes since start.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_PEAK = Metric(
+    "vibevoice.gpu.memory.peak", "gauge", "By", "Highest allocated bytes since start.", (M_DEVICE,), "live: torch"
+)
 GPU_MEMORY_RESERVED = Metric(
     "vibevoice.gpu.memory.reserved", "gauge", "By", "Bytes reserved by torch's allocator.", (M_DEVICE,), "live: torch"
 )
 GPU_MEMORY_LIMIT = Metric(
-    "vibevoice.gpu.memory.limit", "gauge", "By", "The lesser of torch's cap and the card's total.", (M_DEVICE,), "live: torch"
+    "vibevoice.gpu.memory.limit",
+    "gauge",
+    "By",
+    "The lesser of torch's cap and the card's total.",
+    (M_DEVICE,),
+    "live: torch",
 )
-GPU_MEMORY_FREE = Metric("vibevoice.gpu.memory.free", "gauge", "By", "Free on the card, other processes seen.", (M_DEVICE,), "live: torch")
+GPU_MEMORY_FREE = Metric(
+    "vibevoice.gpu.memory.free", "gauge", "By", "Free on the card, other processes seen.", (M_DEVICE,), "live: torch"
+)
 GPU_MEMORY_EVENTS = Metric(
     "vibevoice.gpu.memory.events", "counter", "{event}", "Allocator events: a retry is a near miss, an oom a failure.",
     (M_DEVICE, M_EVENT), "live: torch",
 )  # fmt: skip
-AUDIO_PRODUCED = Metric("vibevoice.audio.produced", "counter", "s", "Seconds of audio made.", (M_VOICE,), "span vibevoice.synthesize")
+AUDIO_PRODUCED = Metric(
+    "vibevoice.audio.produced", "counter", "s", "Seconds of audio made.", (M_VOICE,), "span vibevoice.synthesize"
+)
 GENERATE_BUSY = Metric(
     "vibevoice.generate.busy", "counter", "s", "Seconds spent generating; over audio.produced it is the fleet's real-time factor.",
     (M_VOICE,), "span vibevoice.generate",
@@ -518,14 +694,33 @@ DEFECTIVE_FRAMES = Metric(
     (M_VOICE, M_KIND), "span vibevoice.synthesize",
 )  # fmt: skip
 DROPPED = Metric(
-    "vibevoice.telemetry.dropped", "counter", "{item}", "Telemetry that was lost, and why.", (M_WHAT, M_REASON), "live: the recorder"
+    "vibevoice.telemetry.dropped",
+    "counter",
+    "{item}",
+    "Telemetry that was lost, and why.",
+    (M_WHAT, M_REASON),
+    "live: the recorder",
 )
 PROGRESS_AGE = Metric(
     "vibevoice.streaming.oldest_progress_age", "gauge", "s", "Seconds since the least recent open stream last made a frame.",
     (), "live: open timelines",
 )  # fmt: skip
-ERRORS = Metric("vibevoice.errors", "counter", "{error}", "Failed requests by cause.", (M_VOICE, M_ERROR_TYPE), "span vibevoice.synthesize")
-BUILD_INFO = Metric("vibevoice.build_info", "gauge", "{info}", "Always 1; what is running.", (M_VERSION, M_ADAPTER), "live: the recorder")
+ERRORS = Metric(
+    "vibevoice.errors",
+    "counter",
+    "{error}",
+    "Failed requests by cause.",
+    (M_VOICE, M_ERROR_TYPE),
+    "span vibevoice.synthesize",
+)
+BUILD_INFO = Metric(
+    "vibevoice.build_info",
+    "gauge",
+    "{info}",
+    "Always 1; what is running.",
+    (M_VERSION, M_ADAPTER),
+    "live: the recorder",
+)
 LISTENER_FIRST_AUDIO = Metric(
     "vibevoice.listener.first_audio.latency", "histogram", "s",
     "From the click on play to the first sound at the listener's output, as his browser reports it (opt-in).",
@@ -557,5 +752,7 @@ METRICS: Final = (
 
 # The resource says what was measured (target_info in Prometheus).
 R_MODEL = Attribute("vibevoice.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",))
-R_REVISION = Attribute("vibevoice.model.revision", "string", "The checkpoint's revision, where it has one.", ("1f2e3d",))
+R_REVISION = Attribute(
+    "vibevoice.model.revision", "string", "The checkpoint's revision, where it has one.", ("1f2e3d",)
+)
 R_DEVICE = Attribute("vibevoice.device", "string", "The device that generates.", ("cuda", "cpu"))

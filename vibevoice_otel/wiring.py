@@ -33,7 +33,9 @@ def build(
     def dropped(what: str, reason: str, count: int) -> None:
         instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
 
-    recorder = Recorder(chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options)
+    recorder = Recorder(
+        chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options
+    )
     derive = FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio, chosen.trace_share)
     recorder.sinks.append(derive)
     recorder.on_voices = derive.start_at_zero

@@ -24,5 +24,6 @@ ANY: Final = Thresholds(GREEN, ((1e-9, YELLOW),))
 def colours(by_name: dict[str, str] = STATUS_COLOURS) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
     """Overrides that give series of these names these colours."""
     return tuple(
-        ({"id": "byName", "options": name}, {"color": {"mode": "fixed", "fixedColor": colour}}) for name, colour in by_name.items()
+        ({"id": "byName", "options": name}, {"color": {"mode": "fixed", "fixedColor": colour}})
+        for name, colour in by_name.items()
     )

@@ -138,7 +138,10 @@ HEALTH = Board(
                     f"P50, P95 and P99 of the time to first audio; dashed: the objective for P95, {SLO_MS}. Dots are single requests: click one for its trace. "
                     "Climbs here while success holds: the engine is slow.",
                     "timeseries",
-                    tuple(Query(q.first_audio(each), f"P{each * 100:g}", exemplars=each == 0.99) for each in (0.5, 0.95, 0.99)),
+                    tuple(
+                        Query(q.first_audio(each), f"P{each * 100:g}", exemplars=each == 0.99)
+                        for each in (0.5, 0.95, 0.99)
+                    ),
                     "s",
                     12,
                     8,
@@ -195,7 +198,12 @@ HEALTH = Board(
                     runbook="VibeVoiceStuckStream",
                     empty="No service reports",
                     bottom=0.0,
-                    overrides=(({"id": "byName", "options": "oldest progress"}, {"unit": "s", "custom.axisPlacement": "right"}),),
+                    overrides=(
+                        (
+                            {"id": "byName", "options": "oldest progress"},
+                            {"unit": "s", "custom.axisPlacement": "right"},
+                        ),
+                    ),
                 ),
                 Panel(
                     21,
@@ -289,7 +297,10 @@ HEALTH = Board(
                     empty="Prometheus scrapes no target of ours",
                     bottom=0.0,
                     overrides=(
-                        ({"id": "byRegexp", "options": "queue.*"}, {"unit": "percentunit", "max": 1, "custom.axisPlacement": "right"}),
+                        (
+                            {"id": "byRegexp", "options": "queue.*"},
+                            {"unit": "percentunit", "max": 1, "custom.axisPlacement": "right"},
+                        ),
                     ),
                 ),
             ),

@@ -26,8 +26,12 @@ def _matrix(label: str) -> tuple[dict[str, Any], ...]:
 
 
 _CELLS = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
-_TRACE_COLUMNS = (({"id": "byRegexp", "options": ".*latency.*"}, {"unit": "s", "thresholds": common.LATE.json(), **_CELLS}),)
-_BY_LATENCY = ({"id": "sortBy", "options": {"fields": {}, "sort": [{"field": semconv.FIRST_AUDIO_LATENCY.key, "desc": True}]}},)
+_TRACE_COLUMNS = (
+    ({"id": "byRegexp", "options": ".*latency.*"}, {"unit": "s", "thresholds": common.LATE.json(), **_CELLS}),
+)
+_BY_LATENCY = (
+    {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": semconv.FIRST_AUDIO_LATENCY.key, "desc": True}]}},
+)
 _RIGHT = {"custom.axisPlacement": "right"}
 
 
@@ -98,7 +102,10 @@ ROOT_CAUSE = Board(
                     "GPU memory",
                     "First audio P95 (left) over the share of GPU memory in use (right). Both climbing together: allocation stalls. Memory is empty on a machine without a GPU.",
                     "timeseries",
-                    (Query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95 first audio", exemplars=True), Query(q.MEMORY_SHARE, "GPU memory")),
+                    (
+                        Query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95 first audio", exemplars=True),
+                        Query(q.MEMORY_SHARE, "GPU memory"),
+                    ),
                     "s",
                     8,
                     8,
@@ -106,7 +113,9 @@ ROOT_CAUSE = Board(
                     traceql=q.SLOW_TRACES,
                     empty=common.IDLE,
                     bottom=0.0,
-                    overrides=(({"id": "byName", "options": "GPU memory"}, {"unit": "percentunit", "max": 1, **_RIGHT}),),
+                    overrides=(
+                        ({"id": "byName", "options": "GPU memory"}, {"unit": "percentunit", "max": 1, **_RIGHT}),
+                    ),
                 ),
                 Panel(
                     11,
@@ -143,7 +152,10 @@ ROOT_CAUSE = Board(
                     "Launch latency",
                     "P95 from the host's call to the start on the GPU: on an idle device (launch) it is the host's overhead, on a busy one (behind others) other work. Empty without a GPU.",
                     "timeseries",
-                    (Query(q.LAUNCH, "launch {{device_id}}", exemplars=True), Query(q.DEVICE_QUEUE, "behind others {{device_id}}")),
+                    (
+                        Query(q.LAUNCH, "launch {{device_id}}", exemplars=True),
+                        Query(q.DEVICE_QUEUE, "behind others {{device_id}}"),
+                    ),
                     "s",
                     8,
                     8,

@@ -19,7 +19,10 @@ def _columns() -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
             {
                 "unit": unit,
                 **(
-                    {"thresholds": coloured[name].json(), "custom.cellOptions": {"type": "color-background", "mode": "basic"}}
+                    {
+                        "thresholds": coloured[name].json(),
+                        "custom.cellOptions": {"type": "color-background", "mode": "basic"},
+                    }
                     if name in coloured
                     else {}
                 ),
@@ -38,7 +41,10 @@ def _table() -> tuple[dict[str, Any], ...]:
     hidden = {"Time": True}
     return (
         {"id": "merge", "options": {}},
-        {"id": "organize", "options": {"excludeByName": hidden, "includeByName": {}, "indexByName": {}, "renameByName": names}},
+        {
+            "id": "organize",
+            "options": {"excludeByName": hidden, "includeByName": {}, "indexByName": {}, "renameByName": names},
+        },
         {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "Failed", "desc": True}]}},
     )
 

@@ -32,7 +32,11 @@ def browser() -> Iterator[Browser]:
 def service(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Running]:
     """One place and no waiting line, so that a second request is refused; one slow voice, one that cannot be loaded."""
     faults = {"slow_voices": {SLOW: 0.04}, "corrupt_voices": [CORRUPT]}
-    limits = {"VIBEVOICE_SERVICE_CONCURRENCY": "1", "VIBEVOICE_SERVICE_QUEUE": "0", "VIBEVOICE_OTEL_PAGE_LISTENER": "true"}
+    limits = {
+        "VIBEVOICE_SERVICE_CONCURRENCY": "1",
+        "VIBEVOICE_SERVICE_QUEUE": "0",
+        "VIBEVOICE_OTEL_PAGE_LISTENER": "true",
+    }
     with serving(tmp_path_factory.mktemp("service"), faults, **limits) as running:
         yield running
 
@@ -44,7 +48,9 @@ def tab(browser: Browser) -> Iterator[Page]:
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on(
+        "console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None
+    )
     yield page
     context.close()
     assert wrong == []

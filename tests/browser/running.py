@@ -139,5 +139,11 @@ def speak(page: Page, text: str | None = None, voice: str | None = None, *, wait
         page.select_option("#voice", voice)
     page.click("#play")
     if wait:
-        until(page, "window.vibevoice.session && !window.vibevoice.session.running && window.vibevoice.session.reported !== undefined", 60)
-        until(page, "window.vibevoice.trace.done && window.vibevoice.waterfall.version === window.vibevoice.trace.version")
+        until(
+            page,
+            "window.vibevoice.session && !window.vibevoice.session.running && window.vibevoice.session.reported !== undefined",
+            60,
+        )
+        until(
+            page, "window.vibevoice.trace.done && window.vibevoice.waterfall.version === window.vibevoice.trace.version"
+        )

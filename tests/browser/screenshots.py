@@ -21,11 +21,16 @@ SENTENCES = (
     ("Something that fails.", "de-Spk0_man"),
     ("The same voice once more, now that it is in memory.", "en-Emma_woman"),
     ("And the first one again.", "en-Carter_man"),
-    ("Hello! Every word that you hear took a few steps of diffusion, and you can watch each one of them.", "en-Carter_man"),
+    (
+        "Hello! Every word that you hear took a few steps of diffusion, and you can watch each one of them.",
+        "en-Carter_man",
+    ),
 )
 
 
-def picture(page: Page, name: str, *, width: int = 1280, height: int = 1000, dark: bool = False, whole: bool = False) -> None:
+def picture(
+    page: Page, name: str, *, width: int = 1280, height: int = 1000, dark: bool = False, whole: bool = False
+) -> None:
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme="dark" if dark else "light")
     page.evaluate("window.scrollTo(0, 0)")

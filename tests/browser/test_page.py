@@ -101,7 +101,9 @@ def test_the_waterfall_is_the_exported_trace(page: Page, service: Running) -> No
         if each.name.startswith("vibevoice.") and each.kind != CLIENT
     }
     kinds = {word: kind["name"] for word, kind in service.ask("/api/meta")["kinds"].items()}
-    drawn = page.evaluate("window.vibevoice.waterfall.drawn.map(({kind, id, parent, start, end}) => [kind, id, parent, start, end])")
+    drawn = page.evaluate(
+        "window.vibevoice.waterfall.drawn.map(({kind, id, parent, start, end}) => [kind, id, parent, start, end])"
+    )
     rows = {(kinds[kind], own, parent, start, end) for kind, own, parent, start, end in drawn if kind != "listen"}
     assert rows == exported
     assert len(exported) > 50
@@ -138,7 +140,9 @@ def test_the_trace_grows_while_it_is_made(page: Page) -> None:
     assert len({count for count in counts if count}) >= 3, counts
     assert counts == sorted(counts)
     until(page, "!window.vibevoice.session.running", 60)
-    assert "frame 0" in page.locator(".row[aria-selected=true]").inner_text()  # what was selected stays so while ids settle
+    assert (
+        "frame 0" in page.locator(".row[aria-selected=true]").inner_text()
+    )  # what was selected stays so while ids settle
 
 
 def test_an_error_is_told(page: Page) -> None:
@@ -159,7 +163,9 @@ def test_a_busy_service_is_told(page: Page, service: Running) -> None:
         assert session(page)["outcome"] == "busy"
         assert "The service is busy" in page.inner_text("#speak-state")
         until(page, "document.querySelector('#story').innerText.includes('The service was busy')")
-        until(page, "document.querySelector('#requests tbody').innerText.includes('speaking')")  # the other listener's, open
+        until(
+            page, "document.querySelector('#requests tbody').innerText.includes('speaking')"
+        )  # the other listener's, open
     assert shown(page)["status"] == "rejected"
 
 
@@ -360,7 +366,10 @@ def ten_thousand(origin: float) -> str:
         "parts": None, "audio": 133.0, "real_time_factor": 0.75, "frames": 1000, "underruns": 0, "cfg": "1.5", "steps": "5", "text": "long",
         "spans": len(ids), "in_time": True, "sampled": True, "synthetic": False,
     }  # fmt: skip
-    messages = [{"type": "settled", "rows": [rows], "sends": [], "origin": origin}, {"type": "done", "summary": summary, "omitted": 0}]
+    messages = [
+        {"type": "settled", "rows": [rows], "sends": [], "origin": origin},
+        {"type": "done", "summary": summary, "omitted": 0},
+    ]
     return "".join(json.dumps(message) + "\n" for message in messages)
 
 
@@ -393,7 +402,10 @@ def test_ten_thousand_spans_scroll_smoothly(page: Page, service: Running, record
     The work is judged by 95 of 100 frames; the time between frames by the median, for the machine may be busy with others.
     """
     speak(page, SHORT)
-    page.route("**/api/requests/*", lambda route: route.fulfill(body=ten_thousand(time.time() * 1000), content_type="application/x-ndjson"))
+    page.route(
+        "**/api/requests/*",
+        lambda route: route.fulfill(body=ten_thousand(time.time() * 1000), content_type="application/x-ndjson"),
+    )
     page.locator("#requests tbody tr button").first.click()
     until(page, "window.vibevoice.waterfall.drawn.length > 10000")
     page.click("#expand")

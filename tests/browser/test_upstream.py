@@ -23,7 +23,10 @@ def test_the_page_speaks_to_the_upstream_server(tab: Page, tmp_path: Path) -> No
     """Nothing is asked of the service but its socket and /config: it is heard, seen and listed as the embedded one is."""
     port = free_port()
     tree = make_double(tmp_path / "tree")
-    with Sink() as sink, serve(tree, sink, tmp_path, environment={"VIBEVOICE_OTEL_PAGE": f"127.0.0.1:{port}"}) as server:
+    with (
+        Sink() as sink,
+        serve(tree, sink, tmp_path, environment={"VIBEVOICE_OTEL_PAGE": f"127.0.0.1:{port}"}) as server,
+    ):
         running = Running(server.port, port, server.process, server.log_file, sink)
         opened(tab, running)
         speak(tab, "Good day to you.")

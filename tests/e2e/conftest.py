@@ -78,7 +78,9 @@ class Running:
     def output(self) -> str:
         return Path(self.log.name).read_text()
 
-    async def ask(self, on_chunk: Callable[[int], bool] | None = None, headers: Mapping[str, str] | None = None, **query: Any) -> Answer:
+    async def ask(
+        self, on_chunk: Callable[[int], bool] | None = None, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> Answer:
         """One request. ``on_chunk(n)`` is called with each chunk's number; when it returns False the listener leaves."""
         answer = Answer(time.time_ns())
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode(query)}"
@@ -133,7 +135,9 @@ class Running:
             match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
             if match:
                 labels = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match.group(1) or "")
-                found[frozenset(pair for pair in labels if not pair[0].startswith("otel_scope"))] = float(match.group(2))
+                found[frozenset(pair for pair in labels if not pair[0].startswith("otel_scope"))] = float(
+                    match.group(2)
+                )
         return found
 
     def total(self, name: str, **labels: str) -> float:

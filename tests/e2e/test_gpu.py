@@ -39,7 +39,9 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
     counts = service.samples("vibevoice_inference_duration_seconds_count")
     assert sum(counts.values()) == len(steps)
     assert all(("clock", "device") in key for key in counts)
-    begun = [service.total(f"vibevoice_kernel_{kind}_latency_seconds_count", device_id="0") for kind in ("launch", "queue")]
+    begun = [
+        service.total(f"vibevoice_kernel_{kind}_latency_seconds_count", device_id="0") for kind in ("launch", "queue")
+    ]
     assert sum(begun) == len(steps)
     assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 2 * GIB
     assert service.total("vibevoice_gpu_memory_limit_bytes", device_id="0") == 8 * GIB

@@ -40,7 +40,11 @@ def test_the_library_needs_nothing_of_what_it_observes(environment: Path) -> Non
     """Core dependencies bring the distro that the launcher needs, and neither torch nor transformers nor a web server."""
     names = _must(environment / "python", "-m", "pip", "list", "--format=freeze").lower()
     assert "opentelemetry-distro" in names
-    assert not [heavy for heavy in ("torch", "transformers", "diffusers", "fastapi", "uvicorn", "scipy") if f"\n{heavy}==" in names]
+    assert not [
+        heavy
+        for heavy in ("torch", "transformers", "diffusers", "fastapi", "uvicorn", "scipy")
+        if f"\n{heavy}==" in names
+    ]
     code = "import sys, vibevoice_otel.instrumentor; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     assert _must(environment / "opentelemetry-instrument", environment / "python", "-c", code).strip() == "[]"
 
@@ -52,7 +56,9 @@ def receiver() -> Iterator[Receiver]:
     receiver.close()
 
 
-def test_the_installed_wheel_gives_a_trace(environment: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_wheel_gives_a_trace(
+    environment: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model's own packages (lent by this environment, they are gigabytes) beside the installed wheel: one request, one trace."""
     site = Path(_must(environment / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "zz_lent.pth").write_text(f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n")

@@ -15,14 +15,24 @@ import pytest
 from .conftest import Running
 
 LAUNCHER = str(Path(sys.executable).with_name("opentelemetry-instrument"))
-EXPORT_NOTHING = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", "OMP_NUM_THREADS": "1"}
+EXPORT_NOTHING = {
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def _run(code: str, **environment: str) -> str:
     """What a program prints under the launcher."""
     command = [LAUNCHER, sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(
-        command, env={**os.environ, **EXPORT_NOTHING, **environment}, capture_output=True, text=True, timeout=120, check=False
+        command,
+        env={**os.environ, **EXPORT_NOTHING, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -43,7 +53,9 @@ def test_the_launcher_finds_us() -> None:
     assert _run(HOOKED).strip() == str([True] * 5)
 
 
-@pytest.mark.parametrize("switch", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "vibevoice"}])
+@pytest.mark.parametrize(
+    "switch", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "vibevoice"}]
+)
 def test_switched_off_nothing_is_touched(switch: dict[str, str]) -> None:
     """Either standard switch leaves every function as it was."""
     assert _run(HOOKED, **switch).strip() == str([False] * 5)
@@ -55,7 +67,9 @@ def test_a_wrong_setting_is_named_and_costs_only_the_telemetry() -> None:
     environment = {**os.environ, **EXPORT_NOTHING, "VIBEVOICE_OTEL_DRAIN_INTERVAL": "soon"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == str([False] * 5)
-    assert "VIBEVOICE_OTEL_DRAIN_INTERVAL='soon' is not valid: allowed is a number from 0.05 to 600 seconds" in done.stderr
+    assert (
+        "VIBEVOICE_OTEL_DRAIN_INTERVAL='soon' is not valid: allowed is a number from 0.05 to 600 seconds" in done.stderr
+    )
 
 
 def test_the_instrumentor_imports_nothing_heavy() -> None:
@@ -71,7 +85,9 @@ def test_the_instrumentor_imports_nothing_heavy() -> None:
 
 def test_log_lines_carry_the_trace_in_the_generation_thread_too(start) -> None:
     """A log record of any thread that works for the request names its trace and span."""
-    running: Running = start(OTEL_PYTHON_LOG_CORRELATION="true", VIBEVOICE_SERVICE_FAULTS=json.dumps({"fail_at_frame": 1}))
+    running: Running = start(
+        OTEL_PYTHON_LOG_CORRELATION="true", VIBEVOICE_SERVICE_FAULTS=json.dumps({"fail_at_frame": 1})
+    )
     _, trace = running.speak(text="Hello there.")
     lines = [line for line in running.output().splitlines() if f"trace_id={trace.root.trace_id}" in line]
     spans = {line.split("span_id=")[1].split(" ")[0] for line in lines}
@@ -84,7 +100,12 @@ def test_no_sdk_is_said_by_doctor() -> None:
     """Doctor exits non-zero and names the switch and the remedy."""
     command = [sys.executable, "-m", "vibevoice_otel", "doctor", "--quick"]
     done = subprocess.run(
-        command, env={**os.environ, "OTEL_SDK_DISABLED": "true", "COLUMNS": "200"}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={**os.environ, "OTEL_SDK_DISABLED": "true", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert "OTEL_SDK_DISABLED" in done.stdout
@@ -97,7 +118,9 @@ def test_a_service_without_the_launcher_speaks_as_ever() -> None:
         import sys, vibevoice_otel.service.main
         print(sorted(name for name in sys.modules if name.startswith("vibevoice_otel.") and not name.startswith("vibevoice_otel.service")))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

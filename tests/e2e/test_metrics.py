@@ -28,7 +28,12 @@ def measured(start) -> tuple[Running, list[Trace]]:
     running = start(fresh=True)
     for voice, steps, cfg in (("en-Emma_woman", 5, 1.5), ("en-Emma_woman", 3, 2.0), ("de-Spk0_man", 5, 1.5)):
         running.speak(text="A short one.", voice=voice, steps=steps, cfg=cfg)
-        running.speak(text="A longer one, of more than fifty characters, to be in the range above.", voice=voice, steps=steps, cfg=cfg)
+        running.speak(
+            text="A longer one, of more than fifty characters, to be in the range above.",
+            voice=voice,
+            steps=steps,
+            cfg=cfg,
+        )
     return running, running.wait_for_traces(6)
 
 
@@ -46,11 +51,24 @@ def test_steps_by_voice_index_cfg_and_steps(measured: tuple[Running, list[Trace]
     running, traces = measured
     for trace in traces:
         facts = trace.root.attributes
-        labels = {"voice": str(facts["vibevoice.voice"]), "cfg": f"{facts['vibevoice.cfg']:.1f}", "steps": str(facts["vibevoice.steps"])}
-        same = [t for t in traces if all(t.root.attributes[f"vibevoice.{k}"] == facts[f"vibevoice.{k}"] for k in labels)]
+        labels = {
+            "voice": str(facts["vibevoice.voice"]),
+            "cfg": f"{facts['vibevoice.cfg']:.1f}",
+            "steps": str(facts["vibevoice.steps"]),
+        }
+        same = [
+            t for t in traces if all(t.root.attributes[f"vibevoice.{k}"] == facts[f"vibevoice.{k}"] for k in labels)
+        ]
         for index in range(int(facts["vibevoice.steps"])):  # type: ignore[call-overload]
-            expected = sum(s.attributes["vibevoice.step.index"] == index for t in same for s in t.named("vibevoice.diffusion.step"))
-            assert running.total("vibevoice_inference_duration_seconds_count", step_index=str(index), clock="host", **labels) == expected
+            expected = sum(
+                s.attributes["vibevoice.step.index"] == index for t in same for s in t.named("vibevoice.diffusion.step")
+            )
+            assert (
+                running.total(
+                    "vibevoice_inference_duration_seconds_count", step_index=str(index), clock="host", **labels
+                )
+                == expected
+            )
 
 
 def test_requests_start_at_zero_for_every_voice_and_status(measured: tuple[Running, list[Trace]]) -> None:
@@ -97,7 +115,14 @@ def test_the_contract_without_a_gpu(measured: tuple[Running, list[Trace]]) -> No
     for metric in semconv.METRICS:
         if ".gpu." in metric.name or ".kernel." in metric.name or ".step.memory" in metric.name:
             assert metric.prometheus not in text, f"{metric} needs a GPU"
-    for metric in (semconv.REQUESTS, semconv.FIRST_AUDIO, semconv.INFERENCE, semconv.ACTIVE, semconv.DECODE_DURATION, semconv.RTF):
+    for metric in (
+        semconv.REQUESTS,
+        semconv.FIRST_AUDIO,
+        semconv.INFERENCE,
+        semconv.ACTIVE,
+        semconv.DECODE_DURATION,
+        semconv.RTF,
+    ):
         samples = families[metric.prometheus.removesuffix("_total")].samples
         names = {k for k in samples[0].labels if not k.startswith("otel_scope")} - {"le"}
         assert names == set(metric.labels), metric
@@ -109,7 +134,8 @@ def test_a_strict_parser_accepts_the_page(measured: tuple[Running, list[Trace]])
 
     running, _ = measured
     request = urllib.request.Request(
-        f"http://127.0.0.1:{running.metrics_port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+        f"http://127.0.0.1:{running.metrics_port}/metrics",
+        headers={"Accept": "application/openmetrics-text; version=1.0.0"},
     )
     with urllib.request.urlopen(request, timeout=5) as response:
         assert "openmetrics" in response.headers["Content-Type"]

@@ -55,7 +55,11 @@ def test_not_a_number(start) -> None:
     assert answer.close_code == 1000
     _check(running, trace, "error", "nan_audio", server_error=True)
     assert trace.root.attributes["vibevoice.frames.nan"] == 1
-    assert [f.attributes.get("vibevoice.frame.defect") for f in trace.named("vibevoice.frame")][:3] == [None, "nan", None]
+    assert [f.attributes.get("vibevoice.frame.defect") for f in trace.named("vibevoice.frame")][:3] == [
+        None,
+        "nan",
+        None,
+    ]
     assert running.total("vibevoice_frames_defective_total", kind="nan") == 1
 
 
@@ -78,7 +82,9 @@ def test_the_services_time_limit(start) -> None:
 def test_a_listener_who_leaves(start) -> None:
     """Leaving in mid-stream is cancelled: no error, and what the model still did for nobody is stated."""
     running = start(**_faults(step_delay=0.02))
-    answer, trace = running.speak(on_chunk=lambda n: n < 2, text="A long enough text, so that the listener leaves in the middle of it.")
+    answer, trace = running.speak(
+        on_chunk=lambda n: n < 2, text="A long enough text, so that the listener leaves in the middle of it."
+    )
     assert answer.chunks == 2
     _check(running, trace, "cancelled", None, server_error=False)
     assert running.total("vibevoice_errors_total") == 0
@@ -90,7 +96,9 @@ def test_busy(start) -> None:
     running.speak(text="warm up")
 
     async def two() -> tuple:
-        first = asyncio.create_task(running.ask(text="The first one, which takes its time to speak.", voice="en-Emma_woman"))
+        first = asyncio.create_task(
+            running.ask(text="The first one, which takes its time to speak.", voice="en-Emma_woman")
+        )
         await asyncio.sleep(0.15)
         second = await running.ask(text="The second one.", voice="de-Spk0_man")
         return await first, second
@@ -115,7 +123,9 @@ def test_an_unknown_voice_and_unusable_parameters(service: Running) -> None:
     """What was asked for stands beside what was used; the labels are those of what spoke."""
     _, trace = service.speak(text="Hello", voice="en-Nobody", cfg="nan", steps="-3")
     facts = trace.root.attributes
-    assert (facts["vibevoice.voice"], facts["vibevoice.voice.requested"]) == ("en-Carter_man", "other"), "what a client writes stays out"
+    assert (facts["vibevoice.voice"], facts["vibevoice.voice.requested"]) == ("en-Carter_man", "other"), (
+        "what a client writes stays out"
+    )
     assert (facts["vibevoice.cfg"], facts["vibevoice.cfg.requested"]) == (1.5, "nan")
     assert (facts["vibevoice.steps"], facts["vibevoice.steps.requested"]) == (5, "-3")
     assert "en-Nobody" not in service.metrics()
@@ -128,7 +138,8 @@ def test_two_at_once_one_fails(start) -> None:
 
     async def both() -> None:
         await asyncio.gather(
-            running.ask(text="This one fails.", voice="fr-Spk0_man"), running.ask(text="This one speaks.", voice="kr-Spk1_man")
+            running.ask(text="This one fails.", voice="fr-Spk0_man"),
+            running.ask(text="This one speaks.", voice="kr-Spk1_man"),
         )
 
     asyncio.run(both())
@@ -151,7 +162,10 @@ SLOWED = {
 def _least(running: Running) -> dict[str, float]:
     """The shortest span of each kind over five requests, in milliseconds: what the part itself takes, whatever else the machine does."""
     traces = [running.speak(text="Hello there.")[1] for _ in range(5)]
-    return {name: min(ms for trace in traces for ms in trace.durations(name)) for name in {*SLOWED.values(), "vibevoice.semantic_encode"}}
+    return {
+        name: min(ms for trace in traces for ms in trace.durations(name))
+        for name in {*SLOWED.values(), "vibevoice.semantic_encode"}
+    }
 
 
 @pytest.mark.parametrize("fault", SLOWED)

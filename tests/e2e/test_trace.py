@@ -35,7 +35,11 @@ def assert_well_formed(trace: Trace) -> None:
         if not span.name.startswith("vibevoice.") or span is trace.root:
             continue
         parent = trace.by_id[span.parent_id]
-        expected = {parents[span.name], "vibevoice.generate"} if parents[span.name] == "vibevoice.frame" else {parents[span.name]}
+        expected = (
+            {parents[span.name], "vibevoice.generate"}
+            if parents[span.name] == "vibevoice.frame"
+            else {parents[span.name]}
+        )
         assert parent.name in expected, f"{span.name} under {parent.name}"
         assert parent.start <= span.start, f"{span.name} begins before {parent.name}"
         assert span.end <= parent.end, f"{span.name} ends after {parent.name}"
@@ -72,13 +76,17 @@ def test_a_request_is_one_whole_trace(service: Running, cfg: float, steps: int) 
     assert not trace.server.error
     for once in ("queue", "model.load", "voice.load", "preprocess", "generate", "first_chunk"):
         assert len(trace.named(f"vibevoice.{once}")) == 1, once
-    assert len([s for s in trace.spans if not s.name.startswith("vibevoice.")]) == 1, "one SERVER span and no span for every message"
+    assert len([s for s in trace.spans if not s.name.startswith("vibevoice.")]) == 1, (
+        "one SERVER span and no span for every message"
+    )
 
 
 def test_little_of_the_generation_is_unattributed(service: Running) -> None:
     """Prefill, language model, steps, decode, connectors and a frame's preparation name the generation's time; the rest is stated."""
     shares = []
-    for _ in range(15):  # a busy machine takes the processor away between the named parts too; one calm request shows what is ours
+    for _ in range(
+        15
+    ):  # a busy machine takes the processor away between the named parts too; one calm request shows what is ours
         _, trace = service.speak(text=TEXT, steps=10)
         (generate,) = trace.named("vibevoice.generate")
         unattributed = generate.attributes["vibevoice.unattributed"]
@@ -106,7 +114,9 @@ def test_eight_requests_at_once_are_eight_whole_traces(service: Running) -> None
 
     async def together() -> None:
         voices = ["en-Emma_woman", "de-Spk0_man", "fr-Spk0_man", "kr-Spk1_man"] * 2
-        await asyncio.gather(*(service.ask(text=f"{TEXT} {n}", voice=voice, steps=2 + n % 3) for n, voice in enumerate(voices)))
+        await asyncio.gather(
+            *(service.ask(text=f"{TEXT} {n}", voice=voice, steps=2 + n % 3) for n, voice in enumerate(voices))
+        )
 
     asyncio.run(together())  # once before counting: the event loop's worker threads stay
     service.wait_for_traces(len(before) + 8)

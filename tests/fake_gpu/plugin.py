@@ -28,7 +28,9 @@ def environment(folder: Path, **memory: int) -> dict[str, str]:
     distribution = folder / "fake_gpu_for_tests-0.dist-info"
     distribution.mkdir(parents=True)
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-gpu-for-tests\nVersion: 0\n")
-    (distribution / "entry_points.txt").write_text("[opentelemetry_pre_instrument]\nfake_gpu = tests.fake_gpu.plugin:install\n")
+    (distribution / "entry_points.txt").write_text(
+        "[opentelemetry_pre_instrument]\nfake_gpu = tests.fake_gpu.plugin:install\n"
+    )
     path = folder / "memory.json"
     set_memory(path, **memory)
     before = os.environ.get("PYTHONPATH", "")

@@ -17,7 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))
             # A card brings warnings that no machine without one foresees (torch's own, once, that its synchronisation debug mode is a
             # prototype): they are shown here, and fail nothing.
-            item.add_marker(pytest.mark.filterwarnings("default", "error::pytest.PytestUnhandledThreadExceptionWarning"))
+            item.add_marker(
+                pytest.mark.filterwarnings("default", "error::pytest.PytestUnhandledThreadExceptionWarning")
+            )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -131,7 +131,9 @@ def test_between_the_models_own_waits_nothing_waits(subject: Subject, monkeypatc
     assert refused == [2] * FRAMES
     steps = kept.steps()
     assert sum(len(block) for block in steps) == FRAMES * gpu.STEPS
-    assert {block.attributes[semconv.CLOCK.key] for block in steps} == {semconv.Clock.DEVICE}, "a hook that failed would leave host times"
+    assert {block.attributes[semconv.CLOCK.key] for block in steps} == {semconv.Clock.DEVICE}, (
+        "a hook that failed would leave host times"
+    )
 
 
 def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNotes]:
@@ -288,7 +290,12 @@ def test_out_of_memory_is_told_on_the_span(subject: Subject) -> None:
         finally:
             del subject.model.model.audio_tower.decode
         assert np.isfinite(subject.speak(2).numpy()).all()
-    failed = [op for batch in kept.batches for op in batch.operations if op.span is semconv.GENERATE and op.error_type is not None]
+    failed = [
+        op
+        for batch in kept.batches
+        for op in batch.operations
+        if op.span is semconv.GENERATE and op.error_type is not None
+    ]
     assert [op.error_type for op in failed] == ["OutOfMemoryError"]
     assert failed[0].attributes[semconv.MEMORY_OOMS.key] >= 1  # type: ignore[operator]
     assert failed[0].attributes[semconv.MEMORY_LIMIT.key] > 0  # type: ignore[operator]

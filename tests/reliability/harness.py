@@ -34,7 +34,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 HERE = Path(__file__).parent
 ROOT = "vibevoice.synthesize"
-KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest, "/v1/logs": ExportLogsServiceRequest}
+KINDS = {
+    "/v1/traces": ExportTraceServiceRequest,
+    "/v1/metrics": ExportMetricsServiceRequest,
+    "/v1/logs": ExportLogsServiceRequest,
+}
 
 
 def free_port() -> int:
@@ -240,7 +244,9 @@ class Service:
     def log(self) -> str:
         return Path(self._log.name).read_text(errors="replace")
 
-    async def listen(self, *, until: int | None = None, headers: dict[str, str] | None = None, **query: object) -> Heard:
+    async def listen(
+        self, *, until: int | None = None, headers: dict[str, str] | None = None, **query: object
+    ) -> Heard:
         """One request; with ``until`` the listener leaves after so many chunks."""
         heard, began = Heard(), time.perf_counter()
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode({'text': 'hello', **query})}"
@@ -276,7 +282,9 @@ class Service:
 
     def scraped(self, name: str) -> float:
         """Sum of a series on the metrics page."""
-        return sum(float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if re.match(rf"{name}[{{ ]", line))
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if re.match(rf"{name}[{{ ]", line)
+        )
 
     def family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)

@@ -100,19 +100,30 @@ def test_exported_log_lines_hide_it_too(start: Start, sink: Sink) -> None:
     """
     port = free_port()
     service = start(
-        command=(sys.executable, "stopping.py", str(port)), port=port, OTEL_LOGS_EXPORTER="otlp", OTEL_BLRP_SCHEDULE_DELAY="200"
+        command=(sys.executable, "stopping.py", str(port)),
+        port=port,
+        OTEL_LOGS_EXPORTER="otlp",
+        OTEL_BLRP_SCHEDULE_DELAY="200",
     )
     go_through(service, sink)
-    assert wait_for(lambda: len([each for each in sink.log_records() if "/stream?" in each.body.string_value]) >= REQUESTS)
+    assert wait_for(
+        lambda: len([each for each in sink.log_records() if "/stream?" in each.body.string_value]) >= REQUESTS
+    )
     for record in sink.log_records():
         assert CANARY not in record.body.string_value
-        assert not [pair for pair in record.attributes if CANARY in str(pair.value) and not pair.key.startswith("exception.")]
+        assert not [
+            pair for pair in record.attributes if CANARY in str(pair.value) and not pair.key.startswith("exception.")
+        ]
 
 
 def test_with_capture_the_text_is_where_it_is_said_to_be(start: Start, sink: Sink) -> None:
     """VIBEVOICE_OTEL_CAPTURE_TEXT: as vibevoice.text on vibevoice.synthesize, and nowhere else: no URL, metric, page or exception."""
     page = free_port()
-    service = start(OTEL_METRICS_EXPORTER="otlp,prometheus", VIBEVOICE_OTEL_CAPTURE_TEXT="true", VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}")
+    service = start(
+        OTEL_METRICS_EXPORTER="otlp,prometheus",
+        VIBEVOICE_OTEL_CAPTURE_TEXT="true",
+        VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}",
+    )
     go_through(service, sink)
     spans = sink.spans()
     where = {(span.name, pair.key) for span in spans for pair in span.attributes if CANARY in str(pair.value)}

@@ -58,7 +58,9 @@ def ill(sink: Sink, how: str, seconds: float) -> Iterator[Callable[[], bool]]:
         running.join()
 
 
-def outage(start: Start, sink: Sink, how: str, seconds: float) -> tuple[list[Heard], list[Heard], list[Heard], Service, int]:
+def outage(
+    start: Start, sink: Sink, how: str, seconds: float
+) -> tuple[list[Heard], list[Heard], list[Heard], Service, int]:
     """Requests with the Collector well, then with it ill, and on and on while it returns: what was heard well, ill and after."""
     # Nothing but speech makes spans, so that they can be counted exactly.
     service = start(
@@ -93,7 +95,9 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
 
     def accounted() -> tuple[int, int]:
         """Spans that came, each once, and spans that were counted as lost."""
-        return len({span.span_id for span in sink.spans()}), int(sink.total("vibevoice.telemetry.dropped", what="spans"))
+        return len({span.span_id for span in sink.spans()}), int(
+            sink.total("vibevoice.telemetry.dropped", what="spans")
+        )
 
     made = 3 * (count + 1)  # SERVER, synthesize, first_chunk
     assert wait_for(lambda: sum(accounted()) >= made, 30), (accounted(), made, service.log[-2000:])
@@ -103,9 +107,13 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     first = [statistics.median(each.first or 9 for each in group) for group in (well, meanwhile)]
     ratio = first[1] / first[0]
     print(
-        f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ", end=""
+        f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ",
+        end="",
     )
-    print(f"{count + 1} requests, {len(after)} of them from its return on; {made} spans, {came} came, {lost} counted as lost; ", end="")
+    print(
+        f"{count + 1} requests, {len(after)} of them from its return on; {made} spans, {came} came, {lost} counted as lost; ",
+        end="",
+    )
     print(f"at most {most / 2**20:.1f} MiB more")
     assert ratio < 1.5 or first[1] - first[0] < 0.03
 

@@ -61,11 +61,15 @@ def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:
     process = server(service)
     memory, threads, files = process.memory_info().rss, process.num_threads(), process.num_fds()
     asyncio.run(_leave(service, count))
-    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    assert wait_for(lambda: settled(service, files), 30), (
+        f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    )
     total = service.scraped("vibevoice_streaming_requests_total")
     assert total == 100 + count
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
-    print(f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more")
+    print(
+        f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more"
+    )
     return grown, more
 
 
@@ -119,7 +123,9 @@ def slow_readers(start: Start, count: int, seconds: float) -> None:
     assert service.scraped("vibevoice_streaming_active") >= count, "who reads slowly is still there"
     for connection in (*slow, stopped):
         connection.close()
-    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    assert wait_for(lambda: settled(service, files), 30), (
+        f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    )
     assert service.scraped("vibevoice_streaming_requests_total") == 20 + others + count + 1, "each is counted once"
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
     print(
@@ -168,9 +174,14 @@ def test_an_hour_at_50_streams(start: Start, sink: Sink) -> None:
     late = np.array([sample for sample in samples if sample[0] > seconds / 2])
     assert len(late) >= 10, "too few samples for a slope"
     slope = float(np.polyfit(late[:, 0] / 3600, late[:, 1], 1)[0])
-    assert wait_for(lambda: settled(service, files), 30), f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    assert wait_for(lambda: settled(service, files), 30), (
+        f"{process.num_fds()} files, {files} before, {timelines(service)} timelines"
+    )
     more = process.num_threads() - threads
-    print(f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour; ", end="")
+    print(
+        f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour; ",
+        end="",
+    )
     print(f"{more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more")
     assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == count, 20)
     assert slope < 10 * max(1.0, 3600 / seconds) ** 0.5

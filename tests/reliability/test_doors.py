@@ -20,7 +20,9 @@ TOKEN = "a-token-of-this-test"
 
 def asked(address: str, token: str | None = None, context: ssl.SSLContext | None = None) -> int:
     try:
-        with urlopen(Request(address, headers={"Authorization": f"Bearer {token}"} if token else {}), timeout=5, context=context) as answer:
+        with urlopen(
+            Request(address, headers={"Authorization": f"Bearer {token}"} if token else {}), timeout=5, context=context
+        ) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -45,7 +47,9 @@ def test_both_doors_with_token_and_tls(start: Start, tmp_path: Path) -> None:
             asked(f"http://{address}", TOKEN)
 
     def requests() -> bool:
-        request = Request(f"https://127.0.0.1:{service.metrics_port}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        request = Request(
+            f"https://127.0.0.1:{service.metrics_port}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
         with urlopen(request, context=context) as answer:
             return 'status="success",steps="other",voice="other"} 2.0' in answer.read().decode()
 

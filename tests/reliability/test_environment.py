@@ -45,13 +45,19 @@ def test_metrics_are_complete_under_each_sampler(start: Start, sink: Sink, sampl
         by_trace.setdefault(span.trace_id, set()).add(span.span_id)
     servers = [span for span in sink.spans() if span.kind == 2 and span.name.endswith("/stream")]
     assert len(servers) == sum(roots.values()), "each has its SERVER span"
-    assert all(not span.parent_span_id or span.parent_span_id in by_trace[span.trace_id] for span in sink.spans()), "no orphan"
+    assert all(not span.parent_span_id or span.parent_span_id in by_trace[span.trace_id] for span in sink.spans()), (
+        "no orphan"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("VIBEVOICE_OTEL_MAX_STEPS", "-4", "VIBEVOICE_OTEL_MAX_STEPS='-4' is not valid: allowed is a whole number from 1 to 1000"),
+        (
+            "VIBEVOICE_OTEL_MAX_STEPS",
+            "-4",
+            "VIBEVOICE_OTEL_MAX_STEPS='-4' is not valid: allowed is a whole number from 1 to 1000",
+        ),
         ("VIBEVOICE_OTEL_MAXSTEPS", "4", "VIBEVOICE_OTEL_MAXSTEPS is not a setting"),
         ("OTEL_TRACES_SAMPLER", "nonsense", "nonsense"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "soon", "invalid value for export interval"),
@@ -70,6 +76,8 @@ def test_a_service_listens_on_localhost_alone(start: Start) -> None:
     page = free_port()
     service = start(OTEL_METRICS_EXPORTER="prometheus", VIBEVOICE_OTEL_PAGE=f"localhost:{page}")
     service.speak(1)
-    listening = [each.laddr for each in service.family()[-1].net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    listening = [
+        each.laddr for each in service.family()[-1].net_connections("inet") if each.status == psutil.CONN_LISTEN
+    ]
     assert {address.port for address in listening} == {service.port, service.metrics_port, page}
     assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}

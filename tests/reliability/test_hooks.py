@@ -96,7 +96,9 @@ def observed() -> Iterator[tuple[Saboteur, StreamingTTSService, InMemoryMetricRe
     hooks_module.guarded, hooks_module.noted = saboteur.guarded, saboteur.noted  # type: ignore[assignment]
     meters = MeterProvider([reader])
     instrumentor = VibeVoiceInstrumentor()
-    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
+    instrumentor.instrument(
+        tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True
+    )
     service = StreamingTTSService(ServiceSettings(steps=1))
     list(service.stream(TEXT))
     saboteur.first = frozenset(saboteur.called)

@@ -86,7 +86,9 @@ def test_a_signal_to_the_parent_exports_all_of_its_workers(start: Start, sink: S
 @pytest.mark.parametrize("state", ["down", "slow"])
 def test_a_dead_collector_does_not_hold_the_end(start: Start, sink: Sink, state: str) -> None:
     """With the Collector down, or answering after a minute, SIGTERM ends the process within the setting's time and a second or two."""
-    service = start(OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_METRIC_EXPORT_INTERVAL="60000", VIBEVOICE_OTEL_SHUTDOWN_TIMEOUT="2")
+    service = start(
+        OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_METRIC_EXPORT_INTERVAL="60000", VIBEVOICE_OTEL_SHUTDOWN_TIMEOUT="2"
+    )
     service.speak(2)
     if state == "down":
         sink.close()
@@ -108,5 +110,7 @@ def test_kill_9_loses_one_interval_at_most(start: Start, sink: Sink) -> None:
     again = start(port=service.port)
     again.speak(2)
     assert wait_for(lambda: sink.roots()["success"] == 5)
-    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == 5), "two instances, their sums apart"
+    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == 5), (
+        "two instances, their sums apart"
+    )
     assert len({instance for instance, _ in sink.series("vibevoice.streaming.requests")}) == 2

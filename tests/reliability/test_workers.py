@@ -128,7 +128,9 @@ def test_reload_works(start: Start, sink: Sink, tmp_path: Path) -> None:
 
     assert wait_for(reloaded, 40), service.log
     service.speak(3)
-    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 3, 10), "the new process counts from zero"
+    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 3, 10), (
+        "the new process counts from zero"
+    )
     assert wait_for(lambda: sink.roots()["success"] == 5, 10), "the old one's spans were not lost"
 
 
@@ -142,7 +144,12 @@ def test_a_fork_after_start(start: Start, sink: Sink) -> None:
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
     }  # fmt: skip
     done = subprocess.run(
-        [*launcher, sys.executable, str(program)], check=False, env=environment, cwd=program.parent, capture_output=True, timeout=60
+        [*launcher, sys.executable, str(program)],
+        check=False,
+        env=environment,
+        cwd=program.parent,
+        capture_output=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr.decode()
     assert sink.roots() == Counter(success=5), done.stderr.decode()

@@ -11,7 +11,9 @@ import pytest
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
     """Certificate and key files for localhost and 127.0.0.1, valid for a day. Skips where no library can make one."""
-    pytest.importorskip("cryptography", reason="the package cryptography is not installed, so no test certificate can be made")
+    pytest.importorskip(
+        "cryptography", reason="the package cryptography is not installed, so no test certificate can be made"
+    )
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

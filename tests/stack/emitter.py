@@ -36,7 +36,13 @@ class _Ids(RandomIdGenerator):
 
 
 def resource(service: str = "vibevoice", environment: str = "test") -> Resource:
-    return Resource({"service.name": service, "service.instance.id": secrets.token_hex(4), "deployment.environment.name": environment})
+    return Resource(
+        {
+            "service.name": service,
+            "service.instance.id": secrets.token_hex(4),
+            "deployment.environment.name": environment,
+        }
+    )
 
 
 @dataclass
@@ -69,7 +75,10 @@ class Request:
         inside = trace.set_span_in_context(frame)
         for index in range(steps):
             step = tracer.start_span(
-                semconv.STEP.name, inside, start_time=start + index * 4 * MS, attributes={semconv.STEP_INDEX.key: index, **marks}
+                semconv.STEP.name,
+                inside,
+                start_time=start + index * 4 * MS,
+                attributes={semconv.STEP_INDEX.key: index, **marks},
             )
             step.end(start + (index + 1) * 4 * MS)
         decode = tracer.start_span(semconv.DECODE.name, inside, start_time=start + steps * 4 * MS, attributes=marks)
@@ -81,7 +90,9 @@ class Request:
     def finish(self, first_audio: float | None = 0.2, underruns: int = 0, error: str | None = None) -> None:
         """End the request's own spans."""
         self.generate.end(self.clock)
-        self.root.set_attributes({semconv.VOICE.key: self.voice, semconv.FRAMES.key: self.frames, semconv.UNDERRUNS.key: underruns})
+        self.root.set_attributes(
+            {semconv.VOICE.key: self.voice, semconv.FRAMES.key: self.frames, semconv.UNDERRUNS.key: underruns}
+        )
         if first_audio is not None:
             self.root.set_attribute(semconv.FIRST_AUDIO_LATENCY.key, first_audio)
         if error is not None:
@@ -105,14 +116,19 @@ class Emitter:
         self._exporter = OTLPSpanExporter(endpoint=endpoint, **{"insecure": True, "timeout": 5, **exporter})  # type: ignore[arg-type]
 
     def request(
-        self, voice: str = "en-Carter_man", trace_id: int | None = None, server: dict[str, str | int | float] | None = None
+        self,
+        voice: str = "en-Carter_man",
+        trace_id: int | None = None,
+        server: dict[str, str | int | float] | None = None,
     ) -> Request:
         """Open a request: SERVER, vibevoice.synthesize and vibevoice.generate, begun now."""
         self._ids.next_trace = trace_id
         now = time.time_ns()
         outer = self.tracer.start_span("/stream", kind=SpanKind.SERVER, start_time=now, attributes=server)
         root = self.tracer.start_span(semconv.SYNTHESIZE.name, trace.set_span_in_context(outer), start_time=now + MS)
-        generate = self.tracer.start_span(semconv.GENERATE.name, trace.set_span_in_context(root), start_time=now + 5 * MS)
+        generate = self.tracer.start_span(
+            semconv.GENERATE.name, trace.set_span_in_context(root), start_time=now + 5 * MS
+        )
         return Request(self, voice, outer, root, generate, now + 10 * MS)
 
     def whole(self, frames: int = 2, trace_id: int | None = None, **end: object) -> Request:
@@ -153,7 +169,9 @@ class Meters:
     def _make(self, metric: semconv.Metric) -> object:
         create = {"counter": "create_counter", "updowncounter": "create_up_down_counter", "gauge": "create_gauge"}
         if metric.instrument == "histogram":
-            return self._meter.create_histogram(metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=metric.buckets)
+            return self._meter.create_histogram(
+                metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=metric.buckets
+            )
         return getattr(self._meter, create[metric.instrument])(metric.name, metric.unit, metric.brief)
 
     @staticmethod

@@ -50,13 +50,17 @@ def suffixed(metric: semconv.Metric) -> str:
 
 
 @pytest.mark.parametrize("metric", semconv.METRICS, ids=lambda metric: metric.prometheus)
-def test_every_instrument_has_its_contracted_name_and_labels(metric: semconv.Metric, prometheus: Prometheus, recorded: Request) -> None:
+def test_every_instrument_has_its_contracted_name_and_labels(
+    metric: semconv.Metric, prometheus: Prometheus, recorded: Request
+) -> None:
     """Through Collector and Prometheus a series has exactly the name and labels of semconv.py, its service and its environment."""
     found = prometheus.query(f'{suffixed(metric)}{{service="contract"}}')
     assert len(found) == 1
     labels, value = found[0]
     assert labels.keys() == {"__name__", *metric.labels, *OWN_LABELS}
-    assert {key: labels[key] for key in metric.labels} == {a.key.replace(".", "_"): str(a.examples[0]) for a in metric.attributes}
+    assert {key: labels[key] for key in metric.labels} == {
+        a.key.replace(".", "_"): str(a.examples[0]) for a in metric.attributes
+    }
     assert (labels["service"], labels["environment"], labels["job"]) == ("contract", "test", "contract")
     assert value == 1
 
@@ -77,7 +81,12 @@ def test_an_exemplar_leads_to_a_trace_that_left(prometheus: Prometheus, recorded
 
 def test_host_metrics_stand_for_the_node_exporter(prometheus: Prometheus) -> None:
     """CPU, memory, disk, filesystem, network and load of the host are there without a node exporter, with an environment."""
-    names = ("system_cpu_time_seconds_total", "system_memory_usage_bytes", "system_filesystem_usage_bytes", "system_cpu_load_average_1m")
+    names = (
+        "system_cpu_time_seconds_total",
+        "system_memory_usage_bytes",
+        "system_filesystem_usage_bytes",
+        "system_cpu_load_average_1m",
+    )
     for name in (*names, "system_network_io_bytes_total"):
         found = eventually(lambda name=name: prometheus.query(name))
         assert found, name
@@ -114,12 +123,18 @@ def test_the_spoken_text_does_not_pass(tmp_path: Path) -> None:
         )
         request.root.set_attribute(semconv.TEXT.key, CANARY)
         request.root.set_attribute("context", "kept")
-        request.root.record_exception(ValueError(f"cannot say /stream?text={CANARY}"), {"exception.stacktrace": f"text={CANARY}"})
+        request.root.record_exception(
+            ValueError(f"cannot say /stream?text={CANARY}"), {"exception.stacktrace": f"text={CANARY}"}
+        )
         request.frame()
         request.finish(error=f"failed on text={CANARY}")
         assert emitter.flush()
         spans = eventually(lambda: store.spans(request.trace_id))
-        left = b"".join(store.requests) + agent.process.log.read_bytes() + urlopen(f"http://{agent.metrics}/metrics").read()
+        left = (
+            b"".join(store.requests)
+            + agent.process.log.read_bytes()
+            + urlopen(f"http://{agent.metrics}/metrics").read()
+        )
     for word in (CANARY, quoted, "horse", "staple"):
         assert word.encode() not in left
     by_name = {span.name: {a.key: a.value.string_value for a in span.attributes} for span in spans}
@@ -154,7 +169,9 @@ def test_what_was_accepted_survives_an_outage_and_the_agent_s_end(end: str, tmp_
         agent.restart()
         eventually(lambda: wanted <= set(store.ids()), 20)
         # Each span at least once: what was under way when the agent ended is sent again.
-        assert {trace_id: len({span.span_id for span in store.spans(trace_id)}) for trace_id in wanted} == dict.fromkeys(wanted, 17)
+        assert {
+            trace_id: len({span.span_id for span in store.spans(trace_id)}) for trace_id in wanted
+        } == dict.fromkeys(wanted, 17)
         emitter.close()
 
 

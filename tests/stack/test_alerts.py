@@ -45,7 +45,9 @@ class Incident:
         """Labels of the alert as Alertmanager has it for this service; empty when it has none."""
         with urlopen(f"{self.alerts.url}/api/v2/alerts") as answer:
             found = [each["labels"] for each in json.load(answer)]
-        return next((labels for labels in found if labels["alertname"] == alert and labels.get("service_name") == service), {})
+        return next(
+            (labels for labels in found if labels["alertname"] == alert and labels.get("service_name") == service), {}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,9 @@ def incident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Incident]:
             with contextlib.suppress(WebSocketException):
                 speak(first.address, voice=BROKEN)
             time.sleep(0.3)
-        assert eventually(lambda: prometheus.query('service:vibevoice_instances:count{service="pair"} == 2'), 20), prometheus.process.tail()
+        assert eventually(lambda: prometheus.query('service:vibevoice_instances:count{service="pair"} == 2'), 20), (
+            prometheus.process.tail()
+        )
         time.sleep(3)
         second.process.kill()
         yield Incident(prometheus, alerts)

@@ -68,20 +68,35 @@ def test_the_collector_accepts_each_configuration(name: str, tmp_path: Path) -> 
     assert "deprecated" not in done.stderr
 
 
-@pytest.mark.parametrize(("name", "overlay"), [(name, overlay) for name, overlays in OVERLAYS.items() for overlay in [*overlays, "all"]])
-def test_the_collector_accepts_each_overlay(name: str, overlay: str, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "overlay"), [(name, overlay) for name, overlays in OVERLAYS.items() for overlay in [*overlays, "all"]]
+)
+def test_the_collector_accepts_each_overlay(
+    name: str, overlay: str, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
     """Alone (with the one that it stands beside) and all together."""
     chosen = OVERLAYS[name] if overlay == "all" else [each for each in OVERLAYS[name] if overlay.startswith(each)]
-    files = [f"--config={COLLECTOR / name}.yaml", *(f"--config={COLLECTOR / 'overlays' / each}.yaml" for each in chosen)]
+    files = [
+        f"--config={COLLECTOR / name}.yaml",
+        *(f"--config={COLLECTOR / 'overlays' / each}.yaml" for each in chosen),
+    ]
     cert, key = map(str, certificate)
-    variables = {"COLLECTOR_CERT": cert, "COLLECTOR_KEY": key, "COLLECTOR_TOKEN": "t", "TRACES_TOKEN": "t", "TRACES_CA": cert}
+    variables = {
+        "COLLECTOR_CERT": cert,
+        "COLLECTOR_KEY": key,
+        "COLLECTOR_TOKEN": "t",
+        "TRACES_TOKEN": "t",
+        "TRACES_CA": cert,
+    }
     done = run("otelcol-vibevoice", "validate", *files, COLLECTOR_STORAGE=str(tmp_path), **variables)
     assert done.returncode == 0, done.stderr
 
 
 def test_every_overlay_is_tried() -> None:
     """A new overlay cannot be forgotten here."""
-    assert {path.stem for path in (COLLECTOR / "overlays").glob("*.yaml")} == {each for overlays in OVERLAYS.values() for each in overlays}
+    assert {path.stem for path in (COLLECTOR / "overlays").glob("*.yaml")} == {
+        each for overlays in OVERLAYS.values() for each in overlays
+    }
 
 
 def test_an_empty_token_is_refused(tmp_path: Path) -> None:
@@ -204,7 +219,11 @@ def test_compose_opens_nothing_beyond_localhost() -> None:
 def test_compose_pins_every_image_and_bounds_every_container() -> None:
     """A version on each image that is not built here, a memory limit and a restart policy on each that stays."""
     for name, service in compose(*ALL)["services"].items():
-        assert "build" in service or service["image"].startswith("vibevoice-otel-") or re.search(r":v?\d+\.\d+", service["image"]), name
+        assert (
+            "build" in service
+            or service["image"].startswith("vibevoice-otel-")
+            or re.search(r":v?\d+\.\d+", service["image"])
+        ), name
         assert int(service["mem_limit"]) > 0, name
         assert name == "volumes" or service["restart"] == "unless-stopped", name
 
@@ -233,7 +252,12 @@ def test_the_two_tiers_are_one_command() -> None:
     services = compose("--env-file", "deploy/gateway.env", "--profile", "gateway")["services"]
     assert services["collector"]["environment"]["TRACES_ENDPOINT"] == "gateway-lb:4317"
     share = services["service"]["environment"]["VIBEVOICE_OTEL_TRACE_SHARE"]
-    assert share == services["gateway-1"]["environment"]["GATEWAY_SHARE"] == services["gateway-2"]["environment"]["GATEWAY_SHARE"] == "0.1"
+    assert (
+        share
+        == services["gateway-1"]["environment"]["GATEWAY_SHARE"]
+        == services["gateway-2"]["environment"]["GATEWAY_SHARE"]
+        == "0.1"
+    )
     assert any(volume["source"].endswith("targets-gateway") for volume in services["prometheus"]["volumes"])
 
 

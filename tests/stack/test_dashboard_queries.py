@@ -36,7 +36,9 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
 
 
 @pytest.mark.parametrize(("board", "panel", "query"), QUERIES)
-def test_a_query_runs_and_its_legend_has_its_labels(board: Board, panel: Panel, query: Query, scenario: Scenario) -> None:
+def test_a_query_runs_and_its_legend_has_its_labels(
+    board: Board, panel: Panel, query: Query, scenario: Scenario
+) -> None:
     """Prometheus takes it; healthy, it gives data, or the panel says why not; each {{label}} of its legend is there."""
     shown = look(scenario.prometheus, query, scenario.healthy[-1], "up")
     if not shown:
@@ -56,9 +58,17 @@ def test_a_healthy_dashboard_is_not_empty(board: Board, scenario: Scenario) -> N
     empty = {
         panel.title
         for panel in board.panels
-        if panel.queries and not any(look(scenario.prometheus, query, scenario.healthy[-1], "up") for query in panel.queries)
+        if panel.queries
+        and not any(look(scenario.prometheus, query, scenario.healthy[-1], "up") for query in panel.queries)
     }
-    allowed = {"Telemetry lost", "Errors by cause", "Launch latency", "GPU out of memory, or nearly", "Cold loads", "Success budget left"}
+    allowed = {
+        "Telemetry lost",
+        "Errors by cause",
+        "Launch latency",
+        "GPU out of memory, or nearly",
+        "Cold loads",
+        "Success budget left",
+    }
     assert empty <= allowed | {"First-audio budget left"}
 
 
@@ -97,7 +107,9 @@ def test_every_fault_has_a_panel() -> None:
 def test_a_fault_elsewhere_leaves_success_alone(fault: str, scenario: Scenario) -> None:
     """What slows or alters requests, but fails none, does not move the success panel: it would send an operator the wrong way."""
     _, success = panel("vibevoice-health", 10)
-    assert not change(scenario.prometheus, success.queries[0], scenario.healthy, scenario.phase(fault), "down").moved("down")
+    assert not change(scenario.prometheus, success.queries[0], scenario.healthy, scenario.phase(fault), "down").moved(
+        "down"
+    )
 
 
 @pytest.mark.skipif("TEMPO_URL" not in os.environ, reason="TEMPO_URL is not set: no Tempo to run TraceQL on")

@@ -88,11 +88,16 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
 
         eventually(lambda: not missing(), 8 if then.endswith("full") else 60)
         lost = missing()
-        print(f"{then}: {len(accepted)} traces accepted before the disk was full, {len(lost)} lost, {time.monotonic() - began:.1f} s")
+        print(
+            f"{then}: {len(accepted)} traces accepted before the disk was full, {len(lost)} lost, {time.monotonic() - began:.1f} s"
+        )
         if then.endswith("full"):
             assert len(lost) <= 3 * BATCH // (SPANS * SPAN_BYTES)
             assert set(lost) <= set(accepted[: len(lost) + 5]), "the oldest, which were under way"
-            assert not lost or "Errors occurred while moving items for dispatching back to queue" in agent.process.log.read_text()
+            assert (
+                not lost
+                or "Errors occurred while moving items for dispatching back to queue" in agent.process.log.read_text()
+            )
         else:
             assert not lost
         request = emitter.whole()
@@ -160,9 +165,15 @@ def test_power_loss(fsync: bool, tmp_path: Path) -> None:
             else:
                 time.sleep(5)
             emitter.close()
-        arrived = {trace_id: {span.span_id for span in store.spans(trace_id)} for trace_id in acknowledged if trace_id in store.ids()}
+        arrived = {
+            trace_id: {span.span_id for span in store.spans(trace_id)}
+            for trace_id in acknowledged
+            if trace_id in store.ids()
+        }
     assert all(len(spans) == 17 for spans in arrived.values())
     lost = [failed - at for trace_id, at in acknowledged.items() if trace_id not in arrived]
-    print(f"fsync {fsync}: {len(acknowledged)} traces acknowledged in 4 s, {len(lost)} lost, the oldest {max(lost, default=0):.1f} s old")
+    print(
+        f"fsync {fsync}: {len(acknowledged)} traces acknowledged in 4 s, {len(lost)} lost, the oldest {max(lost, default=0):.1f} s old"
+    )
     if fsync:
         assert not lost

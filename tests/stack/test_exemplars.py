@@ -35,7 +35,9 @@ def test_an_exemplar_never_names_a_trace_that_the_gateway_dropped(tmp_path: Path
         TraceStore() as store,
         Collector("gateway", tmp_path / "gateway-1", store.endpoint, gateway) as first,
         Collector("gateway", tmp_path / "gateway-2", store.endpoint, gateway) as second,
-        Collector("gateway-lb", tmp_path / "lb", environment={"GATEWAYS": json.dumps([first.grpc, second.grpc])}) as balancer,
+        Collector(
+            "gateway-lb", tmp_path / "lb", environment={"GATEWAYS": json.dumps([first.grpc, second.grpc])}
+        ) as balancer,
         Collector("agent", tmp_path / "agent", balancer.grpc) as agent,
         Prometheus(tmp_path / "prometheus", {"agent": [agent.metrics]}, interval="1s") as prometheus,
         Service(tmp_path, agent.grpc, settings) as service,
@@ -47,7 +49,9 @@ def test_an_exemplar_never_names_a_trace_that_the_gateway_dropped(tmp_path: Path
             with connect(f"ws://{service.address}/stream?{query}", additional_headers=headers, max_size=None) as socket:
                 assert [message for message in socket if isinstance(message, bytes)]
         counted = "sum(vibevoice_streaming_requests_total)"
-        assert eventually(lambda: [value for _, value in prometheus.query(counted)] == [float(len(sent))], 20), service.process.tail()
+        assert eventually(lambda: [value for _, value in prometheus.query(counted)] == [float(len(sent))], 20), (
+            service.process.tail()
+        )
         in_the_share = {trace_id for trace_id in sent if in_share(int(trace_id, 16), float(SHARE))}
         named = {each["labels"]["trace_id"] for each in prometheus.exemplars('{__name__=~"vibevoice_.+_bucket"}')}
         eventually(lambda: in_the_share | named <= set(store.ids()), 45)

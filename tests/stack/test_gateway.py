@@ -42,9 +42,13 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiers]:
     folder = tmp_path_factory.mktemp("tiers")
     settings = {"GATEWAY_SHARE": str(SHARE), "GATEWAY_DECISION_WAIT": f"{WAIT_S:g}s"}
     stores = [TraceStore(limit=100_000) for _ in range(2)]
-    gateways = [Collector("gateway", folder / f"gateway-{n}", store.endpoint, settings) for n, store in enumerate(stores)]
+    gateways = [
+        Collector("gateway", folder / f"gateway-{n}", store.endpoint, settings) for n, store in enumerate(stores)
+    ]
     balancer = Collector(
-        "gateway-lb", folder / "lb", environment={"GATEWAYS": json.dumps([g.grpc for g in gateways]), "GATEWAY_SPAN_METRICS_INTERVAL": "1s"}
+        "gateway-lb",
+        folder / "lb",
+        environment={"GATEWAYS": json.dumps([g.grpc for g in gateways]), "GATEWAY_SPAN_METRICS_INTERVAL": "1s"},
     )
     yield Tiers(balancer, gateways, stores)
     for each in (balancer, *gateways):
@@ -86,7 +90,9 @@ def test_keeps_what_matters_and_exactly_the_share_of_the_rest(tiers: Tiers, emit
     eventually(lambda: expected <= tiers.kept().keys(), 20)
     kept = tiers.kept()
     for why, requests in wanted.items():
-        assert [kept.get(request.trace_id) for request in requests] == [17] * len(requests), why  # SERVER, synthesize, generate, 2 x 7
+        assert [kept.get(request.trace_id) for request in requests] == [17] * len(requests), (
+            why
+        )  # SERVER, synthesize, generate, 2 x 7
     time.sleep(1)
     assert not {request.trace_id for request in ordinary} & tiers.kept().keys()
 
@@ -151,7 +157,9 @@ def test_head_tail_and_exemplar_decide_alike() -> None:
     for share in (0.0, 0.01, 0.1, 0.25, 0.5, 1.0):
         sampler = TraceIdRatioBased(share)
         for trace_id in (source.getrandbits(128) for _ in range(2000)):
-            assert in_share(trace_id, share) is (sampler.should_sample(None, trace_id, "x").decision is Decision.RECORD_AND_SAMPLE)
+            assert in_share(trace_id, share) is (
+                sampler.should_sample(None, trace_id, "x").decision is Decision.RECORD_AND_SAMPLE
+            )
 
 
 def test_shares_are_nested() -> None:
@@ -181,7 +189,13 @@ def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) ->
     assert counted() >= len(requests)
     for line in calls():
         assert all(
-            label in line for label in ('span_name="/stream"', 'span_kind="SPAN_KIND_SERVER"', 'service="vibevoice"', 'environment="test"')
+            label in line
+            for label in (
+                'span_name="/stream"',
+                'span_kind="SPAN_KIND_SERVER"',
+                'service="vibevoice"',
+                'environment="test"',
+            )
         ), line
     assert not [line for line in series() if "vibevoice." in line]
 
@@ -204,7 +218,9 @@ def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path:
             return {request.trace_id for request in requests}
 
         decided = send(20)
-        assert eventually(lambda: gateway.counted("otelcol_processor_tail_sampling_count_traces_sampled_total") >= len(decided), 15)
+        assert eventually(
+            lambda: gateway.counted("otelcol_processor_tail_sampling_count_traces_sampled_total") >= len(decided), 15
+        )
         time.sleep(1)  # into the queue on disk
         held = send(20)
         assert eventually(lambda: balancer.counted("otelcol_exporter_sent_spans_total") == 40 * 17, 10)
@@ -214,7 +230,10 @@ def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path:
         gateway.restart()
         eventually(lambda: decided | waiting <= set(store.ids()), 40)
         arrived = set(store.ids())
-        print(f"decided {len(decided & arrived)} of {len(decided)}, undecided {len(held & arrived)} of {len(held)}, ", end="")
+        print(
+            f"decided {len(decided & arrived)} of {len(decided)}, undecided {len(held & arrived)} of {len(held)}, ",
+            end="",
+        )
         print(f"sent while it was away {len(waiting & arrived)} of {len(waiting)}")
         assert decided | waiting <= arrived
         assert {len({span.span_id for span in store.spans(each)}) for each in decided | waiting} == {17}

@@ -52,7 +52,9 @@ VOICES = tuple(
     for cfg in ("1.3", "2.0")
     for steps in ("5", "20")
 )
-MEMORY = Service(rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal")
+MEMORY = Service(
+    rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal"
+)
 # One environment a simulated service, several seeds where coverage is asked for. All in one Prometheus.
 WORLDS = {
     **{f"memory-{seed}": (MEMORY, seed) for seed in range(4)},
@@ -95,7 +97,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 everything.put(series, {**dict(labels), "environment": name}, values)
     text = folder / "metrics.txt"
     text.write_text(everything.openmetrics())
-    command = [str(toolchain.require("promtool")), "tsdb", "create-blocks-from", "openmetrics", str(text), str(folder / "data")]
+    command = [
+        str(toolchain.require("promtool")),
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        str(text),
+        str(folder / "data"),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     text.unlink()
     with Prometheus(folder) as server:
@@ -109,8 +118,12 @@ def test_both_ways_to_the_same_scrapes_agree(filled: Filled) -> None:
     for world in ("voices", "memory-0", "restarted"):
         real, direct = filled.source(world), MemorySource(filled.scrapes[world])
         by = ("voice", "cfg", "steps", "status")
-        assert totals(real, semconv.REQUESTS.prometheus, by) == pytest.approx(totals(direct, semconv.REQUESTS.prometheus, by), rel=0.02)
-        if world != "restarted":  # there increase() estimates what went by around the restart; elsewhere nothing is estimated
+        assert totals(real, semconv.REQUESTS.prometheus, by) == pytest.approx(
+            totals(direct, semconv.REQUESTS.prometheus, by), rel=0.02
+        )
+        if (
+            world != "restarted"
+        ):  # there increase() estimates what went by around the restart; elsewhere nothing is estimated
             assert totals(real, semconv.REQUESTS.prometheus, by) == totals(direct, semconv.REQUESTS.prometheus, by)
         buckets = f"{semconv.FIRST_AUDIO.prometheus}_bucket"
         a, b = totals(real, buckets, ("voice", "le")), totals(direct, buckets, ("voice", "le"))
@@ -121,12 +134,18 @@ def test_both_ways_to_the_same_scrapes_agree(filled: Filled) -> None:
         # Where a voice vanished, Prometheus shows its last value five minutes longer.
         apart = 10 if world == "voices" else 0
         assert seen.processes[0].requests.sum() == pytest.approx(known.processes[0].requests.sum(), abs=apart)
-        assert seen.processes[0].first_audio.sum(axis=1) == pytest.approx(known.processes[0].first_audio.sum(axis=1), abs=apart)
+        assert seen.processes[0].first_audio.sum(axis=1) == pytest.approx(
+            known.processes[0].first_audio.sum(axis=1), abs=apart
+        )
 
 
 def totals(source: PrometheusSource | MemorySource, series: str, by: tuple[str, ...]) -> dict[tuple[str, ...], float]:
     points = source.growth(series, by)
-    return {tuple(p.labels[name] if name != "le" else str(float(p.labels[name])) for name in by): p.value for p in points if p.value}
+    return {
+        tuple(p.labels[name] if name != "le" else str(float(p.labels[name])) for name in by): p.value
+        for p in points
+        if p.value
+    }
 
 
 @pytest.mark.parametrize(("kind", "slots"), [("memory", 12), ("queue", None)])
@@ -136,8 +155,12 @@ def test_capacity_covers_the_truth(filled: Filled, kind: str, slots: int | None)
     answer = min(whole(value) for value in true.values())
     cards = [capacity(filled.source(f"{kind}-{seed}"), concurrency=slots).cards[0] for seed in range(4)]
     assert all(card.binds_first == kind for card in cards)
-    assert sum(card.low is not None and card.high is not None and card.low <= answer <= card.high for card in cards) >= 3
-    assert sum(abs((card.streams or 0) - answer) for card in cards) < sum(abs((card.naive or 0) - answer) for card in cards)
+    assert (
+        sum(card.low is not None and card.high is not None and card.low <= answer <= card.high for card in cards) >= 3
+    )
+    assert sum(abs((card.streams or 0) - answer) for card in cards) < sum(
+        abs((card.naive or 0) - answer) for card in cards
+    )
 
 
 def test_a_restart_is_seen_and_bridged(filled: Filled) -> None:
@@ -161,7 +184,9 @@ def test_mixed_cards_are_answered_apart(filled: Filled) -> None:
 def test_voices_are_profiled(filled: Filled) -> None:
     """The failing voice is the one outlier, the vanished one is marked, effects of a step are the true 8 ms."""
     report = voices(filled.source("voices"))
-    assert {p.voice: [o.what for o in p.outlier_in] for p in report.voices if p.outlier_in} == {"de-Spk0_man": ["errors"]}
+    assert {p.voice: [o.what for o in p.outlier_in] for p in report.voices if p.outlier_in} == {
+        "de-Spk0_man": ["errors"]
+    }
     assert [p.voice for p in report.voices if p.vanished] == ["jp-Spk0_man"]
     assert report.voices[-1].voice == "de-Spk0_man"
     effect = report.fleet.latency_per_step

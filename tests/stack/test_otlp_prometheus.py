@@ -35,7 +35,14 @@ def test_the_same_names_and_labels(metric: semconv.Metric, alone: Prometheus) ->
     found = alone.query(metric.prometheus + ("_count" if metric.instrument == "histogram" else ""))
     assert len(found) == 1
     labels, value = found[0]
-    assert labels.keys() == {"__name__", "job", "instance", "service_name", "deployment_environment_name", *metric.labels}
+    assert labels.keys() == {
+        "__name__",
+        "job",
+        "instance",
+        "service_name",
+        "deployment_environment_name",
+        *metric.labels,
+    }
     assert labels["job"] == labels["service_name"] == "alone"
     assert value == 1
 

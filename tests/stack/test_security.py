@@ -44,7 +44,9 @@ def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, P
     )
     with (
         TraceStore() as store,
-        Collector("gateway", tmp_path / "gateway", store.endpoint, {**served, **fast}, overlays("server-tls", "server-token")) as gateway,
+        Collector(
+            "gateway", tmp_path / "gateway", store.endpoint, {**served, **fast}, overlays("server-tls", "server-token")
+        ) as gateway,
         Collector("agent", tmp_path / "agent", gateway.grpc, {**served, **onward}, agent_overlays) as agent,
     ):
         trusted = {"insecure": False, "credentials": grpc.ssl_channel_credentials(cert.read_bytes())}
@@ -85,15 +87,21 @@ def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, P
     assert TOKEN not in agent.process.log.read_text() + gateway.process.log.read_text()
 
 
-def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
     """COLLECTOR_CLIENT_CA: the receiver and the series for Prometheus ask for the other's certificate too."""
     need("otelcol-vibevoice")
     cert, key = certificate
     served = {"COLLECTOR_CERT": str(cert), "COLLECTOR_KEY": str(key), "COLLECTOR_CLIENT_CA": str(cert)}
-    with Collector("agent", tmp_path / "agent", environment=served, overlays=overlays("server-tls", "metrics-tls")) as agent:
+    with Collector(
+        "agent", tmp_path / "agent", environment=served, overlays=overlays("server-tls", "metrics-tls")
+    ) as agent:
         pem = cert.read_bytes()
         for own, admitted in (({}, False), ({"private_key": key.read_bytes(), "certificate_chain": pem}, True)):
-            emitter = Emitter(agent.grpc, insecure=False, credentials=grpc.ssl_channel_credentials(pem, **own), timeout=2)
+            emitter = Emitter(
+                agent.grpc, insecure=False, credentials=grpc.ssl_channel_credentials(pem, **own), timeout=2
+            )
             emitter.whole()
             assert emitter.flush() is admitted
             context = ssl.create_default_context(cafile=cert)
@@ -111,7 +119,9 @@ def test_a_collector_listens_on_localhost_alone(config: str, tmp_path: Path) -> 
     need("otelcol-vibevoice")
     with Collector(config, tmp_path) as collector:
         listening = [
-            each.laddr for each in psutil.Process(collector.process.pid).net_connections("inet") if each.status == psutil.CONN_LISTEN
+            each.laddr
+            for each in psutil.Process(collector.process.pid).net_connections("inet")
+            if each.status == psutil.CONN_LISTEN
         ]
         assert len(listening) >= 3
         assert {address.ip for address in listening} == {"127.0.0.1"}

@@ -33,7 +33,11 @@ PRESENT = (
     semconv.FIRST_AUDIO_PART, semconv.FIRST_AUDIO_SLI, semconv.AUDIO_PRODUCED, semconv.GENERATE_BUSY, semconv.RTF, semconv.UNDERRUN,
     semconv.LEADING_SILENCE_SECONDS, semconv.DEFECTIVE_FRAMES, semconv.PROGRESS_AGE, semconv.ERRORS, semconv.BUILD_INFO,
 )  # fmt: skip
-NEEDS_GPU = (*(m for m in semconv.METRICS if semconv.M_DEVICE in m.attributes), semconv.MEMORY_INCREASE, semconv.MEMORY_DECREASE)
+NEEDS_GPU = (
+    *(m for m in semconv.METRICS if semconv.M_DEVICE in m.attributes),
+    semconv.MEMORY_INCREASE,
+    semconv.MEMORY_DECREASE,
+)
 
 
 @dataclass
@@ -59,7 +63,9 @@ class Sent:
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory: pytest.TempPathFactory, agent: Collector, prometheus: Prometheus, traces: TraceStore) -> Iterator[Sent]:
+def sent(
+    tmp_path_factory: pytest.TempPathFactory, agent: Collector, prometheus: Prometheus, traces: TraceStore
+) -> Iterator[Sent]:
     """Nine requests of several voices, cfg and steps, two of which fail, answered and scraped."""
     traces.record = True
     sent = Sent()
@@ -74,11 +80,15 @@ def sent(tmp_path_factory: pytest.TempPathFactory, agent: Collector, prometheus:
         for cfg, steps in ((1.5, 5), (2.0, 3), (1.3, 10)):
             for voice in ("en-Carter_man", "en-Emma_woman"):
                 sent.speak(service, voice, f"{CANARY}, said once.", cfg, steps)
-        sent.speak(service, SLOW, f"{CANARY}, said slowly and long enough to be scraped more than once while it is being said.")
+        sent.speak(
+            service, SLOW, f"{CANARY}, said slowly and long enough to be scraped more than once while it is being said."
+        )
         for _ in range(2):
             sent.speak(service, BROKEN, CANARY)
         total = f'sum(vibevoice_streaming_requests_total{{service="{NAME}"}})'
-        arrived = eventually(lambda: [value for _, value in prometheus.query(total)] == [float(len(sent.trace_ids))], 20)
+        arrived = eventually(
+            lambda: [value for _, value in prometheus.query(total)] == [float(len(sent.trace_ids))], 20
+        )
         assert arrived, service.process.tail()
         # An exemplar lives for one export: look while the service is there.
         eventually(lambda: prometheus.exemplars(f'vibevoice_first_audio_latency_seconds_bucket{{service="{NAME}"}}'))
@@ -127,7 +137,9 @@ def test_counts_are_the_requests_that_were_sent(prometheus: Prometheus, sent: Se
         assert len(set(per_step.values())) == 1
 
 
-def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(prometheus: Prometheus, sent: Sent, traces: TraceStore) -> None:
+def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(
+    prometheus: Prometheus, sent: Sent, traces: TraceStore
+) -> None:
     """Prometheus' exemplar names a request that the client sent, whose trace left the Collector whole, with the latency of its bucket."""
     found = prometheus.exemplars(of_service(semconv.FIRST_AUDIO, "_bucket"))
     assert found
@@ -137,7 +149,9 @@ def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(prometheus: Pro
         spans = whole(traces, trace_id)
         (chunk,) = (span for span in spans if span.name == semconv.FIRST_CHUNK.name)
         assert chunk.span_id.hex() == exemplar["labels"]["span_id"]
-        assert (chunk.end_time_unix_nano - chunk.start_time_unix_nano) / 1e9 == pytest.approx(float(exemplar["value"]), abs=1e-6)
+        assert (chunk.end_time_unix_nano - chunk.start_time_unix_nano) / 1e9 == pytest.approx(
+            float(exemplar["value"]), abs=1e-6
+        )
         assert float(exemplar["value"]) <= float(exemplar["seriesLabels"]["le"])
 
 

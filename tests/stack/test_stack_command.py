@@ -17,7 +17,15 @@ from tools.toolchain.recipes import ROOT
 def command(*arguments: str) -> list[str]:
     need("otelcol-vibevoice", "prometheus", "alertmanager")
     ports = zip(("--port", "--prometheus-port", "--alertmanager-port", "--traces-port"), free_ports(4), strict=True)
-    return [sys.executable, "-m", "tools.stack", "--interval", "1s", *arguments, *(str(each) for pair in ports for each in pair)]
+    return [
+        sys.executable,
+        "-m",
+        "tools.stack",
+        "--interval",
+        "1s",
+        *arguments,
+        *(str(each) for pair in ports for each in pair),
+    ]
 
 
 def test_a_request_is_followed_to_its_trace_and_ctrl_c_ends_all() -> None:
@@ -40,7 +48,9 @@ def test_a_request_is_followed_to_its_trace_and_ctrl_c_ends_all() -> None:
     assert "vibevoice.synthesize" in story
     assert "vibevoice.generate" in story
     assert len(parts) >= 4
-    assert eventually(lambda: not any(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in parts), 10)
+    assert eventually(
+        lambda: not any(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in parts), 10
+    )
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -49,6 +59,8 @@ def test_a_port_in_use_is_named() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = str(listener.getsockname()[1])
-        done = subprocess.run([*command(), "--prometheus-port", port], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [*command(), "--prometheus-port", port], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
     assert done.returncode == 2
     assert f"port {port} is in use: choose another with --prometheus-port" in done.stderr

@@ -57,7 +57,9 @@ def _functions() -> dict[str, object]:
         modeling.VibeVoiceMultiModalProjector, tokenizer.VibeVoiceAcousticTokenizerEncoderModel, engine.StreamingTTSService,
         streamer.AudioStreamer, streamer.AudioSampleIterator,
     ]  # fmt: skip
-    return {f"{owner.__name__}.{name}": value for owner in owners for name, value in vars(owner).items() if callable(value)}
+    return {
+        f"{owner.__name__}.{name}": value for owner in owners for name, value in vars(owner).items() if callable(value)
+    }
 
 
 def test_uninstrument_restores_every_function(speech: StreamingTTSService) -> None:
@@ -74,7 +76,10 @@ def test_uninstrument_restores_every_function(speech: StreamingTTSService) -> No
 
 
 def test_own_providers_get_trace_and_metrics(
-    instrumented: VibeVoiceInstrumentor, exporter: InMemorySpanExporter, reader: InMemoryMetricReader, speech: StreamingTTSService
+    instrumented: VibeVoiceInstrumentor,
+    exporter: InMemorySpanExporter,
+    reader: InMemoryMetricReader,
+    speech: StreamingTTSService,
 ) -> None:
     """In a program without a web server the call of stream() is the request: a trace and metrics through the given providers."""
     chunks = list(speech.stream("Hello there.", cfg_scale=2.0, inference_steps=3, voice_key="en-Emma_woman"))

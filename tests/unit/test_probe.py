@@ -78,7 +78,9 @@ def service(handler: Callable[[ServerConnection], None]) -> Iterator[str]:
         (breaks, Status.ERROR, "client_disconnect", 1.0),
     ],
 )
-def test_every_end_has_its_status(handler: Callable[[ServerConnection], None], status: Status, error: str | None, heard: float) -> None:
+def test_every_end_has_its_status(
+    handler: Callable[[ServerConnection], None], status: Status, error: str | None, heard: float
+) -> None:
     """Status, error and the audio that came before it."""
     with service(handler) as url:
         outcome = probe.Probe(url, timeout=1.0).once()
@@ -112,7 +114,10 @@ def test_its_requests_say_what_they_are_and_are_measured() -> None:
     }
     headers = seen[-1].headers
     assert "vibevoice.synthetic=true" in headers["baggage"]
-    assert headers["traceparent"].split("-")[1:3] == [format(span.context.trace_id, "032x"), format(span.context.span_id, "016x")]
+    assert headers["traceparent"].split("-")[1:3] == [
+        format(span.context.trace_id, "032x"),
+        format(span.context.span_id, "016x"),
+    ]
     assert headers["X-Key"] == "k"
     assert "voice=en-Emma_woman" in seen[-1].path
     data = reader.get_metrics_data()
@@ -147,7 +152,9 @@ def test_once_says_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
         (["ws://localhost:8000", "--header", "Authorization"], "a header is NAME: VALUE"),
     ],
 )
-def test_a_wrong_option_is_named_with_what_is_allowed(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_named_with_what_is_allowed(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A clear error, nothing sent."""
     with pytest.raises(SystemExit):
         probe.main(arguments)

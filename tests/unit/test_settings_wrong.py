@@ -41,7 +41,9 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
             pytest.fail(f"{name}={value!r} was taken")
 
 
-def test_all_problems_are_told_at_once_and_a_misspelling_is_one(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_told_at_once_and_a_misspelling_is_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Instrumenting with three wrong settings logs three errors, raises nothing and hooks nothing."""
     monkeypatch.setenv("VIBEVOICE_OTEL_PAGE", "nonsense")
     monkeypatch.setenv("VIBEVOICE_OTEL_MAX_STEPS", "-4")

@@ -12,7 +12,9 @@ from .sink import Sink
 from .trees import Tree, make_checkout, make_double
 
 UPSTREAM = os.environ.get("VIBEVOICE_UPSTREAM")
-NO_CHECKOUT = pytest.mark.skipif(not UPSTREAM, reason="no checkout of microsoft/VibeVoice: make test-upstream UPSTREAM=path")
+NO_CHECKOUT = pytest.mark.skipif(
+    not UPSTREAM, reason="no checkout of microsoft/VibeVoice: make test-upstream UPSTREAM=path"
+)
 TREES = ["double", pytest.param("checkout", marks=[pytest.mark.upstream, NO_CHECKOUT])]
 
 
@@ -29,7 +31,10 @@ def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 #: The second server has to find its own way into the threads, and drains every request many times while it runs.
 SERVERS = {
     "threading": {},
-    "no-threading-drained": {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "threading", "VIBEVOICE_OTEL_DRAIN_INTERVAL": "0.1"},
+    "no-threading-drained": {
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "threading",
+        "VIBEVOICE_OTEL_DRAIN_INTERVAL": "0.1",
+    },
 }
 
 

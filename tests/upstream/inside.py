@@ -34,8 +34,12 @@ def functions(modules: list[ModuleType]) -> dict[str, Any]:
             if isinstance(value, FunctionType):
                 found[f"{module.__name__}.{name}"] = value
             if isinstance(value, type):
-                found.update({f"{value.__module__}.{value.__qualname__}.{own}": member for own, member in vars(value).items()})
-    return {where: value for where, value in found.items() if isinstance(value, FunctionType | staticmethod | classmethod)}
+                found.update(
+                    {f"{value.__module__}.{value.__qualname__}.{own}": member for own, member in vars(value).items()}
+                )
+    return {
+        where: value for where, value in found.items() if isinstance(value, FunctionType | staticmethod | classmethod)
+    }
 
 
 class Warnings(logging.Handler):
@@ -73,7 +77,9 @@ def main(tree: Path) -> None:
     service_class = next(value for value in vars(modules[0]).values() if hasattr(value, "chunk_to_pcm16"))
     service = service_class(model_path=str(tree / "model"), device="cpu")
     service.load()
-    chunks = list(service.stream(TEXT, voice_key="en-Emma_woman", inference_steps=3, log_callback=lambda *_a, **_k: None))
+    chunks = list(
+        service.stream(TEXT, voice_key="en-Emma_woman", inference_steps=3, log_callback=lambda *_a, **_k: None)
+    )
     recorder = instrumentor.recorder
     assert recorder is not None
     recorder.flush()
@@ -81,7 +87,9 @@ def main(tree: Path) -> None:
     instrumentor.uninstrument()
     after = functions(modules)
     data: Any = metrics.get_metrics_data()
-    every = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    every = [
+        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    ]
     counters = {metric.name: sum(getattr(point, "value", 0) for point in metric.data.data_points) for metric in every}
     unobserved = len(list(service.stream(TEXT, inference_steps=3, log_callback=lambda *_a, **_k: None)))
 
@@ -89,7 +97,9 @@ def main(tree: Path) -> None:
         "chunks": len(chunks),
         "unobserved": unobserved,
         "hooked": sorted(where for where, value in during.items() if before.get(where) is not value),
-        "left": sorted({where for where, value in after.items() if before.get(where) is not value} | (before.keys() ^ after.keys())),
+        "left": sorted(
+            {where for where, value in after.items() if before.get(where) is not value} | (before.keys() ^ after.keys())
+        ),
         "points": points,
         "warnings": warnings.said,
         "counters": counters,

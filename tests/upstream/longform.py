@@ -34,7 +34,10 @@ def make_model(where: Path) -> None:
     make_tokenizer(tokenizer_folder)
     tokenizer = VibeVoiceTextTokenizerFast.from_pretrained(tokenizer_folder)
     acoustic = _acoustic_settings()
-    semantic = {key: value for key, value in acoustic.items() if not key.startswith("decoder")} | {"std_dist_type": "none", "fix_std": 0}
+    semantic = {key: value for key, value in acoustic.items() if not key.startswith("decoder")} | {
+        "std_dist_type": "none",
+        "fix_std": 0,
+    }
     config = VibeVoiceConfig(
         acoustic_tokenizer_config=acoustic,
         semantic_tokenizer_config=semantic,
@@ -56,7 +59,9 @@ def make_model(where: Path) -> None:
         model.lm_head.weight[tokenizer.speech_diffusion_id, CONSTANT_CHANNEL] = 1.0
     assert config.decoder_config.hidden_size == HIDDEN
     model.save_pretrained(where)
-    (where / "preprocessor_config.json").write_text(json.dumps({"language_model_pretrained_name": str(tokenizer_folder.resolve())}))
+    (where / "preprocessor_config.json").write_text(
+        json.dumps({"language_model_pretrained_name": str(tokenizer_folder.resolve())})
+    )
 
 
 def main(where: Path, frames: int, steps: int) -> None:
@@ -87,9 +92,16 @@ def main(where: Path, frames: int, steps: int) -> None:
     witness = Witness()
     threading.setprofile(witness)
     sys.setprofile(witness)
-    inputs = processor(text=[SCRIPT], voice_samples=[voices], padding=True, return_tensors="pt", return_attention_mask=True)
+    inputs = processor(
+        text=[SCRIPT], voice_samples=[voices], padding=True, return_tensors="pt", return_attention_mask=True
+    )
     output = model.generate(
-        **inputs, max_new_tokens=frames, cfg_scale=1.3, tokenizer=processor.tokenizer, generation_config={"do_sample": False}, verbose=False
+        **inputs,
+        max_new_tokens=frames,
+        cfg_scale=1.3,
+        tokenizer=processor.tokenizer,
+        generation_config={"do_sample": False},
+        verbose=False,
     )
     sys.setprofile(None)
     assert instrumentor.recorder is not None

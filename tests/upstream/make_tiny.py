@@ -50,14 +50,30 @@ def make_tokenizer(where: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>"]
+    special = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|vision_pad|>",
+        "<|image_pad|>",
+    ]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     where.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(where / "tokenizer.json"))
-    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": 8192}
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": 8192,
+    }
     (where / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -77,7 +93,13 @@ def _decoder_settings(layers: int) -> dict[str, Any]:
 
 
 def _head_settings() -> dict[str, Any]:
-    return {"hidden_size": HIDDEN, "head_layers": 1, "latent_size": LATENT, "speech_vae_dim": LATENT, "ddpm_num_inference_steps": 5}
+    return {
+        "hidden_size": HIDDEN,
+        "head_layers": 1,
+        "latent_size": LATENT,
+        "speech_vae_dim": LATENT,
+        "ddpm_num_inference_steps": 5,
+    }
 
 
 def _plant_end_of_speech(model: Any) -> None:
@@ -140,7 +162,13 @@ def make_streaming_model(where: Path) -> Any:
     tokenizer = where / "qwen-tiny"
     make_tokenizer(tokenizer)
     (where / "preprocessor_config.json").write_text(
-        json.dumps({"speech_tok_compress_ratio": 3200, "db_normalize": True, "language_model_pretrained_name": str(tokenizer.resolve())})
+        json.dumps(
+            {
+                "speech_tok_compress_ratio": 3200,
+                "db_normalize": True,
+                "language_model_pretrained_name": str(tokenizer.resolve()),
+            }
+        )
     )
     return model
 

@@ -109,7 +109,9 @@ def serve(
     }
     log_file = where / "server.log"
     with log_file.open("wb") as log:
-        process = subprocess.Popen([*LAUNCHER, *command], cwd=tree.path, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*LAUNCHER, *command], cwd=tree.path, env=variables, stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         yield Server(_port(process, log_file), process, log_file, where / "counts.json", sink)
     finally:

@@ -166,4 +166,6 @@ class Sink:
                 if left <= 0 or not self._changed.wait(left):
                     if met():
                         return
-                    raise TimeoutError(f"not within {seconds} s; spans seen: {sorted({s.name for s in self._received.spans})}")
+                    raise TimeoutError(
+                        f"not within {seconds} s; spans seen: {sorted({s.name for s in self._received.spans})}"
+                    )

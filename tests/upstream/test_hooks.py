@@ -104,7 +104,9 @@ def test_a_program_without_a_socket_is_observed(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_a_renamed_function_costs_its_part_and_one_warning(report: dict[str, Any], renamed: dict[str, dict[str, Any]], name: str) -> None:
+def test_a_renamed_function_costs_its_part_and_one_warning(
+    report: dict[str, Any], renamed: dict[str, dict[str, Any]], name: str
+) -> None:
     """Whatever upstream renames, the service speaks as before, the rest is measured in the same trace, and one warning names it."""
     lost, warned = RENAMED[name]
     seen = renamed[name]
@@ -116,7 +118,10 @@ def test_a_renamed_function_costs_its_part_and_one_warning(report: dict[str, Any
     ours = {span["name"] for span in seen["spans"] if span["trace"] == root["trace"]}
     assert {span.name for span in EVERY} - ours == lost
     assert root["attributes"][semconv.STATUS.key] == "success"
-    frames = {one: sum(span["name"] == semconv.FRAME.name for span in of["spans"]) for one, of in (("now", seen), ("then", report))}
+    frames = {
+        one: sum(span["name"] == semconv.FRAME.name for span in of["spans"])
+        for one, of in (("now", seen), ("then", report))
+    }
     assert frames["now"] == frames["then"]
     assert seen["left"] == []
 
@@ -129,11 +134,21 @@ def test_doctor_tells_which_hooks_are_there(tree: Tree) -> None:
         cwd=tree.path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{tree.path}{os.pathsep}{REPOSITORY}", "COLUMNS": "250", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tree.path}{os.pathsep}{REPOSITORY}",
+            "COLUMNS": "250",
+            "OMP_NUM_THREADS": "1",
+        },
         timeout=120,
         check=False,
     )
     rows = [line for line in done.stdout.splitlines() if "found" in line]
-    for where in ("StreamingTTSService.stream", "sample_speech_tokens", "DPMSolverMultistepScheduler.step", "AudioStreamer.put"):
+    for where in (
+        "StreamingTTSService.stream",
+        "sample_speech_tokens",
+        "DPMSolverMultistepScheduler.step",
+        "AudioStreamer.put",
+    ):
         assert any(where in row for row in rows), done.stdout + done.stderr
     assert not [line for line in done.stdout.splitlines() if line.rstrip().endswith("missing")]

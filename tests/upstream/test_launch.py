@@ -40,7 +40,10 @@ def test_every_way_to_start_the_server_is_observed(tree: Tree, way: str, tmp_pat
     environment = {"UPSTREAM_COUNTS": ""} if way == "reload" else {}
     with Sink() as sink, serve(tree, sink, tmp_path, command=command(way, tree), environment=environment) as server:
         heard = ask(server.port, text=TEXT, voice="en-Emma_woman", steps=4)
-        sink.wait(lambda: {semconv.SYNTHESIZE.name, semconv.FRAME.name} <= {each.name for each in sink.spans(heard.trace_id)}, 30)
+        sink.wait(
+            lambda: {semconv.SYNTHESIZE.name, semconv.FRAME.name} <= {each.name for each in sink.spans(heard.trace_id)},
+            30,
+        )
         sink.wait(lambda: any(each.kind == 2 for each in sink.spans(heard.trace_id)), 10)
         trace = Trace(sink.spans(heard.trace_id))
         assert_whole(trace)
@@ -49,7 +52,16 @@ def test_every_way_to_start_the_server_is_observed(tree: Tree, way: str, tmp_pat
         frames = trace.all(semconv.FRAME)
         assert len(frames) >= len(heard.chunks) > 0
         assert {each.attributes[semconv.FRAME_STEPS.key] for each in frames} == {4}
-        for span in (semconv.QUEUE, semconv.MODEL_LOAD, semconv.VOICE_LOAD, semconv.PREPROCESS, semconv.GENERATE, semconv.FIRST_CHUNK):
+        for span in (
+            semconv.QUEUE,
+            semconv.MODEL_LOAD,
+            semconv.VOICE_LOAD,
+            semconv.PREPROCESS,
+            semconv.GENERATE,
+            semconv.FIRST_CHUNK,
+        ):
             trace.one(span)
-        loads = [each for each in sink.spans() if each.name == semconv.MODEL_LOAD.name and each.trace_id != heard.trace_id]
+        loads = [
+            each for each in sink.spans() if each.name == semconv.MODEL_LOAD.name and each.trace_id != heard.trace_id
+        ]
         assert [each.attributes[semconv.CACHE.key] for each in loads] == ["miss"]

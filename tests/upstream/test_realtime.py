@@ -37,7 +37,9 @@ def total(sink: Sink, metric: semconv.Metric, **attributes: str) -> float:
     return sum(p.count if metric.instrument == "histogram" else p.value for p in points)
 
 
-@pytest.mark.parametrize(("voice", "text", "steps"), MATRIX, ids=lambda value: str(len(value)) if value in {SHORT, MEDIUM} else None)
+@pytest.mark.parametrize(
+    ("voice", "text", "steps"), MATRIX, ids=lambda value: str(len(value)) if value in {SHORT, MEDIUM} else None
+)
 def test_a_request_is_one_whole_trace(server: Server, sink: Sink, voice: str, text: str, steps: int) -> None:
     """Three voices, two lengths, two numbers of steps: the trace is whole and each of its counts is the witness's."""
     seen = speak(server, sink, text=text, voice=voice, steps=steps, cfg=2)
@@ -50,11 +52,19 @@ def test_a_request_is_one_whole_trace(server: Server, sink: Sink, voice: str, te
     assert (trace.value(semconv.VOICE), trace.value(semconv.STEPS), trace.value(semconv.CFG)) == (voice, steps, 2.0)
     assert trace.value(semconv.TEXT_LENGTH) == len(text)
     assert trace.value(semconv.CLOSE_CODE) == seen.heard.close_code == 1000
-    for silent in (semconv.VOICE_REQUESTED, semconv.STEPS_REQUESTED, semconv.CFG_REQUESTED, semconv.STEPS_STICKY, semconv.ERROR_TYPE):
+    for silent in (
+        semconv.VOICE_REQUESTED,
+        semconv.STEPS_REQUESTED,
+        semconv.CFG_REQUESTED,
+        semconv.STEPS_STICKY,
+        semconv.ERROR_TYPE,
+    ):
         assert trace.value(silent) is None
     assert trace.one(semconv.MODEL_LOAD).attributes[semconv.CACHE.key] == "hit"
     assert trace.one(semconv.VOICE_LOAD).attributes[semconv.VOICE.key] == voice
-    assert {trace.one(span).status for span in (semconv.QUEUE, semconv.PREPROCESS, semconv.GENERATE, semconv.FIRST_CHUNK)} == {0}
+    assert {
+        trace.one(span).status for span in (semconv.QUEUE, semconv.PREPROCESS, semconv.GENERATE, semconv.FIRST_CHUNK)
+    } == {0}
     assert not any(text[:12] in str(each) for each in trace.spans)
 
 
@@ -87,7 +97,11 @@ def test_metrics_are_the_spans_and_the_witness(server: Server, sink: Sink) -> No
     assert total(sink, semconv.DECODE_DURATION) == counts["decode"]
     assert total(sink, semconv.REQUESTS) == len([each for each in spans if each.name == semconv.SYNTHESIZE.name])
     assert total(sink, semconv.REQUESTS, voice="en-Carter_man", status="success", cfg="1.5", steps="6") == 2
-    own = [p for p in sink.metric(semconv.INFERENCE.name) if p.attributes["voice"] == "en-Carter_man" and p.attributes["steps"] == "6"]
+    own = [
+        p
+        for p in sink.metric(semconv.INFERENCE.name)
+        if p.attributes["voice"] == "en-Carter_man" and p.attributes["steps"] == "6"
+    ]
     assert {p.attributes["step_index"] for p in own} == {str(index) for index in range(6)}
     assert len({p.count for p in own}) == 1
     assert total(sink, semconv.ACTIVE) == 0
@@ -134,7 +148,9 @@ def test_audio_that_is_not_a_number_is_an_error(server: Server, sink: Sink) -> N
     assert (trace.value(semconv.STATUS), trace.value(semconv.ERROR_TYPE)) == (Status.ERROR, "nan_audio")
     assert trace.root.status == trace.server.status == ERROR_STATUS
     assert trace.value(semconv.FRAMES_NAN) == len(seen.heard.chunks)
-    assert {each.attributes.get(semconv.FRAME_DEFECT.key) for each in trace.all(semconv.FRAME)[: len(seen.heard.chunks)]} == {"nan"}
+    assert {
+        each.attributes.get(semconv.FRAME_DEFECT.key) for each in trace.all(semconv.FRAME)[: len(seen.heard.chunks)]
+    } == {"nan"}
     sink.wait(lambda: total(sink, semconv.DEFECTIVE_FRAMES, kind="nan") == before + len(seen.heard.chunks))
     # So long a stream was seen while it was open: its backlog of chunks, under the voice that spoke.
     assert {each.attributes["voice"] for each in sink.metric(semconv.BUFFER_LENGTH.name)} == {"en-Carter_man"}

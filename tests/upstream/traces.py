@@ -69,7 +69,9 @@ def settled(server: Server, sink: Sink, heard: Heard, before: Mapping[str, int])
 
     sink.wait(complete, 60)
     seen = -1
-    while seen != len(sink.spans(heard.trace_id)):  # children precede the root in one batch or in the one before; let it be whole
+    while seen != len(
+        sink.spans(heard.trace_id)
+    ):  # children precede the root in one batch or in the one before; let it be whole
         seen = len(sink.spans(heard.trace_id))
         time.sleep(0.15)
     after = server.counts()
@@ -128,5 +130,7 @@ def assert_heard(seen: Seen) -> None:
     assert seen.heard.begun <= first.start
     latency = (first.end - first.start) / 1e9
     assert seen.trace.value(semconv.FIRST_AUDIO_LATENCY) == pytest.approx(latency, abs=1e-6)
-    assert latency <= seen.heard.first_audio + 0.05  # on a busy machine the server's send may return after the listener has it
+    assert (
+        latency <= seen.heard.first_audio + 0.05
+    )  # on a busy machine the server's send may return after the listener has it
     assert seen.trace.value(semconv.AUDIO_DURATION) == sum(seen.heard.chunks) / 2 / 24_000

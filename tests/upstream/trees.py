@@ -41,7 +41,9 @@ def make_double(out: Path) -> Tree:
     presets.mkdir(parents=True)
     for seed, voice in enumerate((*VOICES, BROKEN, HEADLESS)):
         generator = torch.Generator().manual_seed(seed)
-        prompt = {name: torch.randn(1, tokens, 16, generator=generator) for name, tokens in (("tts_lm", 148), ("neg_lm", 1))}
+        prompt = {
+            name: torch.randn(1, tokens, 16, generator=generator) for name, tokens in (("tts_lm", 148), ("neg_lm", 1))
+        }
         missing = {BROKEN: "neg_lm", HEADLESS: "tts_lm"}.get(voice)
         torch.save({name: part for name, part in prompt.items() if name != missing}, presets / f"{voice}.pt")
     (presets / f"{CORRUPT}.pt").write_bytes(b"not a voice")

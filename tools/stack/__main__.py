@@ -49,8 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="the service's (8000)")
     parser.add_argument("--prometheus-port", type=int, default=9090)
     parser.add_argument("--alertmanager-port", type=int, default=9093)
-    parser.add_argument("--traces-port", type=int, default=3200, help="the built-in trace store's page, where there is no Tempo")
-    parser.add_argument("--interval", default=None, help="scrape interval in place of the shipped 15 s, for trying things out (1s)")
+    parser.add_argument(
+        "--traces-port", type=int, default=3200, help="the built-in trace store's page, where there is no Tempo"
+    )
+    parser.add_argument(
+        "--interval", default=None, help="scrape interval in place of the shipped 15 s, for trying things out (1s)"
+    )
     parser.add_argument("--once", action="store_true", help="one request, its series and its trace, then end")
     chosen = parser.parse_args(argv)
     for option in ("port", "prometheus_port", "alertmanager_port", "traces_port"):
@@ -129,7 +133,12 @@ def _where(service: Service, prometheus: Prometheus, alerts: Alertmanager, agent
 
 
 def _follow(
-    service: Service, prometheus: Prometheus, traces: Traces, parts: list[Process], stopped: threading.Event, say: Callable[[str], None]
+    service: Service,
+    prometheus: Prometheus,
+    traces: Traces,
+    parts: list[Process],
+    stopped: threading.Event,
+    say: Callable[[str], None],
 ) -> bool:
     """One request, its series in Prometheus, its exemplar, its trace. False when one of them did not come."""
     say("One request, from its series to its trace (the first scrape takes up to half a minute) ...")
@@ -163,7 +172,9 @@ def _follow(
         return text if "vibevoice.decode" in text else None
 
     trace = wait(whole)
-    say(f"  Prometheus    vibevoice_first_audio_latency_seconds of {exemplar['seriesLabels']['voice']}: {float(exemplar['value']):.3f} s")
+    say(
+        f"  Prometheus    vibevoice_first_audio_latency_seconds of {exemplar['seriesLabels']['voice']}: {float(exemplar['value']):.3f} s"
+    )
     say(f"  its exemplar  trace_id {trace_id}")
     say(f"  its trace     {traces.page}{trace_id}")
     if trace and traces.page.endswith("/trace/"):

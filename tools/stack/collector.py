@@ -51,12 +51,18 @@ class Collector(Running):
 
     grpc = property(lambda self: f"127.0.0.1:{self._ports['grpc']}", doc="OTLP/gRPC receiver, host:port.")
     http = property(lambda self: f"127.0.0.1:{self._ports['http']}", doc="OTLP/HTTP receiver, host:port.")
-    metrics = property(lambda self: f"127.0.0.1:{self._ports['metrics']}", doc="The services' series for Prometheus, host:port.")
-    telemetry = property(lambda self: f"127.0.0.1:{self._ports['telemetry']}", doc="The Collector's series about itself, host:port.")
+    metrics = property(
+        lambda self: f"127.0.0.1:{self._ports['metrics']}", doc="The services' series for Prometheus, host:port."
+    )
+    telemetry = property(
+        lambda self: f"127.0.0.1:{self._ports['telemetry']}", doc="The Collector's series about itself, host:port."
+    )
 
     def _start(self) -> Process:
         command = [str(toolchain.require("otelcol-vibevoice")), *(f"--config={file}" for file in self._files)]
-        return Process(self.config, command, self.folder, self._environment, f"http://127.0.0.1:{self._ports['health']}/")
+        return Process(
+            self.config, command, self.folder, self._environment, f"http://127.0.0.1:{self._ports['health']}/"
+        )
 
     def counted(self, name: str) -> float:
         """Sum over the labels of one of the Collector's own counters; 0 while it has none."""

@@ -28,7 +28,9 @@ class SmokeError(RuntimeError):
 def main() -> int:
     """0 when all of it works, 1 when something does not, 2 where there is no Docker."""
     if shutil.which("docker") is None or _docker("info", check=False):
-        print("make compose-smoke needs Docker with its compose plugin and a running daemon. The same files run without it: make stack")
+        print(
+            "make compose-smoke needs Docker with its compose plugin and a running daemon. The same files run without it: make stack"
+        )
         return 2
     try:
         print("Building and starting; the first time downloads about 2 GB", flush=True)
@@ -56,7 +58,9 @@ def _check() -> None:
     if down:
         raise SmokeError(f"targets that Prometheus cannot scrape: {down}")
     print("ok  every target is up", flush=True)
-    sources = {each["uid"] for each in _wait("Grafana's data sources", lambda: _json("http://127.0.0.1:3000/api/datasources"))}
+    sources = {
+        each["uid"] for each in _wait("Grafana's data sources", lambda: _json("http://127.0.0.1:3000/api/datasources"))
+    }
     if sources != {"prometheus", "tempo", "alertmanager"}:
         raise SmokeError(f"Grafana's data sources are {sources}")
     _wait("dashboards in Grafana", lambda: _json("http://127.0.0.1:3000/api/search?type=dash-db"))
@@ -81,7 +85,9 @@ def _json(url: str) -> Any:
 
 
 def _docker(*arguments: str, check: bool = True) -> int:
-    return subprocess.run(["docker", *arguments], cwd=ROOT, check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    return subprocess.run(
+        ["docker", *arguments], cwd=ROOT, check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
 
 
 def _compose(*arguments: str) -> None:

@@ -73,13 +73,22 @@ class Process(Running):
     """
 
     def __init__(
-        self, name: str, command: list[str], log: Path, environment: dict[str, str] | None = None, ready: str | None = None
+        self,
+        name: str,
+        command: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        ready: str | None = None,
     ) -> None:
         self.name = name
         self.log = log / f"{name}.log"
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
         if ready is not None:
             self._wait(ready)
@@ -98,7 +107,11 @@ class Process(Running):
             if answers(url):
                 return
             time.sleep(0.05)
-        why = f"did not answer {url} within {READY_S:.0f} s" if self.running else f"ended with code {self._process.returncode}"
+        why = (
+            f"did not answer {url} within {READY_S:.0f} s"
+            if self.running
+            else f"ended with code {self._process.returncode}"
+        )
         self.kill()
         raise NotReadyError(f"{self.name} {why}. The end of {self.log}:\n{self.tail()}")
 

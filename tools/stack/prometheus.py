@@ -67,7 +67,9 @@ class Prometheus(Running, Api):
             self.target(name, addresses)
         text = (CONFIG / config).read_text()
         if interval is not None:
-            text = text.replace("_interval: 15s", f"_interval: {interval}").replace("scrape_timeout: 10s", f"scrape_timeout: {interval}")
+            text = text.replace("_interval: 15s", f"_interval: {interval}").replace(
+                "scrape_timeout: 10s", f"scrape_timeout: {interval}"
+            )
         (folder / "prometheus.yml").write_text(text)
         if RULES.is_dir() and not (folder / "rules").exists():
             (folder / "rules").symlink_to(RULES)

@@ -21,7 +21,12 @@ class Service(Running):
     """
 
     def __init__(
-        self, folder: Path, otlp: str, environment: dict[str, str] | None = None, name: str = "vibevoice", port: int | None = None
+        self,
+        folder: Path,
+        otlp: str,
+        environment: dict[str, str] | None = None,
+        name: str = "vibevoice",
+        port: int | None = None,
     ) -> None:
         self.port = port or free_ports(1)[0]
         self.address = f"127.0.0.1:{self.port}"
@@ -44,7 +49,9 @@ class Service(Running):
         return self.process.stop()
 
 
-def speak(address: str, text: str = "One request, followed from its histogram to its trace.", voice: str = "en-Carter_man") -> int:
+def speak(
+    address: str, text: str = "One request, followed from its histogram to its trace.", voice: str = "en-Carter_man"
+) -> int:
     """One request of a listener to host:port; returns how many chunks of audio he got. Raises what websockets raises."""
     from websockets.sync.client import connect  # noqa: PLC0415 - the service's own dependency
 

@@ -31,8 +31,12 @@ class TraceStore(Running, rpc.TraceServiceServicer):
         limit: traces kept.
     """
 
-    def __init__(self, grpc_address: str = "127.0.0.1:0", http_address: tuple[str, int] | None = None, limit: int = 500) -> None:
-        self.requests: list[bytes] = []  # every request as it came, for tests that search all that left; filled when record is set
+    def __init__(
+        self, grpc_address: str = "127.0.0.1:0", http_address: tuple[str, int] | None = None, limit: int = 500
+    ) -> None:
+        self.requests: list[
+            bytes
+        ] = []  # every request as it came, for tests that search all that left; filled when record is set
         self.record = False
         self.refuse: grpc.StatusCode | None = None  # answer this instead of accepting
         self._limit = limit
@@ -130,9 +134,13 @@ def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
                 found = store.as_json(trace_id)
                 self._answer(200 if found else 404, "application/json", json.dumps(found or {}))
             elif kind == "trace":
-                self._answer(200 if store.spans(trace_id) else 404, "text/plain; charset=utf-8", store.waterfall(trace_id))
+                self._answer(
+                    200 if store.spans(trace_id) else 404, "text/plain; charset=utf-8", store.waterfall(trace_id)
+                )
             else:
-                rows = "".join(f'<li><a href="/trace/{each}">{html.escape(each)}</a></li>' for each in reversed(store.ids()))
+                rows = "".join(
+                    f'<li><a href="/trace/{each}">{html.escape(each)}</a></li>' for each in reversed(store.ids())
+                )
                 page = f"<!doctype html><title>Traces</title><h1>Traces, latest first</h1><ul>{rows}</ul>"
                 self._answer(200, "text/html; charset=utf-8", page)
 

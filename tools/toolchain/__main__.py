@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     """Build what is missing, or print where a program lies; 1 when it cannot be had."""
     parser = argparse.ArgumentParser(prog="python -m tools.toolchain", description=__doc__)
     known = ", ".join(BY_NAME)
-    parser.add_argument("sets", nargs="*", metavar="SET", choices=[[], *BY_NAME], help=f"what to build (default: all): {known}")
+    parser.add_argument(
+        "sets", nargs="*", metavar="SET", choices=[[], *BY_NAME], help=f"what to build (default: all): {known}"
+    )
     parser.add_argument("--path", choices=sorted(PROGRAMS), help="print where this program lies, building nothing")
     parser.add_argument("--lock", action="store_true", help="write collector/go.mod and go.sum anew from builder.yaml")
     arguments = parser.parse_args(argv)

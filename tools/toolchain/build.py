@@ -88,7 +88,10 @@ def _build(recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     out.rename(folder)
     shutil.rmtree(staging, ignore_errors=True)
-    print(f"toolchain: {recipe.name}: built {', '.join(recipe.packages)} in {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"toolchain: {recipe.name}: built {', '.join(recipe.packages)} in {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
 
 
 def _sources(recipe: Recipe, command: str, work: Path) -> tuple[Path, list[str]]:
@@ -142,7 +145,9 @@ def _with_page(recipe: Recipe, command: str, work: Path) -> Path:
 
 def _module_version(recipe: Recipe, command: str, source: Path, flags: list[str]) -> str:
     modfile = flags[flags.index("-modfile") : flags.index("-modfile") + 2] if "-modfile" in flags else []
-    text = _run([command, "list", "-m", *modfile, "-f", "{{.Version}}", recipe.module], source).strip().removeprefix("v")
+    text = (
+        _run([command, "list", "-m", *modfile, "-f", "{{.Version}}", recipe.module], source).strip().removeprefix("v")
+    )
     major, _, rest = text.partition(".")
     # Prometheus numbers its module v0.314.0 for release 3.14.0.
     if recipe.name == "prometheus" and major == "0":
@@ -152,7 +157,9 @@ def _module_version(recipe: Recipe, command: str, source: Path, flags: list[str]
 
 
 def _run(command: list[str], directory: Path, extra: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=go.environment(extra))
+    done = subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, check=False, env=go.environment(extra)
+    )
     if done.returncode:
         raise BuildFailedError(f"`{' '.join(command)}` in {directory} failed:\n{done.stderr.strip()[-2000:]}")
     return done.stdout
@@ -169,7 +176,11 @@ def _compile(command: list[str], directory: Path, recipe: Recipe, done: int, tot
             now = time.monotonic()
             if now - shown > (0.2 if terminal else QUIET_PROGRESS_S):
                 shown = now
-                print(f"toolchain: {recipe.name}: {min(done, total)}/{total} packages", end="\r" if terminal else "\n", flush=True)
+                print(
+                    f"toolchain: {recipe.name}: {min(done, total)}/{total} packages",
+                    end="\r" if terminal else "\n",
+                    flush=True,
+                )
     if process.returncode:
         raise BuildFailedError(f"building {recipe.name} failed:\n{''.join(tail)}")
     return done

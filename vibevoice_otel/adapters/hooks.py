@@ -62,7 +62,11 @@ class Hooks:
                 attach(loaded)
             except Exception:
                 self.on_drop("hooks", "attach_error", 1)
-                logger.warning("hooks for %s could not be attached; what they would have measured is missing", module, exc_info=True)
+                logger.warning(
+                    "hooks for %s could not be attached; what they would have measured is missing",
+                    module,
+                    exc_info=True,
+                )
             else:
                 self.modules.append(module)
 
@@ -72,7 +76,9 @@ class Hooks:
         else:
             register_post_import_hook(imported, module)
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False) -> bool:
+    def replace(
+        self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False
+    ) -> bool:
         """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
 
         What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a coroutine's, sees to
@@ -81,7 +87,9 @@ class Hooks:
         ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is harmless, by
         another adapter too (they share what upstream's models share): the second time does nothing.
         """
-        where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace("..", ".").strip(".")
+        where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace(
+            "..", "."
+        ).strip(".")
         if isinstance(owner, ModuleType):
             where = f"{owner.__name__}.{name}"
         with self._lock:
@@ -93,9 +101,14 @@ class Hooks:
             if original is None or not found:
                 return False
             own = vars(owner).get(name, _ABSENT)
-            kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = staticmethod if isinstance(own, staticmethod) else None
+            kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
+                staticmethod if isinstance(own, staticmethod) else None
+            )
             if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
-                kind, original = classmethod, original.__func__  # bound afresh at each call, so that a subclass stays itself
+                kind, original = (
+                    classmethod,
+                    original.__func__,
+                )  # bound afresh at each call, so that a subclass stays itself
             if hot or inspect.iscoroutinefunction(original):
                 replacement: Callable[..., Any] = functools.wraps(original)(make(original))
             else:
@@ -105,7 +118,9 @@ class Hooks:
             self._undo.append(lambda: _restore(owner, name, own, replacement))
         return True
 
-    def note(self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None) -> bool:
+    def note(
+        self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None
+    ) -> bool:
         """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as :meth:`replace`.
 
         For the functions that every frame calls; :meth:`replace` is for those that need more than a note.

@@ -37,12 +37,20 @@ class RealtimeAdapter:
         self.hooks.undo()
 
     def _model(self, module: ModuleType) -> None:
-        model = self.hooks.owner(module, "VibeVoiceStreamingForConditionalGenerationInference", "everything that the model does")
+        model = self.hooks.owner(
+            module, "VibeVoiceStreamingForConditionalGenerationInference", "everything that the model does"
+        )
         if model is None:
             return
         upstream.hook_model(self.hooks, self._recorder, model)
         self.hooks.note(model, "forward_lm", semconv.PREFILL.name, _window_begins)
-        self.hooks.note(model, "forward_tts_lm", "vibevoice.lm.forward, and the end of vibevoice.prefill", _pass_begins, upstream.pass_ends)
+        self.hooks.note(
+            model,
+            "forward_tts_lm",
+            "vibevoice.lm.forward, and the end of vibevoice.prefill",
+            _pass_begins,
+            upstream.pass_ends,
+        )
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess, in a program without the server"

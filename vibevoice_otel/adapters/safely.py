@@ -90,7 +90,9 @@ def noted(
     return replacement
 
 
-def guarded(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]], failed: Failed) -> Callable[..., Any]:
+def guarded(
+    original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]], failed: Failed
+) -> Callable[..., Any]:
     """``make(original)``, but an Exception of the hook's own is given to ``failed`` and not to the caller.
 
     The original is called once, whatever the hook does: by the hook, or after it has failed. For synchronous functions that call the
@@ -115,7 +117,9 @@ def guarded(original: Callable[..., Any], make: Callable[[Any], Callable[..., An
 
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
-        if compiling():  # a clock or a foreign object would break the graph; it is timed as a whole by what surrounds it
+        if (
+            compiling()
+        ):  # a clock or a foreign object would break the graph; it is timed as a whole by what surrounds it
             return original(*args, **kwargs)
         outer, call = running.call, _Call()
         running.call = call

@@ -40,8 +40,18 @@ def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
     replace(service, "_get_voice_resources", lambda original: _voice_used(recorder, original), "the voice that spoke")
     replace(service, "_ensure_voice_cached", lambda original: _voice_load(recorder, original), "vibevoice.voice.load")
     replace(service, "_prepare_inputs", _prepare, "vibevoice.preprocess")
-    replace(service, "stream", lambda original: _stream(hooks, recorder, original), "vibevoice.queue and the request's outcome")
-    replace(service, "_run_generation", lambda original: _run_generation(recorder, original), "the generation thread's part of the trace")
+    replace(
+        service,
+        "stream",
+        lambda original: _stream(hooks, recorder, original),
+        "vibevoice.queue and the request's outcome",
+    )
+    replace(
+        service,
+        "_run_generation",
+        lambda original: _run_generation(recorder, original),
+        "the generation thread's part of the trace",
+    )
 
 
 def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
@@ -50,9 +60,18 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
     iterator = hooks.owner(module, "AudioSampleIterator", "audio defects, leading silence and audio seconds")
     if streamer is not None:
         hooks.replace(streamer, "__init__", _streamer_init, "the audio queue's backlog")
-        hooks.note(streamer, "put", "frames put in the audio queue", _put_begins, _has_put, lambda args: getattr(args[0], TIMELINE, None))
+        hooks.note(
+            streamer,
+            "put",
+            "frames put in the audio queue",
+            _put_begins,
+            _has_put,
+            lambda args: getattr(args[0], TIMELINE, None),
+        )
     if iterator is not None:
-        hooks.note(iterator, "__next__", "audio defects, leading silence and audio seconds", always, _chunk_taken, _of_iterator)
+        hooks.note(
+            iterator, "__next__", "audio defects, leading silence and audio seconds", always, _chunk_taken, _of_iterator
+        )
 
 
 def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
@@ -84,15 +103,26 @@ def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any
             raise
         finally:
             model = str(getattr(self, "model_path", "") or "")
-            attributes: dict[str, Any] = {semconv.CACHE.key: cache, **({semconv.GEN_AI_MODEL.key: model} if model else {})}
-            _note_or_standalone(recorder, semconv.MODEL_LOAD, started, attributes, error, standalone=cache == Cache.MISS)
+            attributes: dict[str, Any] = {
+                semconv.CACHE.key: cache,
+                **({semconv.GEN_AI_MODEL.key: model} if model else {}),
+            }
+            _note_or_standalone(
+                recorder, semconv.MODEL_LOAD, started, attributes, error, standalone=cache == Cache.MISS
+            )
             _learn(recorder, self)
 
     return load
 
 
 def _note_or_standalone(
-    recorder: Recorder, span: semconv.Span, started: int, attributes: dict[str, Any], error: str | None, *, standalone: bool
+    recorder: Recorder,
+    span: semconv.Span,
+    started: int,
+    attributes: dict[str, Any],
+    error: str | None,
+    *,
+    standalone: bool,
 ) -> None:
     timeline = current.get()
     if timeline is not None:
@@ -136,7 +166,9 @@ def _voice_load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
             raise
         finally:
             attributes = {semconv.CACHE.key: cache, semconv.VOICE.key: key}
-            _note_or_standalone(recorder, semconv.VOICE_LOAD, started, attributes, error, standalone=cache == Cache.MISS)
+            _note_or_standalone(
+                recorder, semconv.VOICE_LOAD, started, attributes, error, standalone=cache == Cache.MISS
+            )
 
     return ensure_voice_cached
 
@@ -171,7 +203,9 @@ def _stream(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> C
     return stream
 
 
-def _observed(hooks: Hooks, recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any) -> Iterator[Any]:
+def _observed(
+    hooks: Hooks, recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any
+) -> Iterator[Any]:
     """The service's generator, its body timed from the first next(), its outcome noted. Runs on the worker thread."""
     try:
         timeline, token = _begin(recorder, asked, service)
@@ -182,7 +216,9 @@ def _observed(hooks: Hooks, recorder: Recorder, chunks: Iterator[Any], asked: di
     try:
         looked_at = timeline.delivered
         for chunk in chunks:
-            if timeline.delivered == looked_at:  # the queue's reader, which sees it before it is normalised, has no hook
+            if (
+                timeline.delivered == looked_at
+            ):  # the queue's reader, which sees it before it is normalised, has no hook
                 note_chunk(timeline, chunk)
             looked_at = timeline.delivered
             try:
@@ -212,7 +248,9 @@ def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Tim
         token = current.set(timeline)
     else:
         recorder.hold(timeline, "work")
-        timeline.asked.text_length = timeline.asked.text_length if timeline.asked.text_length is not None else len(asked.get("text") or "")
+        timeline.asked.text_length = (
+            timeline.asked.text_length if timeline.asked.text_length is not None else len(asked.get("text") or "")
+        )
     timeline.work_start = now()
     if timeline.accepted is not None:
         timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
@@ -233,7 +271,9 @@ def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:
 
 
 def _reset(token: Any) -> None:
-    with contextlib.suppress(ValueError):  # closed from another context than the one that began; that one's copy ends with it
+    with contextlib.suppress(
+        ValueError
+    ):  # closed from another context than the one that began; that one's copy ends with it
         current.reset(token)
 
 
@@ -324,7 +364,11 @@ def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callabl
 
 def _awaiting(recorder: Recorder) -> Timeline | None:
     """The one request whose work has begun and whose generation has not: the link where the streamer's hook is missing."""
-    waiting = [each for each in recorder.timelines if each.work_start is not None and each.work_end is None and each.generate_start is None]
+    waiting = [
+        each
+        for each in recorder.timelines
+        if each.work_start is not None and each.work_end is None and each.generate_start is None
+    ]
     return waiting[0] if len(waiting) == 1 else None
 
 
@@ -334,13 +378,19 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
         if timeline is not None:
             return _timed_generate(timeline, original, self, args, kwargs)
         streamer = kwargs.get("audio_streamer")
-        timeline = getattr(streamer, TIMELINE, None) or current.get() or (_awaiting(recorder) if streamer is not None else None)
+        timeline = (
+            getattr(streamer, TIMELINE, None)
+            or current.get()
+            or (_awaiting(recorder) if streamer is not None else None)
+        )
         own = timeline is None
         if timeline is None:  # a script that calls the model itself: the generation is the request
             timeline = prepared.open_request(recorder, "generation")
         else:
             recorder.hold(timeline, "generation")
-        timeline.used.model = timeline.used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        timeline.used.model = (
+            timeline.used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        )
         token = current.set(timeline) if own else None
         try:
             with bound(timeline):

@@ -35,10 +35,14 @@ class TransformersAdapter:
         on_import("transformers.models.vibevoice.modeling_vibevoice", self._modeling)
         on_import("transformers.generation.logits_process", self._guidance)
         on_import(
-            "diffusers.schedulers.scheduling_dpmsolver_multistep", lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler)
+            "diffusers.schedulers.scheduling_dpmsolver_multistep",
+            lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler),
         )
         on_import("torch.cuda.graphs", lambda m: hook_captures(self.hooks, m))
-        on_import("vibevoice_otel.service.engine", lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService))
+        on_import(
+            "vibevoice_otel.service.engine",
+            lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
+        )
         on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
 
     def uninstrument(self) -> None:
@@ -49,7 +53,12 @@ class TransformersAdapter:
         note(mixin, "_sample_audio_latent", "vibevoice.frame", self._frame_begins())
         note(mixin, "_decode_audio_latent", "vibevoice.decode", *times(Leaf.DECODE))
         note(mixin, "_step_negative_branch", "vibevoice.lm.forward (negative)", _negative_begins, _negative_ends)
-        note(mixin, "_reset_negative_cache_for_audio_start", "the start of vibevoice.lm.forward (negative)", _negative_prepared)
+        note(
+            mixin,
+            "_reset_negative_cache_for_audio_start",
+            "the start of vibevoice.lm.forward (negative)",
+            _negative_prepared,
+        )
 
     def _modeling(self, module: ModuleType) -> None:
         model, note = module.VibeVoiceForConditionalGeneration, self.hooks.note
@@ -57,7 +66,13 @@ class TransformersAdapter:
         note(model, "_prefill", "vibevoice.prefill", _prefill_begins, _prefill_ends)
         note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward (positive)", _positive_prepared)
         note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, _positive_ends)
-        note(model, "_update_model_kwargs_for_generation", "the end of vibevoice.lm.forward (positive)", _positive_has_run, _carried_on)
+        note(
+            model,
+            "_update_model_kwargs_for_generation",
+            "the end of vibevoice.lm.forward (positive)",
+            _positive_has_run,
+            _carried_on,
+        )
         projector = getattr(module, "VibeVoiceMultiModalProjector", None)
         if projector is not None:
             note(projector, "forward", "vibevoice.connector", *times(Leaf.CONNECTOR, outside_prefill=True))
@@ -66,7 +81,9 @@ class TransformersAdapter:
         # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional pass a token.
         processor = getattr(module, "UnbatchedClassifierFreeGuidanceLogitsProcessor", None)
         if processor is not None:
-            self.hooks.note(processor, "__call__", "vibevoice.lm.forward (guidance on the logits)", _negative_begins, _negative_ends)
+            self.hooks.note(
+                processor, "__call__", "vibevoice.lm.forward (guidance on the logits)", _negative_begins, _negative_ends
+            )
 
     def _frame_begins(self) -> Before:
         hooks, known = self.hooks, set[type]()
@@ -88,12 +105,19 @@ class TransformersAdapter:
                 timeline.device.frame(at)
             if timeline.used.steps is None:
                 timeline.used.steps, timeline.used.cfg = int(num_diffusion_steps), float(guidance_scale)
-            if type(noise_scheduler) not in known:  # any scheduler may be passed in; hook its class when it is first seen
+            if (
+                type(noise_scheduler) not in known
+            ):  # any scheduler may be passed in; hook its class when it is first seen
                 known.add(type(noise_scheduler))
                 hook_scheduler(hooks, type(noise_scheduler))
                 semantic = getattr(getattr(model, "model", None), "semantic_tokenizer_encoder", None)
                 if semantic is not None:
-                    hooks.note(type(semantic), "forward", "vibevoice.semantic_encode", *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True))
+                    hooks.note(
+                        type(semantic),
+                        "forward",
+                        "vibevoice.semantic_encode",
+                        *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True),
+                    )
 
         return lambda timeline, args, kwargs: sampled(timeline, *args, **kwargs)
 
@@ -156,4 +180,6 @@ def _positive_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> bool | No
 
 def _carried_on(timeline: Timeline, _token: Any, _result: Any) -> None:
     """A positive pass ends with its caches and masks carried on, which directly follows ``forward``."""
-    timeline.leaves[Leaf.LM_POSITIVE][-1] = now()  # younger than the last frame's start, so no drain can be taking it now
+    timeline.leaves[Leaf.LM_POSITIVE][-1] = (
+        now()
+    )  # younger than the last frame's start, so no drain can be taking it now

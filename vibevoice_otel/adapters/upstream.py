@@ -75,10 +75,14 @@ def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
     named = vars(module).get(SERVICE)
-    service = named if isinstance(named, type) else next((each for each in vars(module).values() if is_service(each)), None)
+    service = (
+        named if isinstance(named, type) else next((each for each in vars(module).values() if is_service(each)), None)
+    )
     if service is not None:
         surface.hook_service(hooks, recorder, service)
-    elif hasattr(module, "AudioStreamer"):  # upstream's server, changed beyond recognition; any other web.app is not our affair
+    elif hasattr(
+        module, "AudioStreamer"
+    ):  # upstream's server, changed beyond recognition; any other web.app is not our affair
         hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
 
 
@@ -100,13 +104,24 @@ def hook_connector(hooks: Hooks, module: ModuleType) -> None:
 
 def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
     """Hook what both model classes have: loading, generate, a frame's sampling, the number of steps."""
-    hooks.replace(model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name)
+    hooks.replace(
+        model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name
+    )
     surface.hook_generate(hooks, recorder, model)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
     hooks.note(model, "sample_speech_tokens", semconv.FRAME.name, _frame_begins)
-    hooks.note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward and vibevoice.prefill", _pass_prepared)
     hooks.note(
-        model, "_update_model_kwargs_for_generation", "the carrying on of caches in vibevoice.lm.forward", _pass_has_run, _pass_carried_on
+        model,
+        "prepare_inputs_for_generation",
+        "the start of vibevoice.lm.forward and vibevoice.prefill",
+        _pass_prepared,
+    )
+    hooks.note(
+        model,
+        "_update_model_kwargs_for_generation",
+        "the carrying on of caches in vibevoice.lm.forward",
+        _pass_has_run,
+        _pass_carried_on,
     )
 
 
@@ -184,7 +199,9 @@ def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
             return result
         if isinstance(steps, int):
             timeline.used.steps = steps
-            timeline.used.steps_sticky = steps != getattr(self, INITIAL_STEPS, steps) and not _asked_for(timeline, steps)
+            timeline.used.steps_sticky = steps != getattr(self, INITIAL_STEPS, steps) and not _asked_for(
+                timeline, steps
+            )
         if not any(note.span is semconv.MODEL_LOAD for note in timeline.notes):
             # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it ready.
             timeline.note(semconv.MODEL_LOAD, started, now(), **{semconv.CACHE.key: Cache.HIT})

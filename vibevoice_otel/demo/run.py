@@ -37,7 +37,9 @@ def plan() -> list[tuple[str, str, float, int]]:
     """(text, voice, cfg, steps) of each request: every voice speaks every length, cfg and steps vary."""
     settings = ((1.5, 5), (1.5, 5), (1.3, 10), (2.0, 3))
     return [
-        (text, voice, *settings[(v + t) % len(settings)]) for t, text in enumerate((SHORT, MEDIUM, LONG)) for v, voice in enumerate(VOICES)
+        (text, voice, *settings[(v + t) % len(settings)])
+        for t, text in enumerate((SHORT, MEDIUM, LONG))
+        for v, voice in enumerate(VOICES)
     ]
 
 
@@ -95,7 +97,9 @@ class Service:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
-        raise RuntimeError(f"the service did not start; its last words ({self.log_path}):\n{self.log_path.read_text()[-2000:]}")
+        raise RuntimeError(
+            f"the service did not start; its last words ({self.log_path}):\n{self.log_path.read_text()[-2000:]}"
+        )
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -112,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 1 when the service or every request failed."""
     parser = argparse.ArgumentParser(prog="vibevoice-otel demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the requests instead of serving on")
-    parser.add_argument("--requests", type=int, default=len(plan()), help=f"how many requests to send (at most {len(plan())})")
+    parser.add_argument(
+        "--requests", type=int, default=len(plan()), help=f"how many requests to send (at most {len(plan())})"
+    )
     arguments = parser.parse_args(argv)
     console = Console()
     receiver = Receiver()
@@ -159,7 +165,9 @@ def _show(console: Console, service: Service, receiver: Receiver, heard: Sequenc
     traces = [spans for spans in receiver.traces().values() if any(s.name == semconv.SYNTHESIZE.name for s in spans)]
     failed = [h for h in heard if h.first_audio is None]
     if not traces:
-        console.print(f"[red]No trace arrived.[/red] `vibevoice-otel doctor` says why; the service's log is {service.log_path}")
+        console.print(
+            f"[red]No trace arrived.[/red] `vibevoice-otel doctor` says why; the service's log is {service.log_path}"
+        )
         return False
     console.rule("[bold]The first request, cold")
     _one(console, traces[0], frames=1)
@@ -171,7 +179,9 @@ def _show(console: Console, service: Service, receiver: Receiver, heard: Sequenc
     if failed:
         console.print(f"[red]{len(failed)} of {len(heard)} requests had no audio:[/red] {failed[0].error}")
     spans = sum(len(t) for t in traces)
-    console.print(f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not speech.[/dim]")
+    console.print(
+        f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not speech.[/dim]"
+    )
     return len(failed) < len(heard)
 
 
@@ -193,10 +203,20 @@ def _latencies(heard: Sequence[Heard], traces: Sequence[Sequence[ReceivedSpan]])
     server: dict[str, list[float]] = {}
     for spans in traces:
         for span in spans:
-            latency = span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key) if span.name == semconv.SYNTHESIZE.name else None
+            latency = (
+                span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key) if span.name == semconv.SYNTHESIZE.name else None
+            )
             if isinstance(latency, float):
                 server.setdefault(str(span.attributes.get(semconv.VOICE.key)), []).append(latency * 1000)
-    table = Table("voice", "requests", "server median ms", "server max ms", "client median ms", "within the SLO", header_style="bold")
+    table = Table(
+        "voice",
+        "requests",
+        "server median ms",
+        "server max ms",
+        "client median ms",
+        "within the SLO",
+        header_style="bold",
+    )
     for voice in dict.fromkeys(h.voice for h in heard):
         client = [h.first_audio * 1000 for h in heard if h.voice == voice and h.first_audio is not None]
         own = server.get(voice, [])
@@ -217,7 +237,9 @@ def _serve_on(console: Console, service: Service) -> None:
     console.rule("[bold]Still serving")
     if service.page:
         console.print(f"Live page   http://{service.page}/   [bold]open this[/bold]")
-    console.print(f"Service     ws://127.0.0.1:{service.port}/stream?text=Hello&voice=en-Emma_woman   (GET {service.url}/config)")
+    console.print(
+        f"Service     ws://127.0.0.1:{service.port}/stream?text=Hello&voice=en-Emma_woman   (GET {service.url}/config)"
+    )
     console.print(f"Metrics     http://127.0.0.1:{service.metrics_port}/metrics")
     console.print(f"Log         {service.log_path}")
     console.print("Ctrl-C ends it.")

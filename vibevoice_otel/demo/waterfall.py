@@ -49,10 +49,18 @@ def render(console: Console, spans: Sequence[ReceivedSpan], frames: int = 2) -> 
             if len(group) == 1:
                 walk(group[0], depth + 1)
             else:
-                line("  " * (depth + 1) + f"{_label(group[0])} ×{len(group)}", group[0].start, group[-1].end, group[0].name)
+                line(
+                    "  " * (depth + 1) + f"{_label(group[0])} ×{len(group)}",
+                    group[0].start,
+                    group[-1].end,
+                    group[0].name,
+                )
         if hidden:
             line(
-                "  " * (depth + 1) + f"{len(hidden)} more frames (after {len(shown)})", hidden[0].start, hidden[-1].end, semconv.FRAME.name
+                "  " * (depth + 1) + f"{len(hidden)} more frames (after {len(shown)})",
+                hidden[0].start,
+                hidden[-1].end,
+                semconv.FRAME.name,
             )
 
     walk(top, 0)
@@ -61,7 +69,11 @@ def render(console: Console, spans: Sequence[ReceivedSpan], frames: int = 2) -> 
 
 def _label(span: ReceivedSpan) -> str:
     name = span.name.removeprefix("vibevoice.")
-    details = (span.attributes.get(semconv.CACHE.key), span.attributes.get(semconv.LM_BRANCH.key), span.attributes.get(semconv.VOICE.key))
+    details = (
+        span.attributes.get(semconv.CACHE.key),
+        span.attributes.get(semconv.LM_BRANCH.key),
+        span.attributes.get(semconv.VOICE.key),
+    )
     return " ".join([name, *(str(d) for d in details if d and name != "synthesize")])
 
 

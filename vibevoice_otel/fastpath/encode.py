@@ -143,7 +143,9 @@ class Encoder:
         times: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]],
         trace: Trace,
     ) -> Encoded:
-        entries: list[tuple[str, str, AttributeValue] | _Varying] = [(key, type(value).__name__, value) for key, value in fixed]
+        entries: list[tuple[str, str, AttributeValue] | _Varying] = [
+            (key, type(value).__name__, value) for key, value in fixed
+        ]
         filled: list[tuple[_Varying, NDArray[np.generic]]] = []
         for (key, column), kind in zip(columns, kinds, strict=True):
             if isinstance(kind, str):
@@ -218,7 +220,9 @@ def _fill_varint(rows: NDArray[np.void], varying: _Varying, column: NDArray[np.g
         left = left >> np.uint64(7)
 
 
-def _make_layout(name: str, trace_state: bytes, entries: tuple[tuple[str, str, AttributeValue] | _Varying, ...]) -> _Layout:
+def _make_layout(
+    name: str, trace_state: bytes, entries: tuple[tuple[str, str, AttributeValue] | _Varying, ...]
+) -> _Layout:
     body = bytearray()
     names: list[str] = []
     formats: list[str | tuple[str, int]] = []
@@ -253,5 +257,7 @@ def _make_layout(name: str, trace_state: bytes, entries: tuple[tuple[str, str, A
     at = len(frame) + len(wire.TRACE_ID)
     size = len(frame) + len(body)
     whole = frame + bytes(body)
-    dtype = np.dtype({"names": names, "formats": formats, "offsets": [len(frame) + o for o in offsets], "itemsize": size})
+    dtype = np.dtype(
+        {"names": names, "formats": formats, "offsets": [len(frame) + o for o in offsets], "itemsize": size}
+    )
     return _Layout(whole[:at], whole[at + 16 :], dtype)

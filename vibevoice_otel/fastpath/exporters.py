@@ -82,7 +82,9 @@ class _Http:
             raise TypeError(f"export does not call {_ENCODE}")
         # The exporter's own function, in whose view encoding gives back what it is given.
         view = {**vars(sys.modules[type(exporter).__module__]), _ENCODE: lambda request: request}
-        self._export = types.FunctionType(export.__code__, view, export.__name__, export.__defaults__, export.__closure__)
+        self._export = types.FunctionType(
+            export.__code__, view, export.__name__, export.__defaults__, export.__closure__
+        )
 
     def send(self, request: EncodedRequest) -> bool:
         return bool(self._export(self._exporter, request) is SpanExportResult.SUCCESS)
@@ -111,7 +113,9 @@ class _EncodedStub:
     """The trace service's stub, for requests that are bytes already."""
 
     def __init__(self, channel: Any) -> None:
-        self.Export = channel.unary_unary(GRPC_METHOD, request_serializer=EncodedRequest.SerializeToString, response_deserializer=None)
+        self.Export = channel.unary_unary(
+            GRPC_METHOD, request_serializer=EncodedRequest.SerializeToString, response_deserializer=None
+        )
 
 
 class _Grpc:

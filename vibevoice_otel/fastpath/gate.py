@@ -53,7 +53,11 @@ def inside(tracer: trace.Tracer) -> Inside:
     try:
         limits = inner._span_limits
         return Inside(
-            inner.span_processor, inner.resource, inner._instrumentation_scope, limits.max_span_attributes, limits.max_span_attribute_length
+            inner.span_processor,
+            inner.resource,
+            inner._instrumentation_scope,
+            limits.max_span_attributes,
+            limits.max_span_attribute_length,
         )
     except AttributeError as error:
         raise Refused(f"the SDK's tracer is not as known ({error})") from error

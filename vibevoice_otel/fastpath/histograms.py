@@ -19,7 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, AlwaysOnExemplarFilter, MeterProvider, TraceBasedExemplarFilter
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    MeterProvider,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics._internal import aggregation as sdk
 from opentelemetry.sdk.metrics._internal import instrument as sdk_instruments
 from opentelemetry.sdk.metrics._internal.exemplar.exemplar_reservoir import AlignedHistogramBucketExemplarReservoir
@@ -71,7 +76,9 @@ class FastMetrics:
             self._verified = verify()
         return self._verified
 
-    def record_many(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None = None) -> bool:
+    def record_many(
+        self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None = None
+    ) -> bool:
         """Record ``values`` into a histogram; False when nothing was recorded and the public API must."""
         if not len(values):
             return True
@@ -91,7 +98,9 @@ class FastMetrics:
             return False
         return self._add(instrument, (amount,), attributes, None, sdk._SumAggregation)
 
-    def _add(self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: type) -> bool:
+    def _add(
+        self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: type
+    ) -> bool:
         if not self.ready():
             return False
         instrument = getattr(instrument, "_real_instrument", None) or instrument
@@ -159,7 +168,9 @@ def _write(plan: _Plan, values: Values, attributes: Attributes, exemplars: Exemp
         return _update(plan, keys, values, attributes, exemplars)
 
 
-def _update(plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attributes, exemplars: Exemplars | None) -> bool:
+def _update(
+    plan: _Plan, keys: tuple[Any, ...], values: Values, attributes: Attributes, exemplars: Exemplars | None
+) -> bool:
     """Update the aggregation of every match; all their locks are held, so none is replaced meanwhile."""
     aggregations = [match._attributes_aggregation.get(key) for match, key in zip(plan.matches, keys, strict=True)]
     if None in aggregations:  # a collection with delta temporality may have begun anew
@@ -181,7 +192,9 @@ def _find_keys(plan: _Plan, attributes: Attributes) -> tuple[Any, ...] | None:
         wanted = match._view._attribute_keys
         own = {k: v for k, v in attributes.items() if wanted is None or k in wanted}
         with match._lock:
-            found = [key for key, aggregation in match._attributes_aggregation.items() if aggregation._attributes == own]
+            found = [
+                key for key, aggregation in match._attributes_aggregation.items() if aggregation._attributes == own
+            ]
         if len(found) != 1:
             return None
         keys.append(found[0])
@@ -193,13 +206,19 @@ def _add_to_sum(aggregation: Any, amount: float) -> None:
         aggregation._value = (aggregation._value or 0) + amount
 
 
-def _add_to_histogram(aggregation: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, when: str) -> None:
+def _add_to_histogram(
+    aggregation: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, when: str
+) -> None:
     span_ids: SpanIds = exemplars.span_ids if exemplars is not None else ()
     with aggregation._lock:
         if aggregation._value is None:
             aggregation._value = aggregation._get_empty_bucket_counts()
         sampled = span_ids if when == "traced" else None
-        last = _add_array(aggregation, values, sampled) if isinstance(values, np.ndarray) else _add_list(aggregation, values, sampled)
+        last = (
+            _add_array(aggregation, values, sampled)
+            if isinstance(values, np.ndarray)
+            else _add_list(aggregation, values, sampled)
+        )
     if when == "never" or (when == "traced" and not len(span_ids)):
         return
     reservoir = aggregation._reservoir
@@ -245,8 +264,17 @@ def _add_array(aggregation: Any, values: NDArray[np.float64], span_ids: SpanIds 
         counts[bucket] += count
     aggregation._sum = float(np.cumsum(np.concatenate(([aggregation._sum], values)))[-1])
     if aggregation._record_min_max:
-        aggregation._min, aggregation._max = min(aggregation._min, float(values.min())), max(aggregation._max, float(values.max()))
-    rows = np.arange(len(values)) if span_ids is None else np.flatnonzero(np.asarray(span_ids)) if len(span_ids) else NO_ROWS
+        aggregation._min, aggregation._max = (
+            min(aggregation._min, float(values.min())),
+            max(aggregation._max, float(values.max())),
+        )
+    rows = (
+        np.arange(len(values))
+        if span_ids is None
+        else np.flatnonzero(np.asarray(span_ids))
+        if len(span_ids)
+        else NO_ROWS
+    )
     last = np.full(len(counts), -1, np.intp)
     last[buckets[rows]] = rows  # where a bucket recurs, the later row stays
     return sorted(last[last >= 0].tolist())
@@ -260,7 +288,10 @@ def verify() -> bool:
     try:
         return _collected(fast=True) == _collected(fast=False)
     except Exception:
-        logger.warning("the metrics SDK's aggregations are not as known; every value is recorded through the public API", exc_info=True)
+        logger.warning(
+            "the metrics SDK's aggregations are not as known; every value is recorded through the public API",
+            exc_info=True,
+        )
         return False
 
 
@@ -295,7 +326,10 @@ def _shape(data: Any) -> object:
     """A metric's points without their times."""
     found = []
     for point in data.data_points:
-        values = [getattr(point, name, None) for name in ("attributes", "count", "sum", "min", "max", "bucket_counts", "value")]
+        values = [
+            getattr(point, name, None)
+            for name in ("attributes", "count", "sum", "min", "max", "bucket_counts", "value")
+        ]
         exemplars = [(e.value, e.trace_id, e.span_id, e.filtered_attributes) for e in point.exemplars]
         found.append((values, exemplars))
     return found

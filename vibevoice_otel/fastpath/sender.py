@@ -47,7 +47,13 @@ class Envelope:
         scope_spans = b"\x12" + wire.varint(inner)
         outer = len(self.resource) + len(scope_spans) + inner + len(self.resource_schema)
         # Joined once: to copy a megabyte for each layer would cost more than all that went into it.
-        parts = [b"\x0a" + wire.varint(outer), self.resource, scope_spans, self.scope, *(piece.payload for piece in pieces)]
+        parts = [
+            b"\x0a" + wire.varint(outer),
+            self.resource,
+            scope_spans,
+            self.scope,
+            *(piece.payload for piece in pieces),
+        ]
         request = b"".join([*parts, self.scope_schema, self.resource_schema])
         return EncodedRequest(request, sum(piece.count for piece in pieces))
 
@@ -144,7 +150,9 @@ class Sender(SpanProcessor):
             pieces: list[Encoded] = []
             size = 0
             while (
-                self._queue and self._queue[0][0] is envelope and (not pieces or size + len(self._queue[0][1].payload) <= MAX_REQUEST_BYTES)
+                self._queue
+                and self._queue[0][0] is envelope
+                and (not pieces or size + len(self._queue[0][1].payload) <= MAX_REQUEST_BYTES)
             ):
                 piece = self._queue.popleft()[1]
                 pieces.append(piece)

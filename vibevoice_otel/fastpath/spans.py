@@ -110,6 +110,8 @@ class FastSpans:
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``: how spans travel, or why they are made one by one."""
         if self._engaged():
-            where = ", ".join(sender.exporter.name for sender in self._targets) or "nowhere (the provider has no processor)"
+            where = (
+                ", ".join(sender.exporter.name for sender in self._targets) or "nowhere (the provider has no processor)"
+            )
             return f"spans: written a block at a time and sent by {where}"
         return f"spans: made one by one, because {self._broken or self._refusal}"

@@ -29,7 +29,9 @@ def failed(
         if where not in _told:
             _told.add(where)
             logger.warning(
-                "telemetry failed in %s and goes on without it; further failures there are only counted\n%s", where, stack(error)
+                "telemetry failed in %s and goes on without it; further failures there are only counted\n%s",
+                where,
+                stack(error),
             )
 
 

@@ -37,7 +37,8 @@ def protect(settings: Settings) -> bool:
         )
     except OSError as error:  # ssl.SSLError is one
         logger.error(  # noqa: TRY400 - the sentence says it all
-            "/metrics cannot be served with VIBEVOICE_OTEL_METRICS_CERT and VIBEVOICE_OTEL_METRICS_KEY (%s), so there is none.", error
+            "/metrics cannot be served with VIBEVOICE_OTEL_METRICS_CERT and VIBEVOICE_OTEL_METRICS_KEY (%s), so there is none.",
+            error,
         )
         return False
     page: Wsgi = prometheus_client.make_wsgi_app()

@@ -35,7 +35,9 @@ class LastExport:
         timeout: seconds that a flush may take.
     """
 
-    def __init__(self, recorder: Callable[[], Recorder | None], providers: Callable[[], tuple[object, ...]], timeout: float) -> None:
+    def __init__(
+        self, recorder: Callable[[], Recorder | None], providers: Callable[[], tuple[object, ...]], timeout: float
+    ) -> None:
         self._recorder = recorder
         self._providers = providers
         self._timeout = timeout
@@ -91,7 +93,10 @@ class LastExport:
             except Exception as error:  # noqa: BLE001
                 logger.warning(FAILED, failures.stack(error))
 
-        threads = [threading.Thread(target=guarded, args=(each,), name="vibevoice-otel-last-export", daemon=True) for each in work]
+        threads = [
+            threading.Thread(target=guarded, args=(each,), name="vibevoice-otel-last-export", daemon=True)
+            for each in work
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -103,7 +108,12 @@ def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
     """Hook uvicorn's Server.shutdown."""
     server = hooks.owner(module, "Server", "the export of what is left when uvicorn stops")
     if server is not None:
-        hooks.replace(server, "shutdown", lambda original: _shutdown(original, export), "the export of what is left when uvicorn stops")
+        hooks.replace(
+            server,
+            "shutdown",
+            lambda original: _shutdown(original, export),
+            "the export of what is left when uvicorn stops",
+        )
 
 
 def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:
@@ -144,7 +154,10 @@ class SignalGuard:
 
     def install(self, hooks: Hooks) -> bool:
         """Put the handler in, from the main thread; False where it is not wanted or not possible."""
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        ):
             return False
         signal.signal(signal.SIGTERM, self._handle)
         hooks.on_undo(self._remove)
@@ -154,7 +167,9 @@ class SignalGuard:
         del frame
         signal.signal(number, signal.SIG_DFL)
         try:
-            if os.getpid() == self._pid or self._export.used():  # a forked helper has nothing to tell, and must not linger
+            if (
+                os.getpid() == self._pid or self._export.used()
+            ):  # a forked helper has nothing to tell, and must not linger
                 self._export.flush(end_open=True)
         except Exception as error:  # noqa: BLE001 - told to end, the process ends
             logger.warning(FAILED, failures.stack(error))

@@ -144,7 +144,9 @@ class TailProcessor(SpanProcessor):
         if orphaned:
             self._hand(orphaned)
         with self._changed:
-            done = self._changed.wait_for(lambda: not self._leaving and not self._handing, max(0.0, deadline - time.monotonic()))
+            done = self._changed.wait_for(
+                lambda: not self._leaving and not self._handing, max(0.0, deadline - time.monotonic())
+            )
         for target in self._targets():
             left = max(0.0, deadline - time.monotonic())
             done = target.force_flush(int(left * 1000)) and done
@@ -184,7 +186,10 @@ class TailProcessor(SpanProcessor):
             return True
         if span.name != semconv.SYNTHESIZE.name or span.attributes is None:
             return False
-        latency, underruns = span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key), span.attributes.get(semconv.UNDERRUNS.key)
+        latency, underruns = (
+            span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key),
+            span.attributes.get(semconv.UNDERRUNS.key),
+        )
         return (isinstance(latency, float) and latency > self._slow) or (isinstance(underruns, int) and underruns > 0)
 
     def _keep(self, known: _Trace) -> None:

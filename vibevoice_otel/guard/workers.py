@@ -27,7 +27,10 @@ PART = "metrics of several workers"
 
 def attach(hooks: Hooks) -> None:
     """Hook what starts workers, as it is imported."""
-    uvicorn, gunicorn = "with several worker processes", "under gunicorn, whose workers are copies of the process that serves the page"
+    uvicorn, gunicorn = (
+        "with several worker processes",
+        "under gunicorn, whose workers are copies of the process that serves the page",
+    )
     for module, owner, name, prepare in (
         ("uvicorn.supervisors.multiprocess", "Multiprocess", "run", lambda: _give_up(uvicorn)),
         ("uvicorn.supervisors.basereload", "BaseReload", "run", _hand_over),

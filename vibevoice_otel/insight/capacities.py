@@ -126,7 +126,12 @@ def capacity(
         SourceError: when the source cannot be read.
         ValueError: when an argument is out of range, naming it.
     """
-    for name, value in (("streams", streams), ("gpu_memory", gpu_memory), ("concurrency", concurrency), ("slo_seconds", slo_seconds)):
+    for name, value in (
+        ("streams", streams),
+        ("gpu_memory", gpu_memory),
+        ("concurrency", concurrency),
+        ("slo_seconds", slo_seconds),
+    ):
         if value is not None and not 0 < value < 1e18:
             raise ValueError(f"{name}={value!r}: allowed is a positive number")
     if not 0 < slo_ratio < 1:
@@ -137,7 +142,9 @@ def capacity(
     notes = []
     restarts = source.restarts()
     if restarts:
-        notes.append(f"{restarts} process(es) restarted within the window; what they counted before is kept, peaks count from the restart.")
+        notes.append(
+            f"{restarts} process(es) restarted within the window; what they counted before is kept, peaks count from the restart."
+        )
     question = _Question(streams, gpu_memory, concurrency, slo_seconds, slo_ratio, draws, seed)
     kinds = _kinds(window.processes)
     if len(kinds) > 1:
@@ -237,10 +244,27 @@ def _card(name: str, group: Sequence[Process], window: Window, question: _Questi
         notes.append(f"{rejected:.0f} requests ({share:.1%}) were turned away as busy.")
     observed = _size(group)
     if question.gpu_memory and observed and abs(observed / question.gpu_memory - 1) > 0.1:
-        notes.append(f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or slower.")
+        notes.append(
+            f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or slower."
+        )
     if queue[0].streams is None or (known and answer.streams is None):
         notes.append("A limit could not be answered, so the number is what the others allow; the truth may be lower.")
-    return _combine(name, group, limits, draws, n_blocks, most, int(slots[0]), slots_source, load, window, question, naive, notes, curve)
+    return _combine(
+        name,
+        group,
+        limits,
+        draws,
+        n_blocks,
+        most,
+        int(slots[0]),
+        slots_source,
+        load,
+        window,
+        question,
+        naive,
+        notes,
+        curve,
+    )
 
 
 def _combine(
@@ -278,7 +302,9 @@ def _combine(
         low = _floor(float(np.quantile(least, tail, method="nearest")))
         # What rests on slots that may be more bounds the answer from below only.
         sure = [key for key in names if not open_ended[key]]
-        most_held = np.floor(np.array([draws[key] for key in sure]).min(axis=0) + 1e-9) if sure else np.full_like(least, np.inf)
+        most_held = (
+            np.floor(np.array([draws[key] for key in sure]).min(axis=0) + 1e-9) if sure else np.full_like(least, np.inf)
+        )
         high = _floor(float(np.quantile(most_held, 1 - tail, method="nearest")))
         first = table.argmin(axis=0)
         share = {key: float((first == index).mean()) for index, key in enumerate(names)}
@@ -396,7 +422,9 @@ def _slots(load: _Load, weights: Floats, most: int, question: _Question) -> tupl
             gap = np.abs(np.log((expected + 1e-6) / (refused / (per_draw + refused) + 1e-6)))
         else:
             full = count / (work * np.maximum(base + slope * count, 1e-9))
-            expected = queueing.mean_wait(np.minimum(per_draw / seconds, 0.99 * full), work, base, slope, slots, variability)
+            expected = queueing.mean_wait(
+                np.minimum(per_draw / seconds, 0.99 * full), work, base, slope, slots, variability
+            )
             gap = np.abs(np.log((expected + _QUIET_WAIT) / (observed + _QUIET_WAIT)))
         best, distance = np.where(gap < distance, count, best), np.minimum(gap, distance)
     return best, f"inferred from the {'refusals' if refuses else 'waits'} seen"
@@ -419,7 +447,12 @@ def _memory(
         return LimitAnswer("memory", None, None, None, why), None, None, None
     caps = {d: (question.gpu_memory / 2**30 if question.gpu_memory else f.limit) for d, f in known.items()}
     if any(math.isnan(c) for c in caps.values()):
-        return LimitAnswer("memory", None, None, None, "the card's size was not reported: give it with --gpu-memory"), None, None, None
+        return (
+            LimitAnswer("memory", None, None, None, "the card's size was not reported: give it with --gpu-memory"),
+            None,
+            None,
+            None,
+        )
     held = {d: f.capacity(caps[d]) for d, f in known.items()}
     tightest = min(held, key=lambda d: float(held[d][0]))
     fit, limit = known[tightest], caps[tightest]
@@ -438,7 +471,9 @@ def _memory(
         "transient_gib": fit.transient, "peak_seen_gib": fit.peak, "samples": float(fit.samples),
     }  # fmt: skip
     if fit.curved:
-        notes.append("Memory does not follow streams in a straight line here: the memory answer beyond what was seen is unsafe.")
+        notes.append(
+            "Memory does not follow streams in a straight line here: the memory answer beyond what was seen is unsafe."
+        )
     if fit.transient:
         notes.append(f"Peaks rose {gib(fit.transient * 2**30)} above what streams explain; that much is kept free.")
     if slope_low <= 0:
@@ -450,7 +485,9 @@ def _memory(
     return LimitAnswer("memory", float(held[tightest][0]), low, high, why, details=details), sample, curve, naive
 
 
-def _curve(fit: memory.MemoryFit, device_id: str, group: Sequence[Process], limit: float, capacity_: float) -> MemoryCurve:
+def _curve(
+    fit: memory.MemoryFit, device_id: str, group: Sequence[Process], limit: float, capacity_: float
+) -> MemoryCurve:
     far = max(fit.most, min(capacity_, 50 * max(fit.most, 1.0)) if math.isfinite(capacity_) else fit.most) * 1.1
     grid = np.linspace(0, far, 40)
     bands = np.array([fit.quantile(float(n)) for n in grid])
@@ -487,7 +524,13 @@ _Answer = tuple[LimitAnswer, "Floats | None"]
 
 
 def _speed(
-    load: _Load, weights: Floats, window: Window, slots: Slots, question: _Question, rng: np.random.Generator, notes: list[str]
+    load: _Load,
+    weights: Floats,
+    window: Window,
+    slots: Slots,
+    question: _Question,
+    rng: np.random.Generator,
+    notes: list[str],
 ) -> tuple[_Answer, _Answer]:
     """Compute (audio seconds that can be made a second) and the queue (late first audio), from the same draws."""
     requests, n_blocks = float(load.requests.sum()), len(load.requests)
@@ -497,7 +540,10 @@ def _speed(
     elif requests < _LEAST_REQUESTS or n_blocks < _LEAST_BLOCKS:
         missing = f"{requests:.0f} requests in {n_blocks} stretches of time: at least {_LEAST_REQUESTS} in {_LEAST_BLOCKS} are needed"
     if missing:
-        return (LimitAnswer("compute", None, None, None, missing), None), (LimitAnswer("queue", None, None, None, missing), None)
+        return (LimitAnswer("compute", None, None, None, missing), None), (
+            LimitAnswer("queue", None, None, None, missing),
+            None,
+        )
     work = (weights @ load.audio) / np.maximum(weights @ load.requests, 1.0)
     base, slope = _contention(weights, load, np.exp(np.append(0.0, rng.normal(0, _MODEL_ERROR, len(weights) - 1))))
     held, note = _compute(weights, load, base, slope, slots)
@@ -571,13 +617,20 @@ def _queue(
     notes: list[str],
 ) -> _Answer:
     n_blocks = len(load.requests)
-    rejects = float(load.rejected.sum()) > 0 and float(load.waits_sum.sum()) < _QUIET_WAIT * max(float(load.waits.sum()), 1.0)
+    rejects = float(load.rejected.sum()) > 0 and float(load.waits_sum.sum()) < _QUIET_WAIT * max(
+        float(load.waits.sum()), 1.0
+    )
     counts = load.first @ weights.T  # (buckets, draws)
     service, arrival = _service_variation(weights, load), _arrival_variation(weights, load)
     variability = (arrival + service) / 2 * np.exp(np.append(0.0, rng.normal(0, _MODEL_ERROR, weights.shape[0] - 1)))
     allowed = 1 - question.slo_ratio
     now = (weights @ load.requests) / np.maximum(weights @ load.seconds, 1e-9)
-    first = _alone(_own_first_audio(counts, weights, load, window.edges), queueing.at_work(now, work, base, slope, slots), base, slope)
+    first = _alone(
+        _own_first_audio(counts, weights, load, window.edges),
+        queueing.at_work(now, work, base, slope, slots),
+        base,
+        slope,
+    )
 
     def bad(streams: Floats) -> Floats:
         if rejects:
@@ -589,7 +642,9 @@ def _queue(
         middle = (low + high) / 2
         too_many = bad(middle) > allowed
         low, high = np.where(too_many, low, middle), np.where(too_many, middle, high)
-    seen_late = Histogram(window.edges, counts[:, 0], 0.0).above(question.slo_seconds) / max(float(counts[:, 0].sum()), 1.0)
+    seen_late = Histogram(window.edges, counts[:, 0], 0.0).above(question.slo_seconds) / max(
+        float(counts[:, 0].sum()), 1.0
+    )
     expected = 0.0 if rejects else float(bad(now * work)[0])
     details: dict[str, float | str | None] = {
         "mean_audio_seconds": float(work[0]), "variability": float(variability[0]), "service_cv2": float(service[0]),
@@ -657,13 +712,23 @@ def _without_history(source: Source) -> tuple[list[CardAnswer], list[str]]:
         notes.append("No audio was made: there is nothing to answer from.")
         return [], notes
     memory_now = [p.value for p in source.current(semconv.GPU_MEMORY.prometheus, ("device_id",))]
-    why = f"{gib(max(memory_now))} allocated now; one instant says nothing of streams" if memory_now else "no GPU memory was reported"
+    why = (
+        f"{gib(max(memory_now))} allocated now; one instant says nothing of streams"
+        if memory_now
+        else "no GPU memory was reported"
+    )
     factor = busy / audio
     compute = LimitAnswer(
-        "compute", 1 / factor, None, None, f"{factor:.3f} s of work for a second of audio, if one request is worked on at a time"
+        "compute",
+        1 / factor,
+        None,
+        None,
+        f"{factor:.3f} s of work for a second of audio, if one request is worked on at a time",
     )
     requests = sum(
-        p.value for p in source.growth(semconv.REQUESTS.prometheus, ("status",)) if p.labels.get("status") != semconv.Status.REJECTED.value
+        p.value
+        for p in source.growth(semconv.REQUESTS.prometheus, ("status",))
+        if p.labels.get("status") != semconv.Status.REJECTED.value
     )
     card = CardAnswer(
         card="as seen in one snapshot",

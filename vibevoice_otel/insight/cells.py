@@ -99,7 +99,9 @@ def read_cells(source: Source) -> dict[tuple[str, Setting], Cell]:
         if point.value > 0 and "voice" in labels:
             found = cell(labels["voice"], labels.get("cfg", ""), labels.get("steps", ""))
             found.statuses[labels.get("status", "")] = found.statuses.get(labels.get("status", ""), 0.0) + point.value
-    for key, histogram in read_histograms(source, semconv.FIRST_AUDIO.prometheus, ("voice", "cfg", "steps", "text_length_range")).items():
+    for key, histogram in read_histograms(
+        source, semconv.FIRST_AUDIO.prometheus, ("voice", "cfg", "steps", "text_length_range")
+    ).items():
         if histogram.n > 0:
             cell(*key[:3]).first_audio[key[3]] = histogram
     for key, histogram in read_histograms(source, semconv.RTF.prometheus, ("voice", "cfg", "steps")).items():

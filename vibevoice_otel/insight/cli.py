@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"scipy", "matplotlib"}:
             raise
-        print(f"vibevoice-otel insight: {error.name} is not installed: pip install 'vibevoice-otel[insight]'", file=sys.stderr)
+        print(
+            f"vibevoice-otel insight: {error.name} is not installed: pip install 'vibevoice-otel[insight]'",
+            file=sys.stderr,
+        )
         return 1
     if arguments.json:
         print(json.dumps(plain(report), indent=2, ensure_ascii=False))
@@ -171,12 +174,17 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vibevoice-otel insight", description="Answers from what was measured. docs/insight.md explains every method."
+        prog="vibevoice-otel insight",
+        description="Answers from what was measured. docs/insight.md explains every method.",
     )
     shared = argparse.ArgumentParser(add_help=False)
     where = shared.add_argument_group("where the data is")
     either = where.add_mutually_exclusive_group()
-    either.add_argument("--prometheus", metavar="URL", help=f"Prometheus or a compatible store (default {PROMETHEUS}, or {URL_VARIABLE})")
+    either.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help=f"Prometheus or a compatible store (default {PROMETHEUS}, or {URL_VARIABLE})",
+    )
     either.add_argument(
         "--scrape",
         metavar="URL",
@@ -184,33 +192,59 @@ def _parser() -> argparse.ArgumentParser:
         const=EXPORTER,
         help=f"one look at a metrics page instead, such as the demo's (default {EXPORTER})",
     )
-    where.add_argument("--window", metavar="DURATION", type=_checked(parse_duration), default=86400.0, help="how far back (default 1d)")
+    where.add_argument(
+        "--window", metavar="DURATION", type=_checked(parse_duration), default=86400.0, help="how far back (default 1d)"
+    )
     where.add_argument("--at", metavar="TIME", type=_moment, help="end of the window (default now)")
     where.add_argument("--environment", metavar="NAME", help="only series with this environment label")
     where.add_argument(
-        "--match", metavar="LABEL=VALUE", type=_pair, action="append", default=[], help="only series with this label; repeatable"
+        "--match",
+        metavar="LABEL=VALUE",
+        type=_pair,
+        action="append",
+        default=[],
+        help="only series with this label; repeatable",
     )
     where.add_argument("--token-file", metavar="FILE", help=f"file with a bearer token (or {TOKEN_VARIABLE})")
-    where.add_argument("--header", metavar="NAME=VALUE", type=_pair, action="append", default=[], help="more request headers; repeatable")
+    where.add_argument(
+        "--header",
+        metavar="NAME=VALUE",
+        type=_pair,
+        action="append",
+        default=[],
+        help="more request headers; repeatable",
+    )
     where.add_argument("--ca-file", metavar="FILE", help="authority of the server's certificate, PEM")
     shown = shared.add_argument_group("how it is shown")
     shown.add_argument("--json", action="store_true", help="for machines")
     shown.add_argument("--plot", metavar="FILE.png", help="a picture as well")
     default = semconv.SLO_FIRST_AUDIO_SECONDS
-    shared.add_argument("--slo", metavar="SECONDS", type=_seconds, default=default, help=f"first-audio objective (default {default:g})")
+    shared.add_argument(
+        "--slo", metavar="SECONDS", type=_seconds, default=default, help=f"first-audio objective (default {default:g})"
+    )
 
     questions = parser.add_subparsers(dest="question", required=True, metavar="{capacity,voices,recommend}")
-    capacity = questions.add_parser("capacity", parents=[shared], help="how many streams a card holds, and what stops it first")
+    capacity = questions.add_parser(
+        "capacity", parents=[shared], help="how many streams a card holds, and what stops it first"
+    )
     capacity.add_argument("--streams", metavar="N", type=_count, help="how many are wanted: answers yes or no")
     capacity.add_argument(
-        "--gpu-memory", metavar="SIZE", type=_checked(parse_bytes), help="memory of the card in question, such as 24GiB (default: as seen)"
+        "--gpu-memory",
+        metavar="SIZE",
+        type=_checked(parse_bytes),
+        help="memory of the card in question, such as 24GiB (default: as seen)",
     )
     capacity.add_argument(
-        "--concurrency", metavar="N", type=_count, help="requests the service works on at once (default: inferred from the waits)"
+        "--concurrency",
+        metavar="N",
+        type=_count,
+        help="requests the service works on at once (default: inferred from the waits)",
     )
     questions.add_parser("voices", parents=[shared], help="a quality profile of each voice, ranked")
     recommend = questions.add_parser("recommend", parents=[shared], help="steps and cfg for a text and a voice")
-    recommend.add_argument("--text-length", metavar="CHARACTERS", type=_length, required=True, help="length of the text")
+    recommend.add_argument(
+        "--text-length", metavar="CHARACTERS", type=_length, required=True, help="length of the text"
+    )
     recommend.add_argument("--voice", metavar="NAME", help="the voice that will speak (default: any)")
     return parser
 

@@ -70,8 +70,14 @@ def fit(
     """
     moments, raw_n, raw_m = [], [], []
     seen: list[Device] = []
-    first = [d.allocated for p in processes if (d := p.devices.get(device_id)) is not None and not np.isnan(d.allocated).all()]
-    origin = float(np.nanmean(np.concatenate(first))) / _SCALE if first else 0.0  # powers of what is far from zero lose digits
+    first = [
+        d.allocated
+        for p in processes
+        if (d := p.devices.get(device_id)) is not None and not np.isnan(d.allocated).all()
+    ]
+    origin = (
+        float(np.nanmean(np.concatenate(first))) / _SCALE if first else 0.0
+    )  # powers of what is far from zero lose digits
     for process in processes:
         device = process.devices.get(device_id)
         if device is None:
@@ -138,7 +144,11 @@ def _moments_to_line(sums: Floats) -> tuple[Floats, Floats, Floats, Floats, Floa
         a = (m - b * n) / one
         e2 = np.maximum(m2 + a**2 * one + b**2 * n2 - 2 * a * m - 2 * b * nm + 2 * a * b * n, 0.0)
         ne2 = nm2 + a**2 * n + b**2 * n3 - 2 * a * nm - 2 * b * n2m + 2 * a * b * n2
-        line1, line2, line3 = a * m + b * nm, a * m2 + b * nm2, a**3 * one + 3 * a**2 * b * n + 3 * a * b**2 * n2 + b**3 * n3
+        line1, line2, line3 = (
+            a * m + b * nm,
+            a * m2 + b * nm2,
+            a**3 * one + 3 * a**2 * b * n + 3 * a * b**2 * n2 + b**3 * n3,
+        )
         e3 = m3 - 3 * line2 + 3 * (a * line1 + b * (a * nm + b * n2m)) - line3
         spread = np.where(determinant > 1e-9, (one * ne2 - n * e2) / determinant, 0.0)
         noise = (e2 - spread * n) / one

@@ -98,7 +98,9 @@ def observe(source: Source) -> Window | None:
         return sums
 
     ended = ("voice", "cfg", "steps")
-    requests = counters(semconv.REQUESTS.prometheus, ended, status=[s.value for s in semconv.Status if s is not semconv.Status.REJECTED])
+    requests = counters(
+        semconv.REQUESTS.prometheus, ended, status=[s.value for s in semconv.Status if s is not semconv.Status.REJECTED]
+    )
     rejected = counters(semconv.REQUESTS.prometheus, ended, status=[semconv.Status.REJECTED.value])
     busy = counters(semconv.GENERATE_BUSY.prometheus, ("voice",))
     audio = counters(semconv.AUDIO_PRODUCED.prometheus, ("voice",))
@@ -134,7 +136,9 @@ def observe(source: Source) -> Window | None:
     return Window(times, float(times[1] - times[0]) if len(times) > 1 else 1.0, edges, list(processes.values()))
 
 
-def _buckets(source: Source, series: str, drop: Sequence[str], zeros: dict[Key, Floats]) -> dict[float, dict[Key, Floats]]:
+def _buckets(
+    source: Source, series: str, drop: Sequence[str], zeros: dict[Key, Floats]
+) -> dict[float, dict[Key, Floats]]:
     found: dict[float, dict[Key, Floats]] = {}
     for track in source.history(series, drop) or ():
         if _key(track) in zeros:

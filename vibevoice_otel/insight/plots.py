@@ -11,7 +11,12 @@ from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer
 from vibevoice_otel.insight.profiles import VoicesReport
 from vibevoice_otel.insight.recommendation import Recommendation
 
-_BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"  # told apart by the colour-blind too (Okabe and Ito)
+_BLUE, _ORANGE, _GREY, _RED = (
+    "#0072b2",
+    "#e69f00",
+    "#777777",
+    "#d55e00",
+)  # told apart by the colour-blind too (Okabe and Ito)
 
 
 def save(report: CapacityReport | VoicesReport | Recommendation, path: str) -> None:
@@ -53,11 +58,23 @@ def _capacity(report: CapacityReport, figure: Any) -> None:
     streams, used = np.array(curve.seen).T if curve.seen else (np.empty(0), np.empty(0))
     right.scatter(streams, used, s=10, color=_GREY, alpha=0.35, linewidths=0, label="allocated, as scraped")
     right.fill_between(
-        curve.streams, curve.low, curve.high, color=_BLUE, alpha=0.25, linewidth=0, label=f"{report.confidence:.0%} interval"
+        curve.streams,
+        curve.low,
+        curve.high,
+        color=_BLUE,
+        alpha=0.25,
+        linewidth=0,
+        label=f"{report.confidence:.0%} interval",
     )
     right.plot(curve.streams, curve.middle, color=_BLUE, label="99 % of moments stay below,\nfragmentation included")
     right.axhline(curve.limit, color=_RED, linestyle="--", label=f"limit, {curve.limit:g} GiB")
-    right.axvspan(card.most_seen, max(curve.streams[-1], card.most_seen), color=_GREY, alpha=0.08, label="never seen: extrapolated")
+    right.axvspan(
+        card.most_seen,
+        max(curve.streams[-1], card.most_seen),
+        color=_GREY,
+        alpha=0.08,
+        label="never seen: extrapolated",
+    )
     right.set(xlabel="streams at once", ylabel="GPU memory (GiB)", xlim=(0, None), ylim=(0, None), title="Memory")
     right.legend(fontsize=8, loc="lower right")
     right.xaxis.get_major_locator().set_params(integer=True)
@@ -74,13 +91,17 @@ def _limits(axes: Any, report: CapacityReport, card: CardAnswer) -> None:
             if limit.high is not None and np.isfinite(limit.high):
                 axes.plot([limit.low, limit.high], [row, row], color="black", linewidth=1.5, marker="|")
             else:
-                axes.annotate("at least", (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+                axes.annotate(
+                    "at least", (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+                )
     if report.asked_streams is not None:
         axes.axvline(report.asked_streams, color=_RED, linestyle="--", label=f"{report.asked_streams} asked for")
         axes.legend(fontsize=8)
     axes.set_yticks(range(len(answered)), [limit.name for limit in answered])
     axes.invert_yaxis()
-    title = "Streams it holds" if card.streams is None else f"Holds {card.streams} stream{'s' if card.streams != 1 else ''}"
+    title = (
+        "Streams it holds" if card.streams is None else f"Holds {card.streams} stream{'s' if card.streams != 1 else ''}"
+    )
     axes.set(xlabel="streams", xlim=(0, None), title=f"{title} ({card.card})")
     _tidy(axes)
 
@@ -118,7 +139,14 @@ def _recommendation(report: Recommendation, figure: Any) -> None:
     for c in tried:
         sure = min(c.in_time or 0.0, c.fed or 0.0)
         chosen = (c.steps, c.cfg) == (report.steps, report.cfg)
-        axes.scatter(c.steps, c.cfg, s=60 + 340 * sure, color=_ORANGE if chosen else _BLUE if c.suits else _GREY, alpha=0.8, linewidths=0)
+        axes.scatter(
+            c.steps,
+            c.cfg,
+            s=60 + 340 * sure,
+            color=_ORANGE if chosen else _BLUE if c.suits else _GREY,
+            alpha=0.8,
+            linewidths=0,
+        )
         axes.annotate(f"{sure:.0%}", (c.steps, c.cfg), ha="center", va="center", fontsize=7, color="white")
     axes.margins(0.15)
     axes.set_xticks(sorted({c.steps for c in tried}))

@@ -40,7 +40,9 @@ class Policy:
         rails: what is never chosen.
     """
 
-    def __init__(self, source: Callable[[], Source], *, refresh: float = 60.0, stale: float = 900.0, rails: Rails | None = None) -> None:
+    def __init__(
+        self, source: Callable[[], Source], *, refresh: float = 60.0, stale: float = 900.0, rails: Rails | None = None
+    ) -> None:
         if not (refresh > 0 and stale >= refresh):
             raise ValueError(f"refresh={refresh}, stale={stale}: allowed are positive seconds, stale not below refresh")
         self._source, self._refresh, self._stale, self._rails = source, refresh, stale, rails or Rails()
@@ -78,7 +80,9 @@ class Policy:
         cells = list(read_cells(self._source()).values())
         lengths = [name for name, _ in semconv.TEXT_LENGTH_RANGES]
         voices: list[str | None] = [None, *sorted({c.voice for c in cells})]
-        self._table = {(voice, length): choose(cells, length, voice, self._rails) for voice in voices for length in lengths}
+        self._table = {
+            (voice, length): choose(cells, length, voice, self._rails) for voice in voices for length in lengths
+        }
         self._at = time.monotonic()
 
     def decide(self, voice: str | None, text_length: int) -> Decision:
@@ -87,7 +91,9 @@ class Policy:
         age = time.monotonic() - self._at
         if age > self._stale:
             decision = Decision(
-                None, None, "no answer from the store yet" if not self._table else "the store has not answered for too long"
+                None,
+                None,
+                "no answer from the store yet" if not self._table else "the store has not answered for too long",
             )
         else:
             known = self._table.get((voice, length)) or self._table.get((None, length))

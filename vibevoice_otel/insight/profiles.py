@@ -113,7 +113,9 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
             if seen
             else "No speech request is recorded here: is the service instrumented, and is this the store it reports to?"
         )
-        return VoicesReport(source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), slo_seconds, notes)
+        return VoicesReport(
+            source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), slo_seconds, notes
+        )
     audio = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
     underruns = by_voice(source, semconv.UNDERRUN.prometheus)
     defects: dict[str, dict[str, float]] = {}
@@ -160,14 +162,18 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
         )
     gone = [p.voice for p in profiles if p.vanished]
     if gone:
-        notes.append(f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service is down).")
+        notes.append(
+            f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service is down)."
+        )
     few = [n for n in names if n not in unhappy]
     if few:
         notes.append(f"{', '.join(few)}: fewer than {LEAST_REQUESTS} requests, too few to rank or compare.")
     restarts = source.restarts()
     if restarts:
         notes.append(f"{restarts} process(es) restarted within the window; counts around the restart are estimates.")
-    return VoicesReport(source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, slo_seconds, notes)
+    return VoicesReport(
+        source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, slo_seconds, notes
+    )
 
 
 def _unhappy(
@@ -187,7 +193,9 @@ def _unhappy(
     for name, (k, n) in tried.items():
         shape = (a + k, b + n - k)
         tail = (1 - CONFIDENCE) / 2
-        result[name] = Estimate(shape[0] / sum(shape), float(beta.ppf(tail, *shape)), float(beta.ppf(1 - tail, *shape)), n)
+        result[name] = Estimate(
+            shape[0] / sum(shape), float(beta.ppf(tail, *shape)), float(beta.ppf(1 - tail, *shape)), n
+        )
         draws[name] = rng.beta(*shape, size=_POSTERIOR_DRAWS)
     return result, draws
 
@@ -204,7 +212,13 @@ def _most_stable(
     share, n = unhappy[best], sum(c.ended for c in mine[best])
     first = total(c.first() for c in mine[best])
     spread = ""
-    if first and (p50 := stats.quantile(first, 0.5)) and (p95 := stats.quantile(first, 0.95)) and p50.value and p95.value:
+    if (
+        first
+        and (p50 := stats.quantile(first, 0.5))
+        and (p95 := stats.quantile(first, 0.95))
+        and p50.value
+        and p95.value
+    ):
         spread = f", first audio {p50.value * 1000:.0f} ms at P50 and {p95.value * 1000:.0f} ms at P95"
     evidence = f"at most {share.high:.1%} of requests failed or late ({share.value:.1%} estimated from {n:.0f}){spread}"
     return MostStable(best, probability, evidence, close)
@@ -250,7 +264,9 @@ def _outliers(
             ratio, p = _rate_excess(name, enough, events, audio)
             tests.append((name, what, ratio, p))
     named: dict[str, list[Outlier]] = {}
-    for (name, what, ratio, p), stands_out in zip(tests, stats.discoveries([t[3] for t in tests], FALSE_DISCOVERIES), strict=True):
+    for (name, what, ratio, p), stands_out in zip(
+        tests, stats.discoveries([t[3] for t in tests], FALSE_DISCOVERIES), strict=True
+    ):
         if stands_out:
             named.setdefault(name, []).append(Outlier(what, ratio, p))
     return named
@@ -262,7 +278,9 @@ def _add(strata: dict[tuple[str, ...], list[float]], key: tuple[str, ...], at: i
     row[at + 1] += n
 
 
-def _rate_excess(name: str, voices_: Sequence[str], events: dict[str, float], audio: dict[str, float]) -> tuple[float, float]:
+def _rate_excess(
+    name: str, voices_: Sequence[str], events: dict[str, float], audio: dict[str, float]
+) -> tuple[float, float]:
     """Rate ratio against the rest and its p-value: conditional binomial test of two Poisson rates, clusters allowed for."""
     from scipy.stats import binom
 
@@ -341,7 +359,8 @@ def _slopes(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
     if varying:
         groups = sorted(set(lengths))
         design = np.array(
-            [[*(float(l == g) for g in groups), *(r[i] for i in varying)] for r, l in zip(rows, lengths, strict=True)], dtype=np.float64
+            [[*(float(l == g) for g in groups), *(r[i] for i in varying)] for r, l in zip(rows, lengths, strict=True)],
+            dtype=np.float64,
         )
         line = stats.weighted_line(design, np.array(means), np.array(variances))
         if line is not None:

@@ -48,7 +48,9 @@ class PrometheusSource:
         self._base, self._opener = endpoint(url, ca_file)
         self._window = max(1, round(window))
         self._end = time.time() if end is None else end
-        self._matchers = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted((match or {}).items()))
+        self._matchers = ",".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted((match or {}).items())
+        )
         self._headers = {"Accept": "application/json", **(headers or {})}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -84,7 +86,9 @@ class PrometheusSource:
         times = start + step * np.arange(count, dtype=np.float64)
         tracks = []
         expression = f"sum without ({','.join(drop)}) ({self._select(series)})"
-        for row in self._ask("query_range", query=expression, start=f"{start:.3f}", end=f"{self._end:.3f}", step=str(step)):
+        for row in self._ask(
+            "query_range", query=expression, start=f"{start:.3f}", end=f"{self._end:.3f}", step=str(step)
+        ):
             values = np.full(count, np.nan)
             samples = np.array(row["values"], dtype=np.float64)
             values[np.rint((samples[:, 0] - start) / step).astype(int)] = samples[:, 1]
@@ -133,7 +137,9 @@ def endpoint(url: str, ca_file: str | None) -> tuple[str, urllib.request.OpenerD
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SourceError(f"{url!r} is not an address: allowed is http://host:port or https://host:port, with a path where needed")
+        raise SourceError(
+            f"{url!r} is not an address: allowed is http://host:port or https://host:port, with a path where needed"
+        )
     if parts.username or parts.password:
         raise SourceError("a user or password in the address would show up in reports: use --token-file or --header")
     try:
@@ -152,7 +158,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(
-    opener: urllib.request.OpenerDirector, url: str, headers: Mapping[str, str], timeout: float, body: bytes | None = None
+    opener: urllib.request.OpenerDirector,
+    url: str,
+    headers: Mapping[str, str],
+    timeout: float,
+    body: bytes | None = None,
 ) -> tuple[bytes, str]:
     """The answer's body and content type.
 
@@ -180,5 +190,11 @@ def _refused(url: str, code: int, body: bytes, location: str | None) -> str:
         reason = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         reason = "no reason given"
-    hint = ": a shorter --window may do" if code in {422, 503, 504} else ": is this the store's base address?" if code == 404 else ""
+    hint = (
+        ": a shorter --window may do"
+        if code in {422, 503, 504}
+        else ": is this the store's base address?"
+        if code == 404
+        else ""
+    )
     return f"{url} answered HTTP {code} ({reason}){hint}"

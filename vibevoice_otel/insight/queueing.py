@@ -49,7 +49,9 @@ def mean_wait(arrivals: Floats, work: Floats, base: Floats, slope: Floats, slots
     chance, utilisation = waiting(arrivals, work, base, slope, slots)
     service = work * (base + slope * slots)
     with np.errstate(divide="ignore"):
-        return np.where(utilisation < 1, chance * variability * service / (slots * np.maximum(1 - utilisation, 0.0)), np.inf)
+        return np.where(
+            utilisation < 1, chance * variability * service / (slots * np.maximum(1 - utilisation, 0.0)), np.inf
+        )
 
 
 def at_work(arrivals: Floats, work: Floats, base: Floats, slope: Floats, slots: Slots) -> Floats:
@@ -72,7 +74,14 @@ def slowdown(base: Floats, slope: Floats, count: int) -> Floats:
 
 
 def late_share(
-    rate: Floats, work: Floats, base: Floats, slope: Floats, slots: Slots, variability: Floats, first: tuple[Floats, Floats], limit: float
+    rate: Floats,
+    work: Floats,
+    base: Floats,
+    slope: Floats,
+    slots: Slots,
+    variability: Floats,
+    first: tuple[Floats, Floats],
+    limit: float,
 ) -> Floats:
     """Share of requests whose wait plus own first-audio time exceeds ``limit`` seconds.
 

@@ -16,7 +16,9 @@ from vibevoice_otel.insight.source import Origin, Source
 DEFAULT = Setting("1.5", "5")  # the realtime server's own
 CFG_FOR_LONG_TEXT = 1.3  # a long text drifts under strong guidance
 CFG_OTHERWISE = 1.5
-_STEPS_WORTH = 0.5  # twice the steps make up for a cfg this far from the one preferred; every further doubling shows less
+_STEPS_WORTH = (
+    0.5  # twice the steps make up for a cfg this far from the one preferred; every further doubling shows less
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,9 @@ class Rails:
 
     def __post_init__(self) -> None:
         if not (1 <= self.steps[0] <= self.steps[1] and 0 < self.cfg[0] <= self.cfg[1]):
-            raise ValueError(f"steps {self.steps} and cfg {self.cfg}: allowed are (least, most) with steps from 1 and cfg above 0")
+            raise ValueError(
+                f"steps {self.steps} and cfg {self.cfg}: allowed are (least, most) with steps from 1 and cfg above 0"
+            )
         if not all(0 < share < 1 for share in (self.slo_ratio, self.success_ratio, self.sure)):
             raise ValueError("slo_ratio, success_ratio and sure: allowed are shares between 0 and 1")
         if not (self.slo_seconds > 0 and self.slowest > 0 and self.least_requests >= 1):
@@ -71,7 +75,9 @@ class Recommendation:
     origin: Origin | None = None
 
 
-def recommend(source: Source, *, text_length: int, voice: str | None = None, rails: Rails | None = None) -> Recommendation:
+def recommend(
+    source: Source, *, text_length: int, voice: str | None = None, rails: Rails | None = None
+) -> Recommendation:
     """The setting for a text of ``text_length`` characters.
 
     Raises:
@@ -124,7 +130,9 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
     for setting in settings:
         if (numbers := setting.numbers) is not None:
             cfg, steps = numbers
-            candidates.append(_judge(steps, cfg, mine.get(setting, []), rest.get(setting, []), length, rails, failing, doubt))
+            candidates.append(
+                _judge(steps, cfg, mine.get(setting, []), rest.get(setting, []), length, rails, failing, doubt)
+            )
     candidates.sort(key=lambda c: (-_quality(c.steps, c.cfg, target), -c.steps, c.cfg))
     notes = []
     if voice is not None and not mine:
@@ -132,7 +140,9 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
     alike = all(c.sound is None or c.sound >= doubt for c in candidates)
     if of and alike and _sure(failed, ended, 1 - rails.success_ratio) < 1 - rails.sure:
         whose = voice if voice is not None and mine else "The service"
-        notes.append(f"{whose} fails {common:.1%} of requests, at no setting clearly more: another setting would not mend that.")
+        notes.append(
+            f"{whose} fails {common:.1%} of requests, at no setting clearly more: another setting would not mend that."
+        )
     good = [c for c in candidates if c.suits]
     if good:
         best = good[0]
@@ -146,9 +156,7 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         reason = "no setting was seen to keep up for sure; this one is the likeliest to"
         return Recommendation(best.steps, best.cfg, False, reason, voice, length, candidates, notes)
     cfg, steps = DEFAULT.numbers or (CFG_OTHERWISE, 5)
-    reason = (
-        f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): the server's default"
-    )
+    reason = f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): the server's default"
     return Recommendation(steps, cfg, None, reason, voice, length, candidates, notes)
 
 
@@ -165,20 +173,41 @@ def _within(steps: int, cfg: float, rails: Rails) -> bool:
 
 
 def _judge(
-    steps: int, cfg: float, mine: Sequence[Cell], rest: Sequence[Cell], length: str, rails: Rails, failing: float, doubt: float
+    steps: int,
+    cfg: float,
+    mine: Sequence[Cell],
+    rest: Sequence[Cell],
+    length: str,
+    rails: Rails,
+    failing: float,
+    doubt: float,
 ) -> Candidate:
     own, others = total(c.first([length]) for c in mine), total(c.first([length]) for c in rest)
     basis, first = "this voice", own
     enough = own is not None and own.n >= rails.least_requests
     if not enough and others is not None:
-        basis, first, enough = "all voices", total([own, others]), (own.n if own else 0.0) + others.n >= rails.least_requests
+        basis, first, enough = (
+            "all voices",
+            total([own, others]),
+            (own.n if own else 0.0) + others.n >= rails.least_requests,
+        )
     if not mine or basis == "all voices":
         mine = [*mine, *rest]
     n = first.n if first else 0.0
     outside = not _within(steps, cfg, rails)
     if first is None or not enough or outside:
         why = f"outside the guard rails (steps {rails.steps[0]} to {rails.steps[1]}, cfg {rails.cfg[0]:g} to {rails.cfg[1]:g})"
-        return Candidate(steps, cfg, n, basis, None, None, None, False, why if outside else f"{n:.0f} seen: too few for {length} text")
+        return Candidate(
+            steps,
+            cfg,
+            n,
+            basis,
+            None,
+            None,
+            None,
+            False,
+            why if outside else f"{n:.0f} seen: too few for {length} text",
+        )
     spare = 1 - rails.slo_ratio
     in_time = _sure(first.above(rails.slo_seconds), n, spare)
     speed = total(c.real_time for c in mine)
@@ -224,4 +253,6 @@ def _untried(best: Candidate, candidates: Sequence[Candidate], cells: Sequence[C
     reach = min(int((rails.slowest - base) / slope), rails.steps[1])
     if reach <= most:
         return [f"{text}; by a straight line through what was seen they would be too slow."]
-    return [f"{text}; a straight line through what was seen would allow about {reach}, but that is extrapolated, not observed."]
+    return [
+        f"{text}; a straight line through what was seen would allow about {reach}, but that is extrapolated, not observed."
+    ]

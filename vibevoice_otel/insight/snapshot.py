@@ -14,7 +14,14 @@ _ACCEPT = "text/plain; version=0.0.4"
 class SnapshotSource:
     """A single scrape. What needs more than one instant (how memory follows streams, how waiting follows load) it cannot answer."""
 
-    def __init__(self, text: str, address: str = "a snapshot", *, end: float | None = None, match: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        address: str = "a snapshot",
+        *,
+        end: float | None = None,
+        match: Mapping[str, str] | None = None,
+    ) -> None:
         from prometheus_client.parser import text_string_to_metric_families
 
         wanted = (match or {}).items()
@@ -51,7 +58,9 @@ class SnapshotSource:
             send["Authorization"] = f"Bearer {token}"
         body, kind = fetch(opener, base, send, timeout)
         if kind == "text/html":
-            raise SourceError(f"{base} is a web page, not Prometheus metrics: the exporter's page usually ends in /metrics")
+            raise SourceError(
+                f"{base} is a web page, not Prometheus metrics: the exporter's page usually ends in /metrics"
+            )
         return cls(body.decode("utf-8", "replace"), base, match=match)
 
     @property

@@ -91,7 +91,9 @@ def parse_duration(text: str) -> float:
             break
         seconds, last, rest = seconds + int(digits) * size, size, rest[len(digits) + 1 :]
     if seconds <= 0:
-        raise ValueError(f"{text!r} is not a duration: allowed is a number with w, d, h, m or s, such as 6h, 1h30m or 7d")
+        raise ValueError(
+            f"{text!r} is not a duration: allowed is a number with w, d, h, m or s, such as 6h, 1h30m or 7d"
+        )
     return seconds
 
 
@@ -121,7 +123,9 @@ def parse_bytes(text: str) -> float:
     except (ValueError, KeyError):
         value = 0.0
     if not 0 < value < 1e18:
-        raise ValueError(f"{text!r} is not a size of memory: allowed is a positive number with a unit, such as 24GiB, 80GB or 512MiB")
+        raise ValueError(
+            f"{text!r} is not a size of memory: allowed is a positive number with a unit, such as 24GiB, 80GB or 512MiB"
+        )
     return value
 
 

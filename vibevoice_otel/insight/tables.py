@@ -39,7 +39,9 @@ def _notes(console: Console, notes: Iterable[str]) -> None:
 def _table(*columns: str, left: int = 1) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left or index == len(columns) - 1 else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if index < left or index == len(columns) - 1 else "right", overflow="fold"
+        )
     return table
 
 
@@ -94,7 +96,9 @@ def _headline(report: CapacityReport, card: CardAnswer) -> Text:
             text.append(f", {share:.0%} sure")
     text.append(".")
     if card.extrapolates:
-        text.append(f" At most {card.most_seen} were ever seen at once: beyond that this is extrapolated.", style="yellow")
+        text.append(
+            f" At most {card.most_seen} were ever seen at once: beyond that this is extrapolated.", style="yellow"
+        )
     return text
 
 
@@ -146,7 +150,11 @@ def _voices(report: VoicesReport, console: Console) -> None:
     for profile, outlier in outliers:
         ratio = "only it" if math.isinf(outlier.ratio) else f"{outlier.ratio:.1f} times the others"
         console.print(
-            Text.assemble(("Outlier: ", "bold red"), (profile.voice, "bold"), f" in {outlier.what}, {ratio} (p = {outlier.p_value:.1g}).")
+            Text.assemble(
+                ("Outlier: ", "bold red"),
+                (profile.voice, "bold"),
+                f" in {outlier.what}, {ratio} (p = {outlier.p_value:.1g}).",
+            )
         )
     if report.most_stable and not outliers:
         console.print(Text("No voice is an outlier beyond chance.", style="green"))
@@ -184,7 +192,11 @@ def _quantile(quantile: Quantile | None) -> str:
     if quantile is None:
         return _NONE
     value = f"> {quantile.above:g} s" if quantile.value is None else _milliseconds(quantile.value)
-    bounds = f"{quantile.low * 1000:.0f}–{quantile.high * 1000:.0f}" if math.isfinite(quantile.high) else f"{quantile.low * 1000:.0f}–∞"
+    bounds = (
+        f"{quantile.low * 1000:.0f}–{quantile.high * 1000:.0f}"
+        if math.isfinite(quantile.high)
+        else f"{quantile.low * 1000:.0f}–∞"
+    )
     return f"{value}\n[dim]{bounds}[/dim]"
 
 
@@ -200,7 +212,11 @@ def _estimate(estimate: Estimate | None, scale: float = 1.0, digits: int = 1) ->
 
 def _sensitivity_table(report: VoicesReport, console: Console) -> None:
     rows = [("all voices", report.fleet), *((p.voice, p.sensitivity) for p in report.voices)]
-    known = [(name, s) for name, s in rows if any((s.latency_per_step, s.latency_per_cfg, s.failure_odds_per_step, s.failure_odds_per_cfg))]
+    known = [
+        (name, s)
+        for name, s in rows
+        if any((s.latency_per_step, s.latency_per_cfg, s.failure_odds_per_step, s.failure_odds_per_cfg))
+    ]
     if not known:
         return
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -227,11 +243,15 @@ def _sensitivity(s: Sensitivity) -> list[str]:
 
 def _recommendation(report: Recommendation, console: Console) -> None:
     where = f", from {report.origin.describe()}" if report.origin else ""
-    console.print(Text(f"Recommendation for {report.voice or 'any voice'}, {report.text_length_range} text{where}", style="dim"))
+    console.print(
+        Text(f"Recommendation for {report.voice or 'any voice'}, {report.text_length_range} text{where}", style="dim")
+    )
     colour = {True: "bold green", False: "bold red", None: "bold yellow"}[report.meets]
     console.print(Text.assemble("Use ", (f"steps {report.steps}, cfg {report.cfg:g}", colour), f": {report.reason}."))
     if report.candidates:
-        table = _table("steps", "cfg", "requests", "first audio\nin time", "fast\nenough", "rarely\nfails", "verdict", left=0)
+        table = _table(
+            "steps", "cfg", "requests", "first audio\nin time", "fast\nenough", "rarely\nfails", "verdict", left=0
+        )
         for c in report.candidates:
             chosen = (c.steps, c.cfg) == (report.steps, report.cfg)
             verdict = c.verdict if c.basis == "this voice" else f"{c.verdict} ({c.basis})"

@@ -73,7 +73,9 @@ class FromSpans:
         trace_share: the share of ordinary traces that a gateway keeps; exemplars of the others are not offered.
     """
 
-    def __init__(self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float, trace_share: float = 1.0) -> None:
+    def __init__(
+        self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float, trace_share: float = 1.0
+    ) -> None:
         self._ledger = Ledger(instruments)
         self._step_labels = step_labels
         self._slo = slo_first_audio
@@ -92,7 +94,9 @@ class FromSpans:
         put, voice = self._ledger, {"voice": labels.voice}
         with put.lock:
             for status in Status:
-                put.add(semconv.REQUESTS, 0, {**voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps})
+                put.add(
+                    semconv.REQUESTS, 0, {**voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps}
+                )
             for result in ("good", "bad"):
                 put.add(semconv.FIRST_AUDIO_SLI, 0, {**voice, "result": result})
             put.add(semconv.UNDERRUN, 0, voice)
@@ -127,7 +131,9 @@ class FromSpans:
             row = OF_BLOCK.get(block.span.name)
             if row is not None:
                 attributes = row.labels(batch.labels, block.attributes)
-                self._ledger.record_many(row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block))
+                self._ledger.record_many(
+                    row.metric, block.seconds, attributes, batch.trace_id, _exemplars(batch, block)
+                )
             elif block.span is semconv.STEP:
                 self._steps(batch, block)
 
@@ -135,7 +141,10 @@ class FromSpans:
         put, voice = self._ledger, {"voice": batch.labels.voice}
         for part, seconds in (batch.first_audio_parts or {}).items():
             put.record(semconv.FIRST_AUDIO_PART, seconds, {**voice, "part": part})
-        for metric, amount in ((semconv.AUDIO_PRODUCED, batch.audio_seconds), (semconv.GENERATE_BUSY, batch.generate_seconds)):
+        for metric, amount in (
+            (semconv.AUDIO_PRODUCED, batch.audio_seconds),
+            (semconv.GENERATE_BUSY, batch.generate_seconds),
+        ):
             if amount:
                 put.add(metric, amount, voice)
         if batch.underruns:
@@ -160,10 +169,18 @@ class FromSpans:
             measured = values[known].astype(np.float64)
             if name in STEP_MEASURES:
                 self._ledger.record_many(
-                    STEP_MEASURES[name], measured, shared, batch.trace_id, chosen, numbers=index[known], split=self._by_step
+                    STEP_MEASURES[name],
+                    measured,
+                    shared,
+                    batch.trace_id,
+                    chosen,
+                    numbers=index[known],
+                    split=self._by_step,
                 )
             elif name in DEVICE_MEASURES and batch.device_id is not None:
-                self._ledger.record_many(DEVICE_MEASURES[name], measured, {"device_id": batch.device_id}, batch.trace_id, chosen)
+                self._ledger.record_many(
+                    DEVICE_MEASURES[name], measured, {"device_id": batch.device_id}, batch.trace_id, chosen
+                )
 
     def _by_step(self, attributes: Attributes, index: int) -> Attributes:
         """The series of one step index, in the order of the contract's labels."""
@@ -200,7 +217,9 @@ class FromSpans:
 
     def _kept(self, batch: Batch) -> bool:
         """Whether collector/gateway.yaml is sure to keep this trace; its policies, in the same order."""
-        if batch.blocks and not batch.final:  # without frames it is an operation outside any request, which is not drained
+        if (
+            batch.blocks and not batch.final
+        ):  # without frames it is an operation outside any request, which is not drained
             self._drained.add(batch.request)
         elif batch.request in self._drained:
             self._drained.discard(batch.request)

@@ -35,7 +35,9 @@ class Look:
         devices: those in use now.
     """
 
-    def __init__(self, devices: Callable[[], Iterable[Device]] = device.known, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, devices: Callable[[], Iterable[Device]] = device.known, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._devices = devices
         self._clock = clock
         self._lock = threading.Lock()

@@ -38,7 +38,9 @@ class Limits:
         self._max_series = max_series
         self._seen: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         self._series = 0
-        self._as_written: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # admitted sets in their callers' own order
+        self._as_written: set[tuple[str, tuple[tuple[str, str], ...]]] = (
+            set()
+        )  # admitted sets in their callers' own order
 
     def admit(self, metric: Metric, attributes: Attributes) -> Mapping[str, Any]:
         written = (metric.name, tuple(attributes.items()))
@@ -88,7 +90,9 @@ class Exemplars:
 
     def take(self, rows: NDArray[np.intp] | slice) -> Exemplars:
         """Those of ``rows``."""
-        span_ids = np.asarray(self.span_ids, np.uint64)  # left to itself numpy makes floats of small and large ids together
+        span_ids = np.asarray(
+            self.span_ids, np.uint64
+        )  # left to itself numpy makes floats of small and large ids together
         return Exemplars(span_ids[rows], self.trace_ids, np.asarray(self.requests)[rows], self.times)
 
 
@@ -125,7 +129,9 @@ class Instruments:
     def _create(self, metric: Metric) -> Any:
         if metric.instrument == "counter":
             return self.meter.create_counter(metric.name, metric.unit, metric.brief)
-        return self.meter.create_histogram(metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets))
+        return self.meter.create_histogram(
+            metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets)
+        )
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
@@ -133,7 +139,9 @@ class Instruments:
         if self.fast is None or not self.fast.add(instrument, amount, bounded):
             instrument.add(amount, bounded, context=NO_TRACE)
 
-    def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None) -> None:
+    def record(
+        self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] | None = None
+    ) -> None:
         """Record into a histogram; ``exemplar`` is (trace id, span id) of an exported, sampled span, or None."""
         exemplars = Exemplars((exemplar[1],), (exemplar[0],), (0,), (time_ns(),)) if exemplar is not None else None
         self.record_many(metric, (value,), attributes, exemplars)
@@ -151,7 +159,9 @@ class Instruments:
         if fast is not None and fast.record_many(instrument, values, bounded, exemplars):
             return
         for row in range(len(values)):
-            instrument.record(float(values[row]), bounded, context=exemplars.context(row) if exemplars is not None else NO_TRACE)
+            instrument.record(
+                float(values[row]), bounded, context=exemplars.context(row) if exemplars is not None else NO_TRACE
+            )
             # The first value of a series is the SDK's to take; it may be all that the fast path was waiting for.
             if row == 0 and len(values) > 1 and fast is not None:
                 others = exemplars.take(slice(1, None)) if exemplars is not None else None

@@ -163,7 +163,9 @@ class Ledger:
         exemplars = None
         if any(map(len, series.span_ids)):
             lengths = [len(each) for each in series.values]
-            whole = [ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(series.span_ids, lengths, strict=True)]
+            whole = [
+                ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(series.span_ids, lengths, strict=True)
+            ]
             request = np.repeat(np.arange(len(lengths)), lengths)
             exemplars = Exemplars(np.concatenate(whole), series.trace_ids, request, series.times)
         if series.split is None:

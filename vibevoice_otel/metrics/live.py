@@ -48,4 +48,6 @@ def register(instruments: Instruments, recorder: Recorder, version: str, adapter
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
     instruments.observe(semconv.BUFFER_LENGTH, lambda: backlog(recorder))
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
-    instruments.observe(semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})])
+    instruments.observe(
+        semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})]
+    )

@@ -78,12 +78,18 @@ class PageApp:
         try:
             await self._route(scope, headers, common, receive, send)
         except Refused as refusal:
-            await _answer(send, refusal.status, json.dumps({"error": str(refusal)}).encode(), "application/json", common)
+            await _answer(
+                send, refusal.status, json.dumps({"error": str(refusal)}).encode(), "application/json", common
+            )
 
-    async def _route(self, scope: Scope, headers: dict[str, str], common: Headers, receive: Receive, send: Send) -> None:
+    async def _route(
+        self, scope: Scope, headers: dict[str, str], common: Headers, receive: Receive, send: Send
+    ) -> None:
         path, method = scope["path"], scope["method"]
         if not guard.host_allowed(headers.get("host", ""), self._names):
-            raise Refused(421, "this host name is not the page's: use its address, or add the name to VIBEVOICE_OTEL_PAGE_HOSTS")
+            raise Refused(
+                421, "this host name is not the page's: use its address, or add the name to VIBEVOICE_OTEL_PAGE_HOSTS"
+            )
         if method not in ({"POST"} if path == "/api/listener" else {"GET", "HEAD"}):
             raise Refused(405, "not here")
         if not path.startswith("/api/"):
@@ -145,7 +151,11 @@ class PageApp:
     async def _about_service(self) -> dict[str, Any]:
         """Where the service's socket is and what it says of itself; fetched here, because a browser may not read another port's answer."""
         where = self._service()
-        known: dict[str, Any] = {"where": where, "voices": sorted(self._voices()), "url": self._settings.page_service or None}
+        known: dict[str, Any] = {
+            "where": where,
+            "voices": sorted(self._voices()),
+            "url": self._settings.page_service or None,
+        }
         if where is None:
             return known
         if time.monotonic() - self._config[0] > CONFIG_SECONDS:
@@ -200,7 +210,13 @@ class PageApp:
             raise Refused(503, f"more than {MAX_STREAMS} browsers are looking")
         self._streams += 1
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": [*common, (b"content-type", b"application/x-ndjson")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [*common, (b"content-type", b"application/x-ndjson")],
+                }
+            )
             sending = asyncio.ensure_future(_send_all(messages, send))
             leaving = asyncio.ensure_future(_left(receive))
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)

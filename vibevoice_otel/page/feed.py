@@ -152,5 +152,7 @@ class Feed:
             parts.extend(message("settled", rows=[part]) for part in rows.encode(batch, origin))
             table = rows.sends(batch, origin)
             if table or batch.first_audio_parts:
-                parts.append(message("settled", rows=[], sends=table, parts=batch.first_audio_parts, origin=origin / 1e6))
+                parts.append(
+                    message("settled", rows=[], sends=table, parts=batch.first_audio_parts, origin=origin / 1e6)
+                )
         return parts

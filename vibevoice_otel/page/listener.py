@@ -67,7 +67,12 @@ class Report:
 
 def _number(data: Mapping[str, Any], name: str, low: float, high: float) -> float:
     value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         raise ReportError(f"{name} must be a number from {low:g} to {high:g}")
     return float(value)
 

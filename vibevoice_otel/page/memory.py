@@ -16,7 +16,11 @@ def read() -> list[dict[str, Any]]:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_available() and cuda.is_initialized():
         return [
-            {"device": f"GPU {i}", "used": cuda.memory_allocated(i), "total": cuda.get_device_properties(i).total_memory}
+            {
+                "device": f"GPU {i}",
+                "used": cuda.memory_allocated(i),
+                "total": cuda.get_device_properties(i).total_memory,
+            }
             for i in range(cuda.device_count())
         ]
     if not STATM.exists():  # not Linux

@@ -84,7 +84,10 @@ def _infos(block: Block, part: slice, count: int) -> list[dict[str, AttributeVal
         else:
             columns[key] = column[part].tolist()
     return [
-        {**shared, **{key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]}}
+        {
+            **shared,
+            **{key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]},
+        }
         for row in range(count)
     ]
 

@@ -48,7 +48,9 @@ class LivePage:
         ready: builds the recorder if it is not yet there, which then calls :meth:`attach`.
     """
 
-    def __init__(self, settings: Settings, on_drop: Callable[[str, str, int], None], ready: Callable[[], object]) -> None:
+    def __init__(
+        self, settings: Settings, on_drop: Callable[[str, str, int], None], ready: Callable[[], object]
+    ) -> None:
         self._settings, self._on_drop, self._ready = settings, on_drop, ready
         self._recorder: Recorder | None = None
         self._listeners: Listeners | None = None
@@ -136,7 +138,12 @@ class LivePage:
         if not self._settings.page_service:
             # A browser that reached the page by some name reaches the service by the same one.
             near = host in WILDCARDS or host in LOOPBACK
-            self._where = {"scheme": scheme, "host": "" if near else host, "port": port, "path": self._settings.routes[0]}
+            self._where = {
+                "scheme": scheme,
+                "host": "" if near else host,
+                "port": port,
+                "path": self._settings.routes[0],
+            }
 
     # ---------------------------------------------------------------------------------------------------------- life cycle
 
@@ -171,7 +178,9 @@ class LivePage:
         self.port = listening.getsockname()[1]
         host = address.rpartition(":")[0]
         if host not in LOOPBACK and host != "[::1]" and not self._settings.page_token:
-            logger.warning("VIBEVOICE_OTEL_PAGE=%s is reached from other machines: set VIBEVOICE_OTEL_PAGE_TOKEN", address)
+            logger.warning(
+                "VIBEVOICE_OTEL_PAGE=%s is reached from other machines: set VIBEVOICE_OTEL_PAGE_TOKEN", address
+            )
         feed = Feed(recorder, self.store)
         app = PageApp(self._settings, self.store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio", server_header=False,
@@ -189,7 +198,9 @@ class LivePage:
             return
         self._serving = uvicorn.Server(config)
         setattr(self._serving, OURS, True)
-        self._thread = threading.Thread(target=_serve, args=(self._serving, listening), name="vibevoice-otel-page", daemon=True)
+        self._thread = threading.Thread(
+            target=_serve, args=(self._serving, listening), name="vibevoice-otel-page", daemon=True
+        )
         self._thread.start()
         logger.info("the live page is at %s://%s:%d/", "https" if config.is_ssl else "http", host, self.port)
 

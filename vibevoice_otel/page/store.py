@@ -60,7 +60,9 @@ class Store:
             if kept is None:
                 if len(self._open) >= MAX_PENDING:
                     return
-                kept = self._open[batch.request] = Kept(batch.request, f"{batch.trace_id:032x}" if batch.trace_id else "")
+                kept = self._open[batch.request] = Kept(
+                    batch.request, f"{batch.trace_id:032x}" if batch.trace_id else ""
+                )
             kept.batches.append(batch)
             kept.weight += weight(batch)
             self._lighten(kept)
@@ -75,7 +77,9 @@ class Store:
                 if kept.weight <= limit:
                     return
                 before, rows = weight(batch), sum(len(block) for block in batch.blocks)
-                batch.blocks = [] if everything else [b for b in batch.blocks if b.span in (semconv.FRAME, semconv.PREFILL)]
+                batch.blocks = (
+                    [] if everything else [b for b in batch.blocks if b.span in (semconv.FRAME, semconv.PREFILL)]
+                )
                 kept.omitted += rows - sum(len(block) for block in batch.blocks)
                 kept.weight += weight(batch) - before
 

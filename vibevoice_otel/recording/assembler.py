@@ -92,7 +92,9 @@ class Assembly:
         """The frames that are complete in a request that is still open; None when there are fewer than one."""
         frames = self.timeline.frames
         last = len(frames) - 1
-        if self.timeline.backlog is not None:  # each frame's audio will be looked at, a moment after it was made: the frame waits for it
+        if (
+            self.timeline.backlog is not None
+        ):  # each frame's audio will be looked at, a moment after it was made: the frame waits for it
             last = min(last, self._delivered + len(self.timeline.audio_samples) - self._generation.frames)
         if self.timeline.device is not None:  # a frame waits for the device, which may be behind
             placing = self.timeline.device.placing
@@ -169,7 +171,9 @@ class Assembly:
     def _wall(self, times: Ints) -> Ints:
         return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)
 
-    def _operation(self, span: semconv.Span, start: int, end: int, parent: int, span_id: int | None = None) -> Operation:
+    def _operation(
+        self, span: semconv.Span, start: int, end: int, parent: int, span_id: int | None = None
+    ) -> Operation:
         to_wall = self.timeline.anchor.to_wall
         return Operation(span, to_wall(start), to_wall(end), span_id if span_id is not None else self._new_id(), parent)
 
@@ -203,7 +207,8 @@ class Assembly:
         if not ((peak >= SILENCE_PEAK) & (peak <= 1.0)).all():
             nan = np.isnan(peak)
             self._defective_frames(
-                batch, {Defect.NAN: nan, Defect.SILENT: ~nan & (peak < SILENCE_PEAK), Defect.CLIPPED: ~nan & (peak > 1.0)}
+                batch,
+                {Defect.NAN: nan, Defect.SILENT: ~nan & (peak < SILENCE_PEAK), Defect.CLIPPED: ~nan & (peak > 1.0)},
             )
         frames = batch.block(semconv.FRAME)
         if frames is not None and self._defective:
@@ -251,7 +256,11 @@ class Assembly:
         root_id, server_id = self._trace[1:3]
         if t.generate_start is not None:
             generate = self._operation(
-                semconv.GENERATE, t.generate_start, max(t.generate_start, generate_end), root_id, self._generation.span_id
+                semconv.GENERATE,
+                t.generate_start,
+                max(t.generate_start, generate_end),
+                root_id,
+                self._generation.span_id,
             )
             generate.error_type = t.generate_error
             uncovered = max(0, generate_end - t.generate_start - self._generation.covered) / 1e9
@@ -292,16 +301,25 @@ class Assembly:
             (semconv.FRAMES, self._generation.frames),
             (semconv.AUDIO_DURATION, audio),
             (semconv.REAL_TIME_FACTOR, generated / audio if audio and generated else None),
-            (semconv.FIRST_AUDIO_LATENCY, (self._first_send - t.opened) / 1e9 if self._first_send is not None else None),
+            (
+                semconv.FIRST_AUDIO_LATENCY,
+                (self._first_send - t.opened) / 1e9 if self._first_send is not None else None,
+            ),
             (semconv.UNDERRUNS, self._playback.underruns),
             (semconv.UNDERRUN_DURATION, self._playback.stalled_seconds or None),
             (semconv.FRAMES_SILENT, self._defects[Defect.SILENT]),
             (semconv.FRAMES_NAN, self._defects[Defect.NAN]),
             (semconv.FRAMES_CLIPPED, self._defects[Defect.CLIPPED]),
             (semconv.LEADING_SILENCE, t.leading_silence / SAMPLE_RATE_HZ if self._delivered else None),
-            (semconv.AFTER_DISCONNECT_DURATION, (generate_end - t.cancelled) / 1e9 if after and t.cancelled is not None else None),
+            (
+                semconv.AFTER_DISCONNECT_DURATION,
+                (generate_end - t.cancelled) / 1e9 if after and t.cancelled is not None else None,
+            ),
             (semconv.AFTER_DISCONNECT_FRAMES, self._after_disconnect if after else None),
-            (semconv.FRAMES_UNDELIVERED, max(0, self._generation.frames - (self._delivered if t.accepted is None else self._sent)) or None),
+            (
+                semconv.FRAMES_UNDELIVERED,
+                max(0, self._generation.frames - (self._delivered if t.accepted is None else self._sent)) or None,
+            ),
             (semconv.EVENT_LOOP_BLOCKED, t.events_blocked / 1e9 or None),
             (semconv.CLOSE_CODE, t.close_code),
             (semconv.SYNTHETIC, asked.synthetic or None),

@@ -50,7 +50,9 @@ class SpanBudget:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, settings: Settings, on_drop: Callable[[str, str, int], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, on_drop: Callable[[str, str, int], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rate = settings.max_spans_per_second
         self._most = self._rate * max(1.0, settings.drain_interval)  # a drain brings a whole interval's spans at once
         self._max_trace = settings.max_trace_spans

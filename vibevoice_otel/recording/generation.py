@@ -94,7 +94,16 @@ class Generation:
                 semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: steps_of, **shared, **frames.attributes,
             }  # fmt: skip
             parents = np.full(len(frame_starts), self.span_id, np.uint64)
-            made.append(Block(semconv.FRAME, self._wall(frames.starts), self._wall(frames.ends), batch.frame_ids, parents, attributes))
+            made.append(
+                Block(
+                    semconv.FRAME,
+                    self._wall(frames.starts),
+                    self._wall(frames.ends),
+                    batch.frame_ids,
+                    parents,
+                    attributes,
+                )
+            )
             self.frames += len(frame_starts)
         made.extend(self._leaves(batch, leaves))
         self.device_until = max(self.device_until, batch.on_device.last)
@@ -123,7 +132,13 @@ class Generation:
         return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)
 
     def _steps(
-        self, batch: _Batch, frames: Timed, bases: Ints, step_ends: Ints, frame: NDArray[np.intp], steps_of: NDArray[np.intp]
+        self,
+        batch: _Batch,
+        frames: Timed,
+        bases: Ints,
+        step_ends: Ints,
+        frame: NDArray[np.intp],
+        steps_of: NDArray[np.intp],
     ) -> Iterator[Block]:
         """Steps, ``frame`` the place of each one's frame, of which there are ``steps_of`` each."""
         first_of = np.cumsum(steps_of) - steps_of
@@ -136,11 +151,15 @@ class Generation:
         starts = np.where(before <= step_ends, before, batch.frame_starts[frame])
         steps = batch.on_device.steps(starts, step_ends, frame)
         # A frame's own preparation, under the frame's name, and its steps.
-        self.covered += int((steps.starts[firsts] - frames.starts[frame[firsts]]).sum() + (steps.ends - steps.starts).sum())
+        self.covered += int(
+            (steps.starts[firsts] - frames.starts[frame[firsts]]).sum() + (steps.ends - steps.starts).sum()
+        )
         if batch.parts is not None and frame[0] == 0:
             batch.parts.add(((int(steps.starts[0]), int(steps.ends[steps_of[0] - 1]), Part.DIFFUSION),))
         ids = self.ids.take(len(frame))
-        yield from self._split(semconv.STEP, steps, ids, batch.frame_ids[frame], {semconv.STEP_INDEX.key: index, **batch.shared})
+        yield from self._split(
+            semconv.STEP, steps, ids, batch.frame_ids[frame], {semconv.STEP_INDEX.key: index, **batch.shared}
+        )
 
     def _leaves(self, batch: _Batch, columns: list[Ints]) -> Iterator[Block]:
         """Each leaf's column of (start, end), all computed together."""
@@ -175,7 +194,9 @@ class Generation:
                 batch.parts.add((start, end, part) for start, end in early)
             yield from self._split(span, own, ids[rows], parents[rows], attributes)
 
-    def _split(self, span: semconv.Span, timed: Timed, ids: Ids, parents: Ids, attributes: dict[str, Column]) -> Iterator[Block]:
+    def _split(
+        self, span: semconv.Span, timed: Timed, ids: Ids, parents: Ids, attributes: dict[str, Column]
+    ) -> Iterator[Block]:
         """A block of the records that the host timed, and one of those that the device did."""
         starts, ends = self._wall(timed.starts), self._wall(timed.ends)
         for rows, own, measures in timed.parts():
@@ -183,7 +204,9 @@ class Generation:
                 yield Block(span, starts, ends, ids, parents, attributes, measures=dict(measures))
                 return
             values = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
-            yield Block(span, starts[rows], ends[rows], ids[rows], parents[rows], {**values, **own}, measures=dict(measures))
+            yield Block(
+                span, starts[rows], ends[rows], ids[rows], parents[rows], {**values, **own}, measures=dict(measures)
+            )
 
 
 def _base_of_frame(frame_starts: Ints, frame_ends: Ints, bases: Ints) -> Ints:

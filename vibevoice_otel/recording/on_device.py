@@ -49,7 +49,9 @@ class Timed:
         starts, ends = self.starts[rows], self.ends[rows]
         if not len(self.device):
             return Timed(starts, ends, NONE)
-        attributes = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in self.attributes.items() if not _unknown(v, rows)}
+        attributes = {
+            k: v[rows] if isinstance(v, np.ndarray) else v for k, v in self.attributes.items() if not _unknown(v, rows)
+        }
         return Timed(starts, ends, self.device[rows], attributes, {k: v[rows] for k, v in self.measures.items()})
 
     def parts(self) -> Iterator[tuple[Mask | None, dict[str, Column], dict[str, Floats]]]:
@@ -60,7 +62,9 @@ class Timed:
         shared = {key: value for key, value in self.attributes.items() if isinstance(value, str)}
         for rows, attributes in ((self.device, shared), (~self.device, {semconv.CLOCK.key: Clock.HOST})):
             if rows.any():
-                columns = {k: v[rows] for k, v in self.attributes.items() if rows is self.device and isinstance(v, np.ndarray)}
+                columns = {
+                    k: v[rows] for k, v in self.attributes.items() if rows is self.device and isinstance(v, np.ndarray)
+                }
                 yield rows, {**attributes, **columns}, {name: values[rows] for name, values in self.measures.items()}
 
 
@@ -92,7 +96,11 @@ class OnDevice:
                     if frame.last:  # what follows the last mark is the host's alone
                         timed.ends[row] = max(frame.end, int(ends[row]))
             clock = np.where(timed.device, Clock.DEVICE, Clock.HOST)
-            timed.attributes = {semconv.CLOCK.key: clock, semconv.CLOCK_ERROR.key: error, semconv.FRAME_IDLE_SHARE.key: idle}
+            timed.attributes = {
+                semconv.CLOCK.key: clock,
+                semconv.CLOCK_ERROR.key: error,
+                semconv.FRAME_IDLE_SHARE.key: idle,
+            }
         self._seen(timed)
         return timed
 
@@ -103,14 +111,19 @@ class OnDevice:
         names = ends.tolist()
         found = [self._placed.steps.pop(name, None) for name in names]
         allowed = self._frames[frame]
-        timed = self._timed(starts, ends, [step if ok else None for step, ok in zip(found, allowed.tolist(), strict=True)])
+        timed = self._timed(
+            starts, ends, [step if ok else None for step, ok in zip(found, allowed.tolist(), strict=True)]
+        )
         for name, dry in (("launch_latency", True), ("queue_latency", False)):
             values = [s.latency if s is not None and s.dry is dry else np.nan for s in found]
             if timed.any:
                 timed.measures[name] = np.where(timed.device, values, np.nan)
         growth = np.array([self._placed.growth.pop(name, np.nan) for name in names], np.float64)
         if not np.isnan(growth).all():
-            timed.measures["memory_increase"], timed.measures["memory_decrease"] = np.maximum(growth, 0), np.maximum(-growth, 0)
+            timed.measures["memory_increase"], timed.measures["memory_decrease"] = (
+                np.maximum(growth, 0),
+                np.maximum(-growth, 0),
+            )
         self._seen(timed)
         return timed
 
@@ -123,7 +136,9 @@ class OnDevice:
         inside = frame >= 0
         allowed = ~inside if not len(self._frames) else ~inside | self._frames[np.maximum(frame, 0)]
         found = [self._placed.leaves.pop(name, None) for name in names]
-        timed = self._timed(starts, ends, [each if ok else None for each, ok in zip(found, allowed.tolist(), strict=True)])
+        timed = self._timed(
+            starts, ends, [each if ok else None for each, ok in zip(found, allowed.tolist(), strict=True)]
+        )
         errors = np.array([self._placed.errors.pop(name, np.nan) for name in names])
         if timed.any:
             errors[counts[Leaf.PREFILL] :] = np.nan  # the others have their frame's
@@ -136,7 +151,9 @@ class OnDevice:
             self.last = max(self.last, int(timed.ends[timed.device].max()))
 
     @staticmethod
-    def _timed(starts: Ints, ends: Ints, found: list[PlacedFrame | None] | list[PlacedStep | None] | list[Interval | None]) -> Timed:
+    def _timed(
+        starts: Ints, ends: Ints, found: list[PlacedFrame | None] | list[PlacedStep | None] | list[Interval | None]
+    ) -> Timed:
         device = np.array([each is not None for each in found], bool)
         timed = Timed(starts, ends, device)
         if device.any():

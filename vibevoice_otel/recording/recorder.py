@@ -103,7 +103,9 @@ class Recorder:
                 return assembly.peek(now())
         return None
 
-    def open(self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None) -> Timeline:
+    def open(
+        self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None
+    ) -> Timeline:
         """A request begins; ``part`` names the thread of control that must :meth:`release` it."""
         opened = now() if opened is None else opened
         timeline = Timeline(next(self._numbers), Anchor.take(), opened, asked)
@@ -120,7 +122,9 @@ class Recorder:
             assembly.without_trace(int(self._ids.take(1)[0]))
         with self._lock:
             self._open[timeline] = assembly
-            timeline.streams_active = sum(1 for each in self._open if each.parts)  # without those that ended and wait to be assembled
+            timeline.streams_active = sum(
+                1 for each in self._open if each.parts
+            )  # without those that ended and wait to be assembled
         self.on_open(timeline)
         self._ensure_thread()
         return timeline
@@ -141,7 +145,12 @@ class Recorder:
         self._ended.put(timeline)
 
     def standalone(
-        self, span: semconv.Span, start: int, end: int, attributes: dict[str, AttributeValue], error_type: str | None = None
+        self,
+        span: semconv.Span,
+        start: int,
+        end: int,
+        attributes: dict[str, AttributeValue],
+        error_type: str | None = None,
     ) -> None:
         """An operation outside any request (the model loaded at start-up): a trace of its own, and its metric."""
         anchor = Anchor.take()
@@ -258,7 +267,9 @@ class Recorder:
                 sink.consume(batch)
             except Exception as error:  # noqa: BLE001, PERF203 - one broken sink must not silence the others
                 name = type(sink).__name__
-                failures.failed(self.on_drop, f"{name}, a sink of a request's records,", error, "records", f"{name}_error")
+                failures.failed(
+                    self.on_drop, f"{name}, a sink of a request's records,", error, "records", f"{name}_error"
+                )
 
     # ---------------------------------------------------------------------------------------------------------- life cycle
 
@@ -284,7 +295,9 @@ class Recorder:
 
     def _end_open(self) -> None:
         for timeline in self.timelines:
-            self._finish(timeline, shutdown=bool(timeline.parts))  # without any it has ended, and stands behind us in the queue
+            self._finish(
+                timeline, shutdown=bool(timeline.parts)
+            )  # without any it has ended, and stands behind us in the queue
 
     def shutdown(self, timeout: float = 5.0) -> None:
         """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""

@@ -57,7 +57,9 @@ def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
         global _warned  # noqa: PLW0603 - once a process, not once a span
         if not _warned:
             _warned = True
-            logger.warning("this OpenTelemetry SDK's insides are unknown (%s); spans are made through its public API", error)
+            logger.warning(
+                "this OpenTelemetry SDK's insides are unknown (%s); spans are made through its public API", error
+            )
         return _public(tracer, root)
 
 
@@ -73,12 +75,22 @@ def _direct(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
 
     def parent_of(parent_id: int) -> tuple[SpanContext, Any]:
         if parent_id not in contexts:
-            parent = own if parent_id == own.span_id else SpanContext(own.trace_id, parent_id, False, own.trace_flags, own.trace_state)
+            parent = (
+                own
+                if parent_id == own.span_id
+                else SpanContext(own.trace_id, parent_id, False, own.trace_flags, own.trace_state)
+            )
             contexts[parent_id] = (parent, trace.set_span_in_context(NonRecordingSpan(parent)))
         return contexts[parent_id]
 
     def make(
-        name: str, span_id: int, parent_id: int, start: int, end: int, attributes: Mapping[str, AttributeValue], error_type: str | None
+        name: str,
+        span_id: int,
+        parent_id: int,
+        start: int,
+        end: int,
+        attributes: Mapping[str, AttributeValue],
+        error_type: str | None,
     ) -> None:
         parent, context = parent_of(parent_id)
         span = span_class(
@@ -120,10 +132,18 @@ def emit_root(
 
 def _public(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     own = root.get_span_context()
-    made: dict[int, SpanContext] = {}  # the API gives ids of its own; a parent that is yet to come is replaced by the root
+    made: dict[
+        int, SpanContext
+    ] = {}  # the API gives ids of its own; a parent that is yet to come is replaced by the root
 
     def make(
-        name: str, span_id: int, parent_id: int, start: int, end: int, attributes: Mapping[str, AttributeValue], error_type: str | None
+        name: str,
+        span_id: int,
+        parent_id: int,
+        start: int,
+        end: int,
+        attributes: Mapping[str, AttributeValue],
+        error_type: str | None,
     ) -> None:
         context = trace.set_span_in_context(NonRecordingSpan(made.get(parent_id, own)))
         span = tracer.start_span(name, context=context, attributes=dict(attributes), start_time=start)
@@ -205,10 +225,16 @@ def ensure_instance_id(providers: Iterable[object]) -> None:
     """
     identity = str(uuid.uuid4())
     for provider in providers:
-        resource = getattr(provider, "resource", None) or getattr(getattr(provider, "_sdk_config", None), "resource", None)
-        if not isinstance(resource, Resource) or resource.attributes.get(SERVICE_INSTANCE_ID) != _OURS.get(id(resource)):
+        resource = getattr(provider, "resource", None) or getattr(
+            getattr(provider, "_sdk_config", None), "resource", None
+        )
+        if not isinstance(resource, Resource) or resource.attributes.get(SERVICE_INSTANCE_ID) != _OURS.get(
+            id(resource)
+        ):
             continue  # the operator's, or the SDK's own
-        resource._attributes = BoundedAttributes(attributes={**resource.attributes, SERVICE_INSTANCE_ID: identity}, immutable=True)
+        resource._attributes = BoundedAttributes(
+            attributes={**resource.attributes, SERVICE_INSTANCE_ID: identity}, immutable=True
+        )
         _OURS[id(resource)] = identity
 
 

@@ -110,9 +110,13 @@ class Timeline:
         self.opened = opened
         self.asked = asked or Asked()
         self.used = Used()
-        self.context: Context | None = None  # carries vibevoice.synthesize, for log correlation on the generation thread
+        self.context: Context | None = (
+            None  # carries vibevoice.synthesize, for log correlation on the generation thread
+        )
         self.streams_active = 1
-        self.parts: set[str] = set()  # threads of control that still work for the request; guarded by the recorder's lock
+        self.parts: set[str] = (
+            set()
+        )  # threads of control that still work for the request; guarded by the recorder's lock
         self.notes: list[Note] = []
         # The socket, on the event loop.
         self.accepted: int | None = None

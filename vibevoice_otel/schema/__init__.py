@@ -16,10 +16,16 @@ def files() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or with --check name those that differ (then 1)."""
     parser = argparse.ArgumentParser(prog="vibevoice-otel schema", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(), help="folder that receives registry/ and docs/telemetry.md (default: here)")
+    parser.add_argument(
+        "--out", type=Path, default=Path(), help="folder that receives registry/ and docs/telemetry.md (default: here)"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; say which files differ")
     chosen = parser.parse_args(argv)
-    differ = [name for name, text in files().items() if not (chosen.out / name).is_file() or (chosen.out / name).read_text() != text]
+    differ = [
+        name
+        for name, text in files().items()
+        if not (chosen.out / name).is_file() or (chosen.out / name).read_text() != text
+    ]
     for name in differ:
         print(name)
         if not chosen.check:

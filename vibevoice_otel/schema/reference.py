@@ -72,10 +72,13 @@ def text() -> str:
         if metric.buckets:
             bounds.setdefault(metric.buckets, []).append(f"`{metric.name}`")
     lines = [HEAD, "## Metrics", ""]
-    lines += _table(("Prometheus", "OpenTelemetry", "kind, unit", "labels", "meaning", "read from"), map(_metric, semconv.METRICS))
+    lines += _table(
+        ("Prometheus", "OpenTelemetry", "kind, unit", "labels", "meaning", "read from"), map(_metric, semconv.METRICS)
+    )
     lines += ["", "### Histogram bounds", ""]
     lines += _table(
-        ("histograms", "upper bounds"), ((", ".join(names), ", ".join(f"{edge:g}" for edge in edges)) for edges, names in bounds.items())
+        ("histograms", "upper bounds"),
+        ((", ".join(names), ", ".join(f"{edge:g}" for edge in edges)) for edges, names in bounds.items()),
     )
     lines += ["", "### Metric attributes (labels)", ""]
     lines += _table(("label", "type", "meaning", "values"), map(_attribute, metric_attributes()))

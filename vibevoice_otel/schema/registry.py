@@ -105,9 +105,24 @@ def _manifest() -> dict[str, Any]:
 def files() -> Iterator[tuple[str, str]]:
     """Name and text of every file of the registry's folder."""
     attributes = [
-        _group("registry.vibevoice.span", "VibeVoice span attributes", "What a span says.", _own(span_attributes(), "development")),
-        _group("registry.vibevoice.metric", "VibeVoice metric attributes", "What tells series apart.", _own(metric_attributes(), "stable")),
-        _group("registry.vibevoice.resource", "VibeVoice resource attributes", "What was measured.", _own(RESOURCE, "development")),
+        _group(
+            "registry.vibevoice.span",
+            "VibeVoice span attributes",
+            "What a span says.",
+            _own(span_attributes(), "development"),
+        ),
+        _group(
+            "registry.vibevoice.metric",
+            "VibeVoice metric attributes",
+            "What tells series apart.",
+            _own(metric_attributes(), "stable"),
+        ),
+        _group(
+            "registry.vibevoice.resource",
+            "VibeVoice resource attributes",
+            "What was measured.",
+            _own(RESOURCE, "development"),
+        ),
     ]
     yield "manifest.yaml", dump(_manifest(), HEAD)
     yield "attributes.yaml", dump({"groups": attributes}, HEAD)

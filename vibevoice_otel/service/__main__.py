@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8000; 0 for any)")
-    parser.add_argument("--model", help="a checkpoint: a path or a hub id; without one, a random model that makes noise")
+    parser.add_argument(
+        "--model", help="a checkpoint: a path or a hub id; without one, a random model that makes noise"
+    )
     parser.add_argument("--device", help="cpu, cuda or mps (cpu)")
     parser.add_argument("--concurrency", type=int, help="requests that work at once (2)")
     parser.add_argument("--timeout", type=float, help="seconds that a request may take, waiting included (60)")
@@ -33,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     from vibevoice_otel.service.app import create_app  # noqa: PLC0415
 
     # Noise-like PCM hardly compresses; the attempt would cost every chunk time.
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False)
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False
+    )
     return 0
 
 

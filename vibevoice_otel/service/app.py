@@ -78,7 +78,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     return app
 
 
-async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings, auto: Chooser | None) -> None:
+async def _serve(
+    socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings, auto: Chooser | None
+) -> None:
     """One request, from acceptance to close."""
     await socket.accept()
     deadline = time.monotonic() + settings.timeout
@@ -123,7 +125,9 @@ async def _serve(socket: WebSocket, service: StreamingTTSService, slots: Slots, 
     except Exception as error:  # noqa: BLE001 - whatever it is, the listener is told and the service goes on
         if not session.left.is_set():
             # The type alone: an exception's message may quote the text, which is the listener's own.
-            logger.error("a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))  # noqa: TRY400
+            logger.error(
+                "a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+            )  # noqa: TRY400
             session.log("backend_error", message=type(error).__name__)
     finally:
         session.stop.set()
@@ -175,7 +179,9 @@ def _asked(
         if steps_text == AUTO:
             steps_text, steps_default = None, settings.steps if decision.steps is None else decision.steps
     cfg = _number(cfg_text, cfg_default, "cfg", session, lambda value: 0 < value <= MAX_CFG)
-    steps = _number(steps_text, steps_default, "steps", session, lambda value: value.is_integer() and 1 <= value <= MAX_STEPS)
+    steps = _number(
+        steps_text, steps_default, "steps", session, lambda value: value.is_integer() and 1 <= value <= MAX_STEPS
+    )
     return {"cfg_scale": cfg, "inference_steps": int(steps), "voice": voice}
 
 
@@ -195,7 +201,9 @@ class _WithoutQuery(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(arg.split("?", 1)[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args)
+            record.args = tuple(
+                arg.split("?", 1)[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args
+            )
         return True
 
 

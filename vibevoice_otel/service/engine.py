@@ -27,7 +27,9 @@ CHARACTERS_PER_FRAME = 2
 MIN_FRAMES = 4
 MAX_FRAMES = 7500
 RANDOM = "random"
-RANDOM_NOTICE = "the model has random weights: it makes noise, not speech (VIBEVOICE_SERVICE_MODEL takes a real checkpoint)"
+RANDOM_NOTICE = (
+    "the model has random weights: it makes noise, not speech (VIBEVOICE_SERVICE_MODEL takes a real checkpoint)"
+)
 CHECKPOINT_NOTICE = "a checkpoint speaks with a voice of its own: the voices are names only, for there are no recordings to clone them from"
 #: Seconds that a generation which outlived its request's time is waited for.
 LAST_WAIT = 1.0
@@ -114,7 +116,9 @@ class StreamingTTSService:
     def _prepare_inputs(self, text: str, resources: Voice) -> dict[str, Any]:
         assert self.processor is not None
         pause(self.settings.faults.preprocess_delay)
-        inputs: dict[str, Any] = {name: value.to(self.device) for name, value in self.processor(text.strip(), resources).items()}
+        inputs: dict[str, Any] = {
+            name: value.to(self.device) for name, value in self.processor(text.strip(), resources).items()
+        }
         if isinstance(self.processor, ByteProcessor):
             inputs.update(schedule(inputs["input_ids"].shape[1], frames_of(text)))
         else:
@@ -137,8 +141,15 @@ class StreamingTTSService:
             if self.is_random:
                 # One scheduler a request: it keeps its position, so two threads must not share one. A checkpoint's generation
                 # configuration names its own, made by generate for each call.
-                inputs = {**inputs, "noise_scheduler": self._scheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")}
-            self.model.stream(audio_streamer, stop_event, voice, **inputs, num_diffusion_steps=steps, guidance_scale=cfg_scale)
+                inputs = {
+                    **inputs,
+                    "noise_scheduler": self._scheduler(
+                        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+                    ),
+                }
+            self.model.stream(
+                audio_streamer, stop_event, voice, **inputs, num_diffusion_steps=steps, guidance_scale=cfg_scale
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
             logger.warning("%s failed: %s", threading.current_thread().name, type(error).__name__)
             errors.append(error)

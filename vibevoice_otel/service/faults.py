@@ -49,7 +49,9 @@ class Faults:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         return cls(**arguments)
 
 
@@ -67,8 +69,14 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bool": (lambda v: isinstance(v, bool), "true or false"),
     "int | None": (lambda v: v is None or _frame(v), "a frame's number, from 0"),
     "tuple[int, ...]": (lambda v: isinstance(v, tuple) and all(map(_frame, v)), "a list of frames' numbers, from 0"),
-    "tuple[str, ...]": (lambda v: isinstance(v, tuple) and all(isinstance(each, str) for each in v), "a list of voices"),
-    "Mapping[str, float]": (lambda v: isinstance(v, Mapping) and all(map(_seconds, v.values())), "an object, voice to seconds"),
+    "tuple[str, ...]": (
+        lambda v: isinstance(v, tuple) and all(isinstance(each, str) for each in v),
+        "a list of voices",
+    ),
+    "Mapping[str, float]": (
+        lambda v: isinstance(v, Mapping) and all(map(_seconds, v.values())),
+        "an object, voice to seconds",
+    ),
 }
 
 

@@ -109,7 +109,13 @@ def random_config() -> VibeVoiceConfig:
     The audio tokenizers' layer scale and initial range are those of a network that was trained from, 1e-6 and 0.01, raised: through so
     many layers, an untrained decoder's output would be of the order of 1e-9.
     """
-    audio = {"hidden_size": 16, "num_filters": 1, "depths": (1,) * 7, "layer_scale_init_value": 0.1, "initializer_range": 0.15}
+    audio = {
+        "hidden_size": 16,
+        "num_filters": 1,
+        "depths": (1,) * 7,
+        "layer_scale_init_value": 0.1,
+        "initializer_range": 0.15,
+    }
     return VibeVoiceConfig(
         text_config={
             "model_type": "qwen2", "vocab_size": tokens.VOCABULARY, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,

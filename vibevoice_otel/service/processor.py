@@ -35,4 +35,6 @@ class CheckpointProcessor:
         """Whatever the checkpoint's processor makes of the text, of shape (1, tokens)."""
         del voice
         conversation = [{"role": "0", "content": [{"type": "text", "text": text}]}]
-        return dict(self._processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt"))
+        return dict(
+            self._processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt")
+        )

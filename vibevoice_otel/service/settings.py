@@ -58,7 +58,9 @@ class ServiceSettings:
         }
         for name, (ok, allowed) in checks.items():
             if not ok:
-                raise ServiceSettingsError(f"{PREFIX}{name.upper()}={getattr(self, name)!r} is not valid: allowed is {allowed}")
+                raise ServiceSettingsError(
+                    f"{PREFIX}{name.upper()}={getattr(self, name)!r} is not valid: allowed is {allowed}"
+                )
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> ServiceSettings:
@@ -84,7 +86,11 @@ def _parse(name: str, kind: str, text: str) -> Any:
             return Faults.from_mapping(json.loads(text))
         except ValueError as error:
             raise ServiceSettingsError(f"{variable} is not valid: {error}") from None
-    converters: dict[str, tuple[Any, str]] = {"int": (int, "a whole number"), "float": (float, "a number"), "str": (str, "text")}
+    converters: dict[str, tuple[Any, str]] = {
+        "int": (int, "a whole number"),
+        "float": (float, "a number"),
+        "str": (str, "text"),
+    }
     convert, allowed = converters[kind]
     try:
         return convert(text)

@@ -108,7 +108,11 @@ class RequestMiddleware:
         async def observed() -> Message:
             message = await receive()
             try:
-                if message["type"] == "websocket.disconnect" and timeline.service_closed is None and timeline.cancelled is None:
+                if (
+                    message["type"] == "websocket.disconnect"
+                    and timeline.service_closed is None
+                    and timeline.cancelled is None
+                ):
                     timeline.cancelled = now()
                     timeline.close_code = message.get("code", 1005)
             except Exception as error:  # noqa: BLE001

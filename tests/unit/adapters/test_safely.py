@@ -17,7 +17,12 @@ class Watched:
     """A function hooked by ``noted``, and what happened, in order."""
 
     def __init__(
-        self, *, before: Any = 7, breaks: str = "", raises: BaseException | None = None, find: Callable[..., Any] | None = None
+        self,
+        *,
+        before: Any = 7,
+        breaks: str = "",
+        raises: BaseException | None = None,
+        find: Callable[..., Any] | None = None,
     ) -> None:
         self.events: list[object] = []
         self.failed: list[BaseException] = []
@@ -71,7 +76,9 @@ def test_a_before_that_returns_nothing_wants_no_after() -> None:
 
 
 @pytest.mark.parametrize("breaks", ["before", "after"])
-@pytest.mark.parametrize("raises", [None, KeyError("its own"), KeyboardInterrupt()], ids=["well", "failing", "interrupted"])
+@pytest.mark.parametrize(
+    "raises", [None, KeyError("its own"), KeyboardInterrupt()], ids=["well", "failing", "interrupted"]
+)
 def test_a_mistake_of_ours_stays_ours(breaks: str, raises: BaseException | None) -> None:
     """The original is called once; its result, or the very exception that it raised, reaches the caller; the mistake is told."""
     one = Watched(breaks=breaks, raises=raises)

@@ -64,9 +64,16 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_a_report_says_which_goal_is_not_met() -> None:
     """A reader sees at once what is promised and what was found."""
     report = harness.Report(
-        "n", "A title", "us", ["what", "us"], [["ours", 2.5], ["naive", 1234.5]], [harness.Goal("at most 3", False, "3.1")]
+        "n",
+        "A title",
+        "us",
+        ["what", "us"],
+        [["ours", 2.5], ["naive", 1234.5]],
+        [harness.Goal("at most 3", False, "3.1")],
     )
-    assert report.text() == "A title\n\nwhat      us\n-----  -----\nours     2.5\nnaive  1,234\n\nNOT MET at most 3: 3.1\n"
+    assert (
+        report.text() == "A title\n\nwhat      us\n-----  -----\nours     2.5\nnaive  1,234\n\nNOT MET at most 3: 3.1\n"
+    )
 
 
 @pytest.mark.skipif(not instructions.available(), reason="no valgrind to count instructions with")

@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def found(wanted: int, rate: float | None = None, **changed: float) -> pipeline.Found:
-    values = {"us": 5.0, "core": 0.5, "mib": 70.0, "lost": 0, "refused": 0, "bytes_in": 119.0, "bytes_out": 119.0, "sender": 0.1}
+    values = {
+        "us": 5.0,
+        "core": 0.5,
+        "mib": 70.0,
+        "lost": 0,
+        "refused": 0,
+        "bytes_in": 119.0,
+        "bytes_out": 119.0,
+        "sender": 0.1,
+    }
     values["out"] = rate or wanted
     return pipeline.Found(wanted, rate or wanted, **{**values, **changed}, counters={})  # type: ignore[arg-type]
 
@@ -27,9 +36,15 @@ def found(wanted: int, rate: float | None = None, **changed: float) -> pipeline.
     ("rates", "said"),
     [
         ([found(10), found(20)], "x: nothing lost or refused up to 20 spans/s, the highest rate tried."),
-        ([found(10), found(20, lost=3)], "x: nothing lost or refused up to 10 spans/s; 20 wanted: 0 refused, 3 lost of what was accepted."),
+        (
+            [found(10), found(20, lost=3)],
+            "x: nothing lost or refused up to 10 spans/s; 20 wanted: 0 refused, 3 lost of what was accepted.",
+        ),
         ([found(10, refused=4)], "x: no rate without loss; 10 wanted: 4 refused, 0 lost of what was accepted."),
-        ([found(20, rate=15, core=0.95)], "x: nothing lost or refused up to 15 spans/s; 20 wanted: the Collector's core was full."),
+        (
+            [found(20, rate=15, core=0.95)],
+            "x: nothing lost or refused up to 15 spans/s; 20 wanted: the Collector's core was full.",
+        ),
         (
             [found(20, rate=15)],
             "x: nothing lost or refused up to 15 spans/s; 20 wanted: the sender, one connection on the same machine, came no faster.",
@@ -43,8 +58,14 @@ def test_it_says_what_stood_in_the_way_of_a_higher_rate(rates: list[pipeline.Fou
 
 def test_rates_rise_until_one_is_not_sustained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The first rate with a loss is shown and is the last that is tried."""
-    monkeypatch.setattr(pipeline, "measure", lambda _folder, _setup, rate, _seconds, _payload: found(rate, lost=rate > 10))
-    assert [each.wanted for each in pipeline.climb(tmp_path, pipeline.Setup("x", "agent", (5, 10, 20, 40)), 1, [])] == [5, 10, 20]
+    monkeypatch.setattr(
+        pipeline, "measure", lambda _folder, _setup, rate, _seconds, _payload: found(rate, lost=rate > 10)
+    )
+    assert [each.wanted for each in pipeline.climb(tmp_path, pipeline.Setup("x", "agent", (5, 10, 20, 40)), 1, [])] == [
+        5,
+        10,
+        20,
+    ]
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -97,6 +118,8 @@ def test_it_runs_by_one_command_and_tries_every_shipped_configuration(tmp_path: 
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "pipeline.json").read_text())
     assert (tmp_path / "pipeline.txt").read_text() in done.stdout
-    assert {setup.config for setup in pipeline.SETUPS} == {file.stem for file in (ROOT / "collector").glob("*.yaml")} - {"builder"}
+    assert {setup.config for setup in pipeline.SETUPS} == {
+        file.stem for file in (ROOT / "collector").glob("*.yaml")
+    } - {"builder"}
     assert [row[5:7] for row in report["rows"]] == [[0, 0]] * len(pipeline.SETUPS)
     assert report["raw"].keys() == {setup.name for setup in pipeline.SETUPS}

@@ -10,21 +10,48 @@ from vibevoice_otel import semconv
 
 RECORDED = {rule.name for group in groups() for rule in group.rules}
 #: Metrics of other programs that we read: Prometheus' own, and the Collector's about itself.
-FOREIGN = {"up", "ALERTS", "target_info", "otelcol_exporter_queue_size", "otelcol_exporter_queue_capacity", *COLLECTOR_LOSSES}
-FOREIGN |= {"otelcol_exporter_sent_spans_total", "otelcol_receiver_accepted_spans_total", "otelcol_process_uptime_seconds_total"}
+FOREIGN = {
+    "up",
+    "ALERTS",
+    "target_info",
+    "otelcol_exporter_queue_size",
+    "otelcol_exporter_queue_capacity",
+    *COLLECTOR_LOSSES,
+}
+FOREIGN |= {
+    "otelcol_exporter_sent_spans_total",
+    "otelcol_receiver_accepted_spans_total",
+    "otelcol_process_uptime_seconds_total",
+}
 OWN = {
     metric.prometheus + suffix: metric
     for metric in semconv.METRICS
     for suffix in (("_bucket", "_sum", "_count") if metric.instrument == "histogram" else ("",))
 }
-COMMON = {"service", "environment", "instance", "job", "le", "otel_metric_overflow", "__name__", "exporter", "counter", "alertname"}
+COMMON = {
+    "service",
+    "environment",
+    "instance",
+    "job",
+    "le",
+    "otel_metric_overflow",
+    "__name__",
+    "exporter",
+    "counter",
+    "alertname",
+}
 COMMON |= {"alertstate", "service_name", "severity", "receiver"}
 
 
 def metrics(expression: str) -> set[str]:
     """Names in metric position."""
     text = re.sub(r'"[^"]*"', '""', expression)
-    names = set(re.findall(r"(?<![\w.$])((?:service|voice):[\w:]+|vibevoice_\w+|otelcol_\w+|ALERTS\b|up\b(?=\{|\s|$)|target_info)", text))
+    names = set(
+        re.findall(
+            r"(?<![\w.$])((?:service|voice):[\w:]+|vibevoice_\w+|otelcol_\w+|ALERTS\b|up\b(?=\{|\s|$)|target_info)",
+            text,
+        )
+    )
     return {name for name in names if not re.fullmatch(r"otel_metric_overflow", name)}
 
 
@@ -35,7 +62,10 @@ def unknown_metrics(expression: str) -> set[str]:
 def selectors(expression: str) -> list[tuple[str, set[str]]]:
     """Metric name and the labels that it is matched by, of every selector."""
     found = re.findall(r"([A-Za-z_:][\w:]*)\{([^}]*)\}", expression)
-    return [(name, set(re.findall(r"([A-Za-z_]\w*)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', inside)))) for name, inside in found]
+    return [
+        (name, set(re.findall(r"([A-Za-z_]\w*)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', inside))))
+        for name, inside in found
+    ]
 
 
 def unknown_labels(expression: str) -> set[str]:

@@ -45,7 +45,9 @@ def test_the_committed_files_are_the_generated_ones() -> None:
 def test_the_check_names_what_differs(tmp_path: Path) -> None:
     """`python -m dashboards --check` exits 0 when all is up to date, and refuses what it does not know."""
     for arguments, code in ((["--check"], 0), (["--nonsense"], 2)):
-        done = subprocess.run([sys.executable, "-m", "dashboards", *arguments], cwd=HERE.parent, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "dashboards", *arguments], cwd=HERE.parent, capture_output=True, check=False
+        )
         assert done.returncode == code, done.stderr
 
 
@@ -69,10 +71,16 @@ def by_the_types(board: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
 def test_grafana_s_published_types_know_every_field(board: Board) -> None:
     """Nothing is lost and nothing changes on the way through the types: no field is misspelt or of a wrong kind."""
-    assert {path for path in _missing(load(board), by_the_types(load(board)), "") if path.split(".")[-1] not in BEYOND_THE_TYPES} == set()
+    assert {
+        path
+        for path in _missing(load(board), by_the_types(load(board)), "")
+        if path.split(".")[-1] not in BEYOND_THE_TYPES
+    } == set()
 
 
-@pytest.mark.parametrize("field", ["fillOpacity", "expr", "graphMode", "gridPos", "legendFormat", "includeAll", "noValue", "stacking"])
+@pytest.mark.parametrize(
+    "field", ["fillOpacity", "expr", "graphMode", "gridPos", "legendFormat", "includeAll", "noValue", "stacking"]
+)
 def test_a_misspelt_field_would_be_found(field: str) -> None:
     """The check above sees into panels, queries, options and variables alike."""
     wrong = json.loads((HERE / "generated" / "vibevoice-health.json").read_text().replace(f'"{field}"', f'"{field}s"'))
@@ -89,7 +97,9 @@ def _missing(ours: Any, theirs: Any, path: str) -> Any:
                 yield from _missing(value, theirs[key], f"{path}.{key}")
     elif isinstance(ours, list):
         for index, value in enumerate(ours):
-            yield from _missing(value, theirs[index] if isinstance(theirs, list) and index < len(theirs) else None, f"{path}[{index}]")
+            yield from _missing(
+                value, theirs[index] if isinstance(theirs, list) and index < len(theirs) else None, f"{path}[{index}]"
+            )
     elif ours != theirs:
         yield f"{path}: {ours!r} is {theirs!r}"
 
@@ -233,7 +243,10 @@ def test_a_wrong_edge_or_suffix_is_refused() -> None:
 
 def test_bound_replaces_every_variable() -> None:
     """What the stack tests and the pictures run is the panel's own query with values in the variables' place."""
-    assert queries.bound('a{v=~"$voice", s=~"${service:pipe}"}[$__rate_interval]', {"voice": "x"}) == 'a{v=~"x", s=~".*"}[1m]'
+    assert (
+        queries.bound('a{v=~"$voice", s=~"${service:pipe}"}[$__rate_interval]', {"voice": "x"})
+        == 'a{v=~"x", s=~".*"}[1m]'
+    )
     for board in BOARDS:
         for panel in board.panels:
             assert all("$" not in queries.bound(query.expression) for query in panel.queries)

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceServicer, add_TraceServiceServicer_to_server
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from typing_extensions import Self
 
@@ -41,9 +47,17 @@ class HttpReceiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 encoding = self.headers.get("Content-Encoding", "")
-                body = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body) if encoding == "deflate" else body
+                body = (
+                    gzip.decompress(body)
+                    if encoding == "gzip"
+                    else zlib.decompress(body)
+                    if encoding == "deflate"
+                    else body
+                )
                 code = left.pop(0) if left else 200
-                received.headers.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path, "answer": str(code)})
+                received.headers.append(
+                    {k.lower(): v for k, v in self.headers.items()} | {"path": self.path, "answer": str(code)}
+                )
                 if code == 200:
                     received.requests.append(ExportTraceServiceRequest.FromString(body))
                 self.send_response(code)
@@ -73,7 +87,11 @@ class GrpcReceiver(TraceServiceServicer):
         self._failures = failures
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(self, self._server)
-        port = self._server.add_secure_port("localhost:0", credentials) if credentials else self._server.add_insecure_port("127.0.0.1:0")
+        port = (
+            self._server.add_secure_port("localhost:0", credentials)
+            if credentials
+            else self._server.add_insecure_port("127.0.0.1:0")
+        )
         self.endpoint = f"localhost:{port}" if credentials else f"http://127.0.0.1:{port}"
 
     def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:

@@ -14,7 +14,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 WHOLE = st.one_of(st.integers(0, 300), st.integers(-(2**63), 2**63 - 1))
 DOUBLE = st.floats(allow_nan=False)
 SCALARS = st.one_of(st.booleans(), WHOLE, DOUBLE, TEXT)
-KEYS = st.sampled_from([a.key for a in semconv.STEP.attributes + semconv.FRAME.attributes + semconv.LM_FORWARD.attributes])
+KEYS = st.sampled_from(
+    [a.key for a in semconv.STEP.attributes + semconv.FRAME.attributes + semconv.LM_FORWARD.attributes]
+)
 CHILDREN = [span for span in semconv.SPANS if span is not semconv.SYNTHESIZE]
 
 
@@ -27,7 +29,9 @@ def columns(draw: st.DrawFn, rows: int) -> Column:
         some = st.one_of(DOUBLE, st.just(float("nan")))  # not a number: this row has no such attribute
         return np.array(draw(st.lists(some, min_size=rows, max_size=rows)), np.float64)
     if kind == "names":
-        return np.array(draw(st.lists(st.sampled_from(["", "nan", "silent", "gr\u00fcn"]), min_size=rows, max_size=rows)), np.str_)
+        return np.array(
+            draw(st.lists(st.sampled_from(["", "nan", "silent", "gr\u00fcn"]), min_size=rows, max_size=rows)), np.str_
+        )
     values = WHOLE if kind == "whole" else st.integers(0, 9)
     return np.array(draw(st.lists(values, min_size=rows, max_size=rows)), np.int64)
 

@@ -34,10 +34,14 @@ class Stateful(Sampler):
         return "stateful"
 
 
-def plain(batch: Batch, limits: SpanLimits | None = None, sampler: Sampler = ALWAYS_ON) -> tuple[list[ReadableSpan], object]:
+def plain(
+    batch: Batch, limits: SpanLimits | None = None, sampler: Sampler = ALWAYS_ON
+) -> tuple[list[ReadableSpan], object]:
     """The spans that the plain path makes of ``batch`` (without the request's own), and that one's context."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(sampler=sampler, span_limits=limits, resource=Resource({"service.name": "s"}), shutdown_on_exit=False)
+    provider = TracerProvider(
+        sampler=sampler, span_limits=limits, resource=Resource({"service.name": "s"}), shutdown_on_exit=False
+    )
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     emitter = SpanEmitter(provider.get_tracer(semconv.SCOPE, "1", semconv.SCHEMA_URL))
     root = emitter.open(batch.request, 1, None)
@@ -87,7 +91,9 @@ def test_trace_state_and_text_limit_are_honoured(batch: Batch) -> None:
 def block(rows: int, **attributes: object) -> Block:
     times = np.arange(rows, dtype=np.int64) + 1_700_000_000_000_000_000
     ids = np.arange(1, rows + 1, dtype=np.uint64)
-    return Block(semconv.STEP, times, times + 1, ids, ids + 1, {semconv.STEP_INDEX.key: np.arange(rows) % 5, **attributes})
+    return Block(
+        semconv.STEP, times, times + 1, ids, ids + 1, {semconv.STEP_INDEX.key: np.arange(rows) % 5, **attributes}
+    )
 
 
 def test_the_bytes_themselves_are_canonical() -> None:

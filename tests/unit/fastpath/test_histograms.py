@@ -20,7 +20,12 @@ from opentelemetry.sdk.metrics import (
     TraceBasedExemplarFilter,
 )
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
-from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import (
+    DropAggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
 
 from vibevoice_otel import semconv
 from vibevoice_otel.fastpath import histograms
@@ -53,7 +58,11 @@ class Pair:
     def record(self, values: Sequence[float], span_ids: Sequence[int] = (), **attributes: str) -> None:
         for each in self.instruments:
             rows = range(len(values))
-            exemplars = Exemplars(np.array(span_ids, np.uint64), (0xABC,), [0 for _ in rows], list(rows)) if len(span_ids) else None
+            exemplars = (
+                Exemplars(np.array(span_ids, np.uint64), (0xABC,), [0 for _ in rows], list(rows))
+                if len(span_ids)
+                else None
+            )
             each.record_many(semconv.INFERENCE, np.array(values, np.float64), {"voice": "v", **attributes}, exemplars)
 
     def add(self, amount: float, **attributes: str) -> None:
@@ -62,7 +71,9 @@ class Pair:
 
     def check(self) -> None:
         """All readers of both sides, in the same order, have the same points."""
-        ours, theirs = ([_points(reader) for reader in provider._all_metric_readers_in_order] for provider in self.providers)  # type: ignore[attr-defined]
+        ours, theirs = (
+            [_points(reader) for reader in provider._all_metric_readers_in_order] for provider in self.providers
+        )  # type: ignore[attr-defined]
         assert ours == theirs
 
 
@@ -92,7 +103,19 @@ def _points(reader: InMemoryMetricReader) -> dict[str, list[object]]:
 
 
 def _point(point: Any) -> object:
-    fields = ("attributes", "count", "sum", "min", "max", "bucket_counts", "explicit_bounds", "value", "scale", "zero_count", "positive")
+    fields = (
+        "attributes",
+        "count",
+        "sum",
+        "min",
+        "max",
+        "bucket_counts",
+        "explicit_bounds",
+        "value",
+        "scale",
+        "zero_count",
+        "positive",
+    )
     exemplars = [(e.value, e.trace_id, e.span_id, e.filtered_attributes) for e in point.exemplars]
     return [(name, getattr(point, name, None)) for name in fields], exemplars
 
@@ -116,7 +139,9 @@ def test_a_long_block_too(seed: int, traced: bool) -> None:
     generator = np.random.default_rng(seed)
     both = pair()
     both.record([0.001])
-    both.record(generator.gamma(2, 0.004, 3 * MANY).tolist(), generator.integers(0, 3, 3 * MANY).tolist() if traced else ())
+    both.record(
+        generator.gamma(2, 0.004, 3 * MANY).tolist(), generator.integers(0, 3, 3 * MANY).tolist() if traced else ()
+    )
     assert both.bulk == 1
     both.check()
 
@@ -137,7 +162,9 @@ def test_temporality_is_the_readers_own(temporality: dict[type, AggregationTempo
     both = pair(temporality=temporality)
     for values in ([0.001], [0.002, 0.3], [], [0.004], [0.1, 0.2]):
         if values:
-            for _ in range(2):  # a release that begins each collection anew takes the first of each through the public API
+            for _ in range(
+                2
+            ):  # a release that begins each collection anew takes the first of each through the public API
                 both.record(values, [9] * len(values))
                 both.add(sum(values))
         both.check()
@@ -170,11 +197,14 @@ def test_several_readers_each_get_everything() -> None:
 
 VIEWS = {
     "renamed": View(instrument_name=semconv.INFERENCE.name, name="renamed"),
-    "other buckets": View(instrument_name=semconv.INFERENCE.name, aggregation=ExplicitBucketHistogramAggregation([0.01, 0.1])),
+    "other buckets": View(
+        instrument_name=semconv.INFERENCE.name, aggregation=ExplicitBucketHistogramAggregation([0.01, 0.1])
+    ),
     "fewer attributes": View(instrument_name=semconv.INFERENCE.name, attribute_keys={"voice"}),
     "dropped": View(instrument_name=semconv.INFERENCE.name, aggregation=DropAggregation()),
     "no minimum": View(
-        instrument_name=semconv.INFERENCE.name, aggregation=ExplicitBucketHistogramAggregation([0.01], record_min_max=False)
+        instrument_name=semconv.INFERENCE.name,
+        aggregation=ExplicitBucketHistogramAggregation([0.01], record_min_max=False),
     ),
 }
 
@@ -200,7 +230,9 @@ def test_two_views_of_one_instrument() -> None:
 
 def test_an_exponential_histogram_is_left_to_the_public_api() -> None:
     """What is not known is declined, and the reason stands in the explanation."""
-    both = pair(views=[View(instrument_name=semconv.INFERENCE.name, aggregation=ExponentialBucketHistogramAggregation())])
+    both = pair(
+        views=[View(instrument_name=semconv.INFERENCE.name, aggregation=ExponentialBucketHistogramAggregation())]
+    )
     for _ in range(3):
         both.record([0.001, 0.05, 0.5], [1, 2, 3])
     assert both.bulk == 0
@@ -252,7 +284,9 @@ def test_a_reader_that_comes_later_is_served(monkeypatch: pytest.MonkeyPatch) ->
     assert ("count", 3) in point[0]  # type: ignore[index]
 
 
-def test_a_release_whose_insides_differ_uses_the_public_api(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_whose_insides_differ_uses_the_public_api(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Proof is taken on the installed release; where it fails there is one warning, and nothing is lost."""
 
     def renamed(*_: object) -> None:
@@ -268,7 +302,10 @@ def test_a_release_whose_insides_differ_uses_the_public_api(monkeypatch: pytest.
     assert [r.getMessage() for r in caplog.records] == [
         "the metrics SDK's aggregations are not as known; every value is recorded through the public API"
     ]
-    assert both.fast.explain() == "metrics: recorded one value at a time, because this release's aggregations are not as known"
+    assert (
+        both.fast.explain()
+        == "metrics: recorded one value at a time, because this release's aggregations are not as known"
+    )
 
 
 def test_without_the_sdk_nothing_breaks() -> None:

@@ -61,7 +61,13 @@ class CountingGenerator(IdGenerator):
 class Stack:
     """A provider with an exporter, an emitter on it, and what was dropped."""
 
-    def __init__(self, *exporters: SpanExporter, fast: bool = True, sampler: Sampler = ALWAYS_ON, limits: SpanLimits | None = None) -> None:
+    def __init__(
+        self,
+        *exporters: SpanExporter,
+        fast: bool = True,
+        sampler: Sampler = ALWAYS_ON,
+        limits: SpanLimits | None = None,
+    ) -> None:
         self.provider = TracerProvider(
             sampler=sampler, span_limits=limits, id_generator=CountingGenerator(), shutdown_on_exit=False,
             resource=Resource({"service.name": "speech", "n": 3}, "https://example.org/resource"),
@@ -102,7 +108,12 @@ def stack() -> Iterator[Callable[..., Stack]]:
 def contents(received: Received) -> list[tuple[bytes, bytes, str, bytes]]:
     """Every span with its resource and scope, however they were divided among requests."""
     return sorted(
-        (rs.resource.SerializeToString() + rs.schema_url.encode(), ss.scope.SerializeToString(), ss.schema_url, span.SerializeToString())
+        (
+            rs.resource.SerializeToString() + rs.schema_url.encode(),
+            ss.scope.SerializeToString(),
+            ss.schema_url,
+            span.SerializeToString(),
+        )
         for r in received.requests
         for rs in r.resource_spans
         for ss in rs.scope_spans
@@ -158,9 +169,15 @@ def test_the_exporters_own_retry_serves(stack: Callable[..., Stack]) -> None:
     """A receiver that is briefly away loses nothing, with either protocol."""
     for away in (HttpReceiver(503), GrpcReceiver(failures=1)):
         with away as receiver:
-            exporter = HttpExporter(receiver.endpoint) if isinstance(receiver, HttpReceiver) else GrpcExporter(receiver.endpoint)
+            exporter = (
+                HttpExporter(receiver.endpoint)
+                if isinstance(receiver, HttpReceiver)
+                else GrpcExporter(receiver.endpoint)
+            )
             one = stack(exporter)
-            assert one.fast.emit(finish(request()), one.emitter.open(1, 0, None).get_span_context())  # ours alone meets the refusal
+            assert one.fast.emit(
+                finish(request()), one.emitter.open(1, 0, None).get_span_context()
+            )  # ours alone meets the refusal
             assert one.provider.force_flush()
             assert len(receiver.received.headers) == 2
             assert len(receiver.received.spans()) == 18
@@ -173,13 +190,35 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         pytest.skip("no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
-    command += ["-out", str(certificate), "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-keyout",
+        str(key),
+    ]
+    command += [
+        "-out",
+        str(certificate),
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
 
-def test_tls_is_the_operators(stack: Callable[..., Stack], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_is_the_operators(
+    stack: Callable[..., Stack], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A private authority's certificate, as OTEL_EXPORTER_OTLP_CERTIFICATE or credentials, with either protocol."""
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(variable, raising=False)  # requests lets them override a session's own authority
@@ -283,7 +322,9 @@ def test_a_processor_that_comes_later_gets_spans_from_then_on(stack: Callable[..
     with HttpReceiver() as receiver:
         one = stack(HttpExporter(receiver.endpoint))
         one.speak()
-        assert one.fast.explain().startswith("spans: written a block at a time and sent by OTLP over HTTP to http://127.0.0.1")
+        assert one.fast.explain().startswith(
+            "spans: written a block at a time and sent by OTLP over HTTP to http://127.0.0.1"
+        )
         foreign = Foreign()
         one.provider.add_span_processor(foreign)
         one.speak()
@@ -302,11 +343,15 @@ REASONS: dict[str, tuple[Callable[[Stack], object], str]] = {
         "SimpleSpanProcessor is not the SDK's BatchSpanProcessor",
     ),
     "console": (
-        lambda s: s.provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(), schedule_delay_millis=60_000)),
+        lambda s: s.provider.add_span_processor(
+            BatchSpanProcessor(ConsoleSpanExporter(), schedule_delay_millis=60_000)
+        ),
         "ConsoleSpanExporter is not the SDK's OTLP exporter",
     ),
     "subclass": (
-        lambda s: s.provider.add_span_processor(BatchSpanProcessor(Subclass("http://127.0.0.1:1/"), schedule_delay_millis=60_000)),
+        lambda s: s.provider.add_span_processor(
+            BatchSpanProcessor(Subclass("http://127.0.0.1:1/"), schedule_delay_millis=60_000)
+        ),
         "Subclass is not the SDK's OTLP exporter",
     ),
 }
@@ -326,7 +371,10 @@ def test_it_says_why_it_stands_back(stack: Callable[..., Stack], case: str) -> N
 def test_span_limits_that_bite_are_left_to_the_sdk(stack: Callable[..., Stack]) -> None:
     """A low attribute count limit drops attributes, oldest first: the SDK's business."""
     one = stack(limits=SpanLimits(max_span_attributes=2))
-    assert one.fast.explain() == "spans: made one by one, because spans are limited to 2 attributes (OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT)"
+    assert (
+        one.fast.explain()
+        == "spans: made one by one, because spans are limited to 2 attributes (OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT)"
+    )
 
 
 def test_the_sdks_self_metrics_count_every_span(stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +401,9 @@ def test_a_provider_that_comes_late_is_taken_up() -> None:
     assert fast.explain() == "spans: written a block at a time and sent by nowhere (the provider has no processor)"
 
 
-def test_a_record_that_cannot_be_written_is_not_lost(stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_written_is_not_lost(
+    stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture
+) -> None:
     """A bug of ours costs speed, not spans: one warning, then the plain path."""
     with HttpReceiver() as receiver:
         one = stack(HttpExporter(receiver.endpoint))
@@ -457,7 +507,9 @@ def test_doctor_is_told_of_both_halves() -> None:
     ]
 
 
-def test_a_release_without_the_names_is_served_plainly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_without_the_names_is_served_plainly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A future SDK that moved its modules costs speed and one warning, never the telemetry."""
     monkeypatch.setitem(sys.modules, "vibevoice_otel.fastpath.histograms", None)
     recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))

@@ -34,7 +34,9 @@ class Run:
 
     def __post_init__(self) -> None:
         host = self.gpu.host
-        self.timeline = t = Timeline(1, Anchor(wall=0, monotonic=0), host(), Asked(voice="en-Carter_man", text_length=5))
+        self.timeline = t = Timeline(
+            1, Anchor(wall=0, monotonic=0), host(), Asked(voice="en-Carter_man", text_length=5)
+        )
         t.used.voice, t.used.cfg, t.used.steps = "en-Carter_man", 1.5, 5
         self.notes = StreamNotes(t, self.gpu, host)
         self.notes.placing._sleep = host.sleep  # time passes while the recorder waits

@@ -56,7 +56,12 @@ def test_a_kernel_belongs_to_the_step_in_which_it_was_launched() -> None:
 def test_synchronisations_are_counted_by_name() -> None:
     """What makes the host wait, and nothing else; under whichever name CUPTI has for it."""
     assert gpu.waits(trace()) == {"cudaStreamSynchronize": 2}
-    names = ("cudaStreamSynchronize_v3020", "cudaStreamSynchronize_ptsz", "cudaEventSynchronize_v3020", "cudaLaunchKernel_v7000")
+    names = (
+        "cudaStreamSynchronize_v3020",
+        "cudaStreamSynchronize_ptsz",
+        "cudaEventSynchronize_v3020",
+        "cudaLaunchKernel_v7000",
+    )
     found = gpu.waits({"traceEvents": [{"cat": "cuda_runtime", "name": name} for name in names]})
     assert found == {"cudaStreamSynchronize": 2, "cudaEventSynchronize": 1}
 
@@ -134,7 +139,11 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         first = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        if first is not None and first.is_cuda and any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "item")):
+        if (
+            first is not None
+            and first.is_cuda
+            and any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "item"))
+        ):
             self.seen.append(str(function))
         result = function(*args, **(kwargs or {}))
         if first is not None and "copy" in str(function) and first.is_cuda is not result.is_cuda:
@@ -171,7 +180,9 @@ def test_queued_ahead_no_step_waits(ahead: bool) -> None:
                     for name, each in own.items():
                         if each is not None:
                             there = torch.empty(each.shape, dtype=each.dtype, device="cuda")
-                            own[name] = torch.nn.Parameter(there, requires_grad=False) if own is module._parameters else there
+                            own[name] = (
+                                torch.nn.Parameter(there, requires_grad=False) if own is module._parameters else there
+                            )
             condition = torch.empty(1, 1536, dtype=torch.bfloat16, device="cuda")
             with waits:
                 latent = subject.model._sample_audio_latent(condition, condition, scheduler, gpu.STEPS, 1.5)

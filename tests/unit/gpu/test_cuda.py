@@ -27,7 +27,11 @@ class FakeCuda(types.SimpleNamespace):
             Event=lambda enable_timing: types.SimpleNamespace(enable_timing=enable_timing),
             current_stream=lambda index: f"stream of {index}",
             is_current_stream_capturing=lambda: False,
-            memory_stats=lambda _index: {"allocated_bytes.all.current": 5, "reserved_bytes.all.current": 9, "num_ooms": 2},
+            memory_stats=lambda _index: {
+                "allocated_bytes.all.current": 5,
+                "reserved_bytes.all.current": 9,
+                "num_ooms": 2,
+            },
             memory_stats_as_nested_dict=lambda _index: {"allocated_bytes": {"all": {"current": 5, "peak": 7}}},
             mem_get_info=lambda _index: (40, 100),
             get_per_process_memory_fraction=lambda _index: fraction,
@@ -154,7 +158,9 @@ def test_a_model_on_several_devices_is_timed_by_the_host(monkeypatch: pytest.Mon
     assert device.notes_for(run.timeline, model) is None
 
 
-def test_a_device_that_cannot_be_opened_costs_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_cannot_be_opened_costs_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The generation goes on by the host's clock."""
 
     def broken(_index: int) -> Any:

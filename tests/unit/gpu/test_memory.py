@@ -30,7 +30,9 @@ class Growing(FakeGpu):
 
     def grow(self) -> None:
         held = self.counters.allocated + self.by
-        self.counters = dataclasses.replace(self.counters, allocated=held, reserved=held, peak=max(held, self.counters.peak or 0))
+        self.counters = dataclasses.replace(
+            self.counters, allocated=held, reserved=held, peak=max(held, self.counters.peak or 0)
+        )
 
     def kernel(self, nanoseconds: float, host_cost: float = 3000.0) -> tuple[float, float]:
         self.grow()
@@ -48,9 +50,14 @@ def points(*register: Any) -> dict[str, list[tuple[dict[str, str], float]]]:
     provider.shutdown()
     if data is None:
         return {}
-    metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
+    metrics = [
+        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    ]
     return {
-        m.name: [(dict(p.attributes), getattr(p, "value", None) if hasattr(p, "value") else p.sum) for p in m.data.data_points]
+        m.name: [
+            (dict(p.attributes), getattr(p, "value", None) if hasattr(p, "value") else p.sum)
+            for p in m.data.data_points
+        ]
         for m in metrics
     }
 
@@ -220,7 +227,9 @@ def test_out_of_memory_leaves_the_allocators_state_on_the_span() -> None:
     assert generate is not None
     assert generate.error_type == "OutOfMemoryError"
     expected = {"allocated": 70, "reserved": 78, "fragmented": 8, "free": 2, "limit": 80, "retries": 3, "ooms": 1}
-    assert {f"vibevoice.gpu.memory.{name}": value for name, value in expected.items()}.items() <= generate.attributes.items()
+    assert {
+        f"vibevoice.gpu.memory.{name}": value for name, value in expected.items()
+    }.items() <= generate.attributes.items()
     healthy = Run(FakeGpu())
     healthy.frame()
     healthy.end()

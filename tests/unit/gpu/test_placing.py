@@ -34,7 +34,9 @@ def stated(batch: Batch, block: Block) -> np.ndarray:
         return np.asarray(block.attributes[semconv.CLOCK_ERROR.key]) * 1e9
     frames = batch.block(semconv.FRAME)
     assert frames is not None
-    own = dict(zip(frames.span_id.tolist(), np.asarray(frames.attributes[semconv.CLOCK_ERROR.key]).tolist(), strict=True))
+    own = dict(
+        zip(frames.span_id.tolist(), np.asarray(frames.attributes[semconv.CLOCK_ERROR.key]).tolist(), strict=True)
+    )
     return np.array([own[parent] for parent in block.parent_id.tolist()]) * 1e9
 
 
@@ -42,7 +44,9 @@ def check_tree(batch: Batch) -> None:
     """Every record lies inside its parent, and steps of a frame follow one another."""
     inside = {op.span_id: (op.start, op.end) for op in batch.operations}
     for block in batch.blocks:
-        inside.update(dict(zip(block.span_id.tolist(), zip(block.start.tolist(), block.end.tolist(), strict=True), strict=True)))
+        inside.update(
+            dict(zip(block.span_id.tolist(), zip(block.start.tolist(), block.end.tolist(), strict=True), strict=True))
+        )
     for block in batch.blocks:
         for start, end, parent in zip(block.start.tolist(), block.end.tolist(), block.parent_id.tolist(), strict=True):
             assert start <= end, block.span
@@ -67,7 +71,15 @@ def check_tree(batch: Batch) -> None:
 )
 @examples(max_examples=150, deadline=None)
 def test_every_interval_is_within_the_stated_error_of_the_truth(
-    launch: float, jitter: float, skew: float, step_ns: float, host_ns: float, syncs: bool, frames: int, steps: int, seed: int
+    launch: float,
+    jitter: float,
+    skew: float,
+    step_ns: float,
+    host_ns: float,
+    syncs: bool,
+    frames: int,
+    steps: int,
+    seed: int,
 ) -> None:
     """Whatever the launches, the kernels, the drift and the rounding: no start and no end is further from the truth than is said."""
     source = random.Random(seed)

@@ -48,7 +48,9 @@ class Pipeline:
     provider: TracerProvider
     _collected: Any = None  # an exemplar lives for one collection, so all is read from one
 
-    async def ask(self, query: bytes = b"text=hello", headers: Sequence[tuple[bytes, bytes]] = (), *, leaves: bool = False) -> Answer:
+    async def ask(
+        self, query: bytes = b"text=hello", headers: Sequence[tuple[bytes, bytes]] = (), *, leaves: bool = False
+    ) -> Answer:
         """One WebSocket request through the application's own entry; ``leaves``: the listener is gone after the first message."""
         answer, asked = Answer(), iter([{"type": "websocket.connect"}])
         gone = asyncio.Event()
@@ -146,7 +148,9 @@ def speaking_app() -> FastAPI:
 
 
 @contextmanager
-def pipeline(sampler: Sampler | None = None, settings: Settings | None = None, app: FastAPI | None = None) -> Iterator[Pipeline]:
+def pipeline(
+    sampler: Sampler | None = None, settings: Settings | None = None, app: FastAPI | None = None
+) -> Iterator[Pipeline]:
     """Everything on, and everything off again."""
     provider, exporter, reader = TracerProvider(sampler=sampler), InMemorySpanExporter(), InMemoryMetricReader()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -154,7 +158,9 @@ def pipeline(sampler: Sampler | None = None, settings: Settings | None = None, a
     app = app or speaking_app()
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, meter_provider=meters)
     instrumentor = VibeVoiceInstrumentor()
-    instrumentor.instrument(tracer_provider=provider, meter_provider=meters, settings=settings or Settings(), skip_dep_check=True)
+    instrumentor.instrument(
+        tracer_provider=provider, meter_provider=meters, settings=settings or Settings(), skip_dep_check=True
+    )
     try:
         yield Pipeline(app, exporter, reader, instrumentor, provider)
     finally:

@@ -21,7 +21,9 @@ PAGE = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_TRACES_EXPORTER": "none"}
 )
 def test_one_page_for_several_workers_is_wrong(environment: dict[str, str], workers: int | None, because: str) -> None:
     """Wherever the number of workers can be known, the finding names setting, reason and remedy."""
-    wrong = [each for each in doctor.exports({**PAGE, **environment}, workers) if each.subject == "OTEL_METRICS_EXPORTER"]
+    wrong = [
+        each for each in doctor.exports({**PAGE, **environment}, workers) if each.subject == "OTEL_METRICS_EXPORTER"
+    ]
     assert [each.level for each in wrong] == ["wrong"]
     assert because in wrong[0].says
     assert "Mend: OTEL_METRICS_EXPORTER=otlp" in wrong[0].says
@@ -29,7 +31,13 @@ def test_one_page_for_several_workers_is_wrong(environment: dict[str, str], work
 
 @pytest.mark.parametrize(
     ("environment", "workers"),
-    [({}, None), ({}, 1), ({"WEB_CONCURRENCY": "1"}, None), ({"WEB_CONCURRENCY": "4"}, 1), ({"WEB_CONCURRENCY": "many"}, None)],
+    [
+        ({}, None),
+        ({}, 1),
+        ({"WEB_CONCURRENCY": "1"}, None),
+        ({"WEB_CONCURRENCY": "4"}, 1),
+        ({"WEB_CONCURRENCY": "many"}, None),
+    ],
 )
 def test_one_worker_has_its_page(environment: dict[str, str], workers: int | None) -> None:
     """With one process, or none known of, the page is there; what the operator says counts more than the environment."""

@@ -36,7 +36,9 @@ def told(service: object) -> str:
 def test_the_text_is_in_no_span_and_no_metric(semconv: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever parameter it is sent in, and in an exception's message, in both modes of the semantic conventions."""
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", semconv)
-    monkeypatch.setattr("opentelemetry.instrumentation._semconv._OpenTelemetrySemanticConventionStability._initialized", False)
+    monkeypatch.setattr(
+        "opentelemetry.instrumentation._semconv._OpenTelemetrySemanticConventionStability._initialized", False
+    )
     with pipeline() as service:
         answers = service.run(*(way.encode() for way in WAYS), headers=[(b"baggage", f"x={CANARY}".encode())])
         assert sum(answer.error is not None for answer in answers) == 1, "the service's own exception is its own affair"
@@ -50,7 +52,12 @@ def test_capture_puts_the_text_on_the_request_alone() -> None:
     """With VIBEVOICE_OTEL_CAPTURE_TEXT it stands on vibevoice.synthesize as vibevoice.text, and neither in the URL nor in exceptions."""
     with pipeline(settings=Settings(capture_text=True)) as service:
         service.run(f"text={TEXT}".encode(), f"text={TEXT}&fail=1".encode())
-        where = {(s.name, key) for s in service.spans() for key, value in (s.attributes or {}).items() if CANARY in str(value)}
+        where = {
+            (s.name, key)
+            for s in service.spans()
+            for key, value in (s.attributes or {}).items()
+            if CANARY in str(value)
+        }
         assert where == {("vibevoice.synthesize", "vibevoice.text")}
         assert not any(CANARY in str(event.attributes) for span in service.spans() for event in span.events)
         assert not any(CANARY in str(span.status.description) for span in service.spans())
@@ -82,7 +89,10 @@ def test_a_span_of_the_services_own_is_covered_while_it_serves() -> None:
         service.run(b"text=x")
         call(app, "/work")
         assert CANARY not in told(service)
-        with pytest.raises(ValueError, match="plain"), service.provider.get_tracer("program").start_as_current_span("outside"):
+        with (
+            pytest.raises(ValueError, match="plain"),
+            service.provider.get_tracer("program").start_as_current_span("outside"),
+        ):
             raise ValueError("plain")
         assert "plain" in told(service)
 
@@ -130,7 +140,11 @@ REDACT = Redactor(("/stream",), lambda name: name == "en-Emma_woman").query
 @pytest.mark.parametrize(
     ("path", "query", "shown"),
     [
-        ("/stream", b"text=a+b&voice=en-Emma_woman&cfg=1.5&steps=5", b"text=REDACTED&voice=en-Emma_woman&cfg=1.5&steps=5"),
+        (
+            "/stream",
+            b"text=a+b&voice=en-Emma_woman&cfg=1.5&steps=5",
+            b"text=REDACTED&voice=en-Emma_woman&cfg=1.5&steps=5",
+        ),
         ("/stream", b"voice=secret&cfg=nan&steps=secret", b"voice=REDACTED&cfg=nan&steps=REDACTED"),
         ("/stream", b"secret", b"REDACTED"),
         ("/api/stream", b"other=secret", b"REDACTED"),
@@ -152,11 +166,19 @@ def _printed(name: str, message: str, *args: object) -> str:
 
 def test_access_logs() -> None:
     """Uvicorn's HTTP and WebSocket lines, gunicorn's atoms: the text is hidden, everything else as it was."""
-    http = _printed("uvicorn.access", '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", f"/stream?text={TEXT}&cfg=1.5", "1.1", 200)
+    http = _printed(
+        "uvicorn.access", '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", f"/stream?text={TEXT}&cfg=1.5", "1.1", 200
+    )
     assert http == '127.0.0.1:1 - "GET /stream?text=REDACTED&cfg=1.5 HTTP/1.1" 200'
     socket = _printed("uvicorn.error", '%s - "WebSocket %s" [accepted]', "127.0.0.1:1", f"/stream?voice={CANARY}")
     assert socket == '127.0.0.1:1 - "WebSocket /stream?voice=REDACTED" [accepted]'
-    atoms = {"r": f"GET /stream?text={TEXT} HTTP/1.1", "q": f"text={TEXT}", "U": "/stream", "f": f"http://x/stream?text={TEXT}", "s": 200}
+    atoms = {
+        "r": f"GET /stream?text={TEXT} HTTP/1.1",
+        "q": f"text={TEXT}",
+        "U": "/stream",
+        "f": f"http://x/stream?text={TEXT}",
+        "s": 200,
+    }
     line = _printed("gunicorn.access", "%(r)s %(q)s %(U)s %(f)s %(s)s", atoms)
     assert line == "GET /stream?text=REDACTED HTTP/1.1 text=REDACTED /stream http://x/stream?text=REDACTED 200"
     assert atoms["q"] == f"text={TEXT}", "the server's own are left alone"
@@ -184,7 +206,11 @@ def test_what_comes_from_outside_is_bounded() -> None:
     def look() -> None:
         seen.update(baggage.get_all())
 
-    for flood in (",".join(f"k{n}=v{n}" for n in range(500)), "k=" + "v" * 100_000, ",".join(f"k{n}={'v' * 100}" for n in range(170))):
+    for flood in (
+        ",".join(f"k{n}=v{n}" for n in range(500)),
+        "k=" + "v" * 100_000,
+        ",".join(f"k{n}={'v' * 100}" for n in range(170)),
+    ):
         headers = [*caller(sampled=True), (b"tracestate", flood.encode()), (b"baggage", flood.encode())]
         with pipeline(app=app) as service:
             seen.clear()
@@ -192,6 +218,8 @@ def test_what_comes_from_outside_is_bounded() -> None:
             call(app, "/baggage", {name.decode(): value.decode() for name, value in headers})
             assert all(len(span.get_span_context().trace_state) <= 32 for span in service.spans())  # type: ignore[union-attr]
             assert "v499" not in told(service)
-            assert "vvv" not in "".join(span.to_json() for span in service.spans() if not span.get_span_context().trace_state)  # type: ignore[union-attr]
+            assert "vvv" not in "".join(
+                span.to_json() for span in service.spans() if not span.get_span_context().trace_state
+            )  # type: ignore[union-attr]
         assert len(seen) <= 180
         assert sum(len(f"{key}={value}") for key, value in seen.items()) <= 8192

@@ -18,7 +18,9 @@ def test_every_dependency_is_pinned_with_hashes(name: str) -> None:
     found = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     assert len(found) > 10
     for line in found:
-        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^\s;]+( ; [^-]+)?\s+--hash=sha256:[0-9a-f]{64}", line), line[:100]
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^\s;]+( ; [^-]+)?\s+--hash=sha256:[0-9a-f]{64}", line), line[
+            :100
+        ]
         assert "://" not in line
 
 
@@ -27,7 +29,11 @@ def test_what_installs_them_asks_for_the_hashes() -> None:
     for file in ("tools/bootstrap.py", "Dockerfile", "Makefile"):
         assert "--require-hashes" in (ROOT / file).read_text(), file
     # The one exception: torch's CPU wheels come from an index of their own, where hashes differ. Its version is the pinned one.
-    without = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if "pip install" in line and "--require-hashes" not in line]
+    without = [
+        line
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if "pip install" in line and "--require-hashes" not in line
+    ]
     assert [bool(re.search(r"torch==", line)) for line in without] == [True]
     for file in ("tools/bootstrap.py", "Dockerfile"):
         assert "--no-build-isolation" in (ROOT / file).read_text(), "this package itself is built by the pinned backend"

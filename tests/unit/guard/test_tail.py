@@ -31,7 +31,9 @@ def assert_whole(service: Pipeline) -> None:
     """Every exported trace has its SERVER span and no span whose parent is missing (the caller's apart)."""
     for spans in service.traces().values():
         ids = {span.get_span_context().span_id for span in spans}  # type: ignore[union-attr]
-        assert sum(span.kind is trace.SpanKind.SERVER for span in spans) == sum(span.name == ROOT for span in spans) >= 1
+        assert (
+            sum(span.kind is trace.SpanKind.SERVER for span in spans) == sum(span.name == ROOT for span in spans) >= 1
+        )
         assert all(span.parent is None or span.parent.is_remote or span.parent.span_id in ids for span in spans)
 
 
@@ -51,9 +53,13 @@ def test_a_slow_first_audio_is_kept_with_its_exemplar() -> None:
         service.run(b"text=a", b"text=a&late=0.6", b"text=a")
         (spans,) = service.traces().values()
         assert_whole(service)
-        exemplars = [e for point in service.points("vibevoice.first_audio.latency") for e in point.exemplars if e.trace_id]
+        exemplars = [
+            e for point in service.points("vibevoice.first_audio.latency") for e in point.exemplars if e.trace_id
+        ]
         assert [e.trace_id for e in exemplars] == [spans[0].get_span_context().trace_id]  # type: ignore[union-attr]
-        assert exemplars[0].span_id in {s.get_span_context().span_id for s in spans if s.name == "vibevoice.first_chunk"}  # type: ignore[union-attr]
+        assert exemplars[0].span_id in {
+            s.get_span_context().span_id for s in spans if s.name == "vibevoice.first_chunk"
+        }  # type: ignore[union-attr]
 
 
 def test_a_listener_who_ran_dry_is_kept() -> None:
@@ -130,7 +136,11 @@ class Held:
         self.provider = TracerProvider(sampler=TailSampler(0.0))
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tail = TailProcessor(
-            lambda: sdk.exporting(self.provider), slow=0.45, limit=limit, on_drop=lambda *drop: self.drops.append(drop), room=sdk.room
+            lambda: sdk.exporting(self.provider),
+            slow=0.45,
+            limit=limit,
+            on_drop=lambda *drop: self.drops.append(drop),
+            room=sdk.room,
         )
         self.provider.add_span_processor(self.tail)
         self.tracer = self.provider.get_tracer("test")
@@ -223,7 +233,9 @@ def test_concurrent_requests_do_not_mix() -> None:
     """Interleaved requests, every other failing, are kept and dropped each on its own."""
 
     async def scene(service: Pipeline) -> Any:
-        return await asyncio.gather(*(service.ask(b"text=a&long=1&late=0.02" + (b"&fail=1" if n % 2 else b"")) for n in range(40)))
+        return await asyncio.gather(
+            *(service.ask(b"text=a&long=1&late=0.02" + (b"&fail=1" if n % 2 else b"")) for n in range(40))
+        )
 
     with pipeline(TailSampler(0.0), PATIENT) as service:
         asyncio.run(scene(service))

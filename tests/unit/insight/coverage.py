@@ -39,7 +39,10 @@ def main(seeds: int) -> None:
             ours.append(abs(card.streams - answer))
             naive.append(abs((card.naive or 0) - answer))
         binds = min(true, key=lambda key: true[key])
-        print(f"| {name} | {binds} | {answer} | {hits / seeds:.0%} | {np.mean(ours):.1f} | {np.mean(naive):.1f} |", flush=True)
+        print(
+            f"| {name} | {binds} | {answer} | {hits / seeds:.0%} | {np.mean(ours):.1f} | {np.mean(naive):.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

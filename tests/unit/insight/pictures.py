@@ -9,7 +9,16 @@ from vibevoice_otel.insight import plots
 from vibevoice_otel.insight.capacities import capacity
 from vibevoice_otel.insight.profiles import voices
 
-NAMES = ("en-Carter_man", "en-Emma_woman", "en-Mike_man", "de-Spk0_man", "fr-Spk1_woman", "in-Samuel_man", "jp-Spk0_man", "kr-Spk1_man")
+NAMES = (
+    "en-Carter_man",
+    "en-Emma_woman",
+    "en-Mike_man",
+    "de-Spk0_man",
+    "fr-Spk1_woman",
+    "in-Samuel_man",
+    "jp-Spk0_man",
+    "kr-Spk1_man",
+)
 SETTINGS = tuple(
     Setting(
         voice=name,

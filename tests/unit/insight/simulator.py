@@ -93,7 +93,11 @@ class Scrapes:
             lines = families.setdefault(kinds[name], [])
             for labels, values in rows.items():
                 text = ",".join(f'{k}="{v}"' for k, v in labels)
-                lines += [f"{name}{{{text}}} {v:.17g} {t:.3f}" for t, v in zip(self.times, values, strict=True) if not np.isnan(v)]
+                lines += [
+                    f"{name}{{{text}}} {v:.17g} {t:.3f}"
+                    for t, v in zip(self.times, values, strict=True)
+                    if not np.isnan(v)
+                ]
         out = []
         for (family, kind), lines in families.items():
             out.append(f"# TYPE {family} {kind}")
@@ -123,7 +127,11 @@ class Requests:
 def simulate(service: Service, rng: np.random.Generator, count: int | None = None) -> Requests:
     """Run the queue. ``count`` requests, or as many as arrive in the service's hours."""
     n = rng.poisson(service.rate * service.hours * 3600) if count is None else count
-    arrival = np.sort(rng.uniform(0, service.hours * 3600, n)) if count is None else np.cumsum(rng.exponential(1 / service.rate, n))
+    arrival = (
+        np.sort(rng.uniform(0, service.hours * 3600, n))
+        if count is None
+        else np.cumsum(rng.exponential(1 / service.rate, n))
+    )
     if service.audio_law == "exponential":
         audio = rng.exponential(service.audio, n)
     elif service.audio_law == "constant":
@@ -161,7 +169,9 @@ def _separate(service: Service, arrival: np.ndarray, work: np.ndarray) -> tuple[
     return start, np.where(refused, arrival, start + work), refused
 
 
-def _shared(service: Service, arrival: np.ndarray, work: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _shared(
+    service: Service, arrival: np.ndarray, work: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Slots that slow each other down: with n at work each advances 1 / (base + slope n) seconds of audio a second."""
     n = len(arrival)
     start, end, seen = np.empty(n), np.empty(n), np.ones(n)
@@ -205,7 +215,11 @@ def scrape(service: Service, requests: Requests, rng: np.random.Generator, begin
     voice_of = np.array([s.voice for s in service.settings])[requests.setting]
     for voice in voices:
         mine = served & (voice_of == voice)
-        scrapes.put(semconv.ACTIVE.prometheus, {**who, "voice": voice}, _level(clock, requests.arrival[mine], requests.end[mine]))
+        scrapes.put(
+            semconv.ACTIVE.prometheus,
+            {**who, "voice": voice},
+            _level(clock, requests.arrival[mine], requests.end[mine]),
+        )
     _memory(service, requests, scrapes, clock, who, served)
     _counters(service, requests, rng, scrapes, clock, who)
     if service.restart_at is not None:
@@ -224,7 +238,9 @@ def _level(clock: np.ndarray, begin: np.ndarray, end: np.ndarray, size: np.ndarr
     return np.round(out) if size is None else out
 
 
-def _memory(service: Service, requests: Requests, scrapes: Scrapes, clock: np.ndarray, who: dict[str, str], served: np.ndarray) -> None:
+def _memory(
+    service: Service, requests: Requests, scrapes: Scrapes, clock: np.ndarray, who: dict[str, str], served: np.ndarray
+) -> None:
     if service.limit is None:
         return
     start, end, size = requests.start[served], requests.end[served], requests.memory[served]
@@ -249,7 +265,12 @@ def _counted(clock: np.ndarray, at: np.ndarray, amount: np.ndarray | None = None
 
 
 def _histogram(
-    scrapes: Scrapes, metric: semconv.Metric, labels: dict[str, str], clock: np.ndarray, at: np.ndarray, values: np.ndarray
+    scrapes: Scrapes,
+    metric: semconv.Metric,
+    labels: dict[str, str],
+    clock: np.ndarray,
+    at: np.ndarray,
+    values: np.ndarray,
 ) -> None:
     name = metric.prometheus
     count = _counted(clock, at)
@@ -262,7 +283,12 @@ def _histogram(
 
 
 def _counters(
-    service: Service, requests: Requests, rng: np.random.Generator, scrapes: Scrapes, clock: np.ndarray, who: dict[str, str]
+    service: Service,
+    requests: Requests,
+    rng: np.random.Generator,
+    scrapes: Scrapes,
+    clock: np.ndarray,
+    who: dict[str, str],
 ) -> None:
     good = ~requests.failed & ~requests.refused
     busy = requests.end - requests.start
@@ -271,13 +297,19 @@ def _counters(
         mine = requests.setting == index
         labels = {**who, "voice": s.voice, "cfg": s.cfg, "steps": s.steps}
         by_voice.setdefault(s.voice, []).append(index)
-        for status, which in (("success", good), ("error", requests.failed & ~requests.refused), ("rejected", requests.refused)):
+        for status, which in (
+            ("success", good),
+            ("error", requests.failed & ~requests.refused),
+            ("rejected", requests.refused),
+        ):
             if status != "rejected" or service.refuses:
                 total = _counted(clock, requests.end[mine & which])
                 scrapes.put(semconv.REQUESTS.prometheus, {**labels, "status": status}, total)
         done = mine & good
         at = requests.end[done]
-        _histogram(scrapes, semconv.FIRST_AUDIO, {**labels, "text_length_range": s.text}, clock, at, requests.first_audio[done])
+        _histogram(
+            scrapes, semconv.FIRST_AUDIO, {**labels, "text_length_range": s.text}, clock, at, requests.first_audio[done]
+        )
         _histogram(scrapes, semconv.RTF, labels, clock, at, busy[done] / requests.audio[done])
     for voice, indices in by_voice.items():
         mine = np.isin(requests.setting, indices)
@@ -289,10 +321,14 @@ def _counters(
         if service.device is not None:  # three quarters in diffusion steps, the rest in decodes
             for metric, part in ((semconv.INFERENCE, 0.75), (semconv.DECODE_DURATION, 0.25)):
                 for of, seconds in ((semconv.Clock.DEVICE, service.device * part), (semconv.Clock.HOST, 9.0)):
-                    scrapes.put(f"{metric.prometheus}_sum", {**labels, "clock": of}, _counted(clock, at, audio * seconds))
+                    scrapes.put(
+                        f"{metric.prometheus}_sum", {**labels, "clock": of}, _counted(clock, at, audio * seconds)
+                    )
         _histogram(scrapes, semconv.QUEUE_DURATION, labels, clock, at, (requests.start - requests.arrival)[done])
         under = np.array([s.underruns for s in service.settings])[requests.setting[done]]
-        scrapes.put(semconv.UNDERRUN.prometheus, labels, _counted(clock, at, rng.poisson(under * audio / 60).astype(float)))
+        scrapes.put(
+            semconv.UNDERRUN.prometheus, labels, _counted(clock, at, rng.poisson(under * audio / 60).astype(float))
+        )
         silent = np.array([s.silent for s in service.settings])[requests.setting[done]]
         scrapes.put(
             semconv.DEFECTIVE_FRAMES.prometheus,

@@ -18,7 +18,9 @@ from vibevoice_otel.insight.snapshot import SnapshotSource
 SEEDS = 24
 
 # Each binds somewhere else.
-MEMORY = Service(rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal")
+MEMORY = Service(
+    rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal"
+)
 QUEUE = Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9)
 SHARED = Service(rate=0.15, slots=4, base=0.3, slope=0.1, memory_stream=0.9)
 REFUSING = Service(rate=0.8, slots=6, base=0.5, refuses=True)
@@ -56,7 +58,11 @@ def true_compute(service: Service) -> float:
 
 def truth(service: Service) -> dict[str, float]:
     assert service.limit is not None
-    return {"memory": true_memory(service, service.limit), "compute": true_compute(service), "queue": true_queue(service)}
+    return {
+        "memory": true_memory(service, service.limit),
+        "compute": true_compute(service),
+        "queue": true_queue(service),
+    }
 
 
 def covers(hits: int, trials: int) -> bool:
@@ -70,7 +76,13 @@ def whole(value: float) -> int:
 
 @pytest.mark.parametrize(
     ("service", "concurrency", "binds"),
-    [(MEMORY, 12, "memory"), (QUEUE, 4, "queue"), (QUEUE, None, "queue"), (SHARED, 4, "queue"), (REFUSING, None, "queue")],
+    [
+        (MEMORY, 12, "memory"),
+        (QUEUE, 4, "queue"),
+        (QUEUE, None, "queue"),
+        (SHARED, 4, "queue"),
+        (REFUSING, None, "queue"),
+    ],
     ids=["memory", "queue", "slots inferred from waits", "slots that share a card", "slots inferred from refusals"],
 )
 def test_intervals_cover_the_truth(service: Service, concurrency: int | None, binds: str) -> None:
@@ -94,7 +106,9 @@ def test_intervals_cover_the_truth(service: Service, concurrency: int | None, bi
             assert limit.streams is not None, limit.why
             assert limit.low is not None
             high = math.inf if limit.high is None else limit.high
-            hits[limit.name] += whole(limit.low) <= whole(true[limit.name]) <= (high if math.isinf(high) else whole(high))
+            hits[limit.name] += (
+                whole(limit.low) <= whole(true[limit.name]) <= (high if math.isinf(high) else whole(high))
+            )
     assert all(covers(count, SEEDS) for count in hits.values()), (true, hits)
     assert np.mean(ours) < 0.5 * np.mean(naive), (np.mean(ours), np.mean(naive))
 
@@ -183,14 +197,18 @@ def test_the_card_itself_may_bind() -> None:
     tight = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.2), 2)), concurrency=4).cards[0].limits[1]
     assert tight.streams == pytest.approx(5.0)
     assert "of the card for a second of audio" in tight.why
-    ample = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.05), 2)), concurrency=4).cards[0].limits[1]
+    ample = (
+        capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.05), 2)), concurrency=4).cards[0].limits[1]
+    )
     assert ample.streams == pytest.approx(8.0)
     assert ample.details["device_seconds_per_audio_second"] == pytest.approx(0.05)
 
 
 def test_slower_than_speech_holds_nothing() -> None:
     """A service that takes longer to make audio than to play it feeds not even one listener, and says so."""
-    slow = capacity(MemorySource(observe(dataclasses.replace(QUEUE, rate=0.1, base=1.2), 2)), concurrency=4, streams=1).cards[0]
+    slow = capacity(
+        MemorySource(observe(dataclasses.replace(QUEUE, rate=0.1, base=1.2), 2)), concurrency=4, streams=1
+    ).cards[0]
     compute = slow.limits[1]
     assert (slow.streams, slow.low, slow.high, slow.verdict, slow.binds_first) == (0, 0, 0, "no", "compute")
     assert compute.high == 0
@@ -270,7 +288,9 @@ def test_the_same_data_gives_the_same_answer() -> None:
     assert capacity(MemorySource(scrapes), concurrency=4) == capacity(MemorySource(scrapes), concurrency=4)
 
 
-@pytest.mark.parametrize("wrong", [{"streams": 0}, {"gpu_memory": -1.0}, {"concurrency": 0}, {"slo_seconds": 0.0}, {"slo_ratio": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"streams": 0}, {"gpu_memory": -1.0}, {"concurrency": 0}, {"slo_seconds": 0.0}, {"slo_ratio": 1.0}]
+)
 def test_wrong_arguments_are_named(wrong: dict[str, float]) -> None:
     """A wrong argument is refused by its name."""
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -72,7 +72,11 @@ def test_json_is_strict_and_whole() -> None:
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_plots_are_pictures(tmp_path: Path, ending: str) -> None:
     """Each answer draws; another ending, or nothing to draw, is refused."""
-    for name, report in (("c", capacity(SOURCE, streams=5)), ("v", voices(SOURCE)), ("r", recommend(SOURCE, text_length=800))):
+    for name, report in (
+        ("c", capacity(SOURCE, streams=5)),
+        ("v", voices(SOURCE)),
+        ("r", recommend(SOURCE, text_length=800)),
+    ):
         path = tmp_path / f"{name}.{ending}"
         plots.save(report, str(path))
         assert path.stat().st_size > 5000

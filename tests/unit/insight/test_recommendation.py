@@ -24,8 +24,14 @@ FIRST = {"5": 0.2, "10": 0.25, "20": 0.37, "30": 0.42}
 FACTOR = {"5": 1.0, "10": 1.4, "20": 2.0, "30": 3.2}
 
 
-def settings(voice: str = VOICE, cfgs: tuple[str, ...] = ("1.3", "1.5", "2.0"), text: str = "long", **more: float) -> tuple[Setting, ...]:
-    return tuple(Setting(voice=voice, cfg=c, steps=s, text=text, first=FIRST[s], factor=FACTOR[s], **more) for c in cfgs for s in FIRST)
+def settings(
+    voice: str = VOICE, cfgs: tuple[str, ...] = ("1.3", "1.5", "2.0"), text: str = "long", **more: float
+) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(voice=voice, cfg=c, steps=s, text=text, first=FIRST[s], factor=FACTOR[s], **more)
+        for c in cfgs
+        for s in FIRST
+    )
 
 
 SERVICE = Service(rate=0.3, slots=64, base=0.3, hours=3, limit=None, settings=settings())
@@ -63,8 +69,12 @@ def test_short_texts_prefer_another_cfg() -> None:
 
 def test_what_fails_is_ruled_out() -> None:
     """A setting that fails more often than the voice's others is not recommended, however fast."""
-    rows = tuple(dataclasses.replace(s, failing=0.2) if (s.cfg, s.steps) == ("1.3", "10") else s for s in SERVICE.settings)
-    found = recommend(MemorySource(observe(dataclasses.replace(SERVICE, settings=rows), 1)), text_length=800, voice=VOICE)
+    rows = tuple(
+        dataclasses.replace(s, failing=0.2) if (s.cfg, s.steps) == ("1.3", "10") else s for s in SERVICE.settings
+    )
+    found = recommend(
+        MemorySource(observe(dataclasses.replace(SERVICE, settings=rows), 1)), text_length=800, voice=VOICE
+    )
     assert (found.steps, found.cfg) == (10, 1.5)
     assert any("fails more than" in c.verdict for c in found.candidates)
 
@@ -75,13 +85,19 @@ def test_a_voice_that_fails_everywhere_is_told_so() -> None:
     answers = [recommend(MemorySource(observe(failing, seed)), text_length=800, voice=VOICE) for seed in range(20)]
     assert all(found.steps == 10 for found in answers)
     said = sum(any("another setting would not mend that" in note for note in found.notes) for found in answers)
-    assert binomtest(said, 20, 0.9, alternative="less").pvalue > 0.01, said  # by chance one setting in ten reports seems to fail more
+    assert binomtest(said, 20, 0.9, alternative="less").pvalue > 0.01, (
+        said
+    )  # by chance one setting in ten reports seems to fail more
 
 
 def test_guard_rails_hold() -> None:
     """Nothing outside the rails is recommended, even when it alone was observed."""
     wild = dataclasses.replace(
-        SERVICE, settings=(Setting(voice=VOICE, cfg="5.0", steps="5", text="long"), Setting(voice=VOICE, cfg="1.3", steps="1", text="long"))
+        SERVICE,
+        settings=(
+            Setting(voice=VOICE, cfg="5.0", steps="5", text="long"),
+            Setting(voice=VOICE, cfg="1.3", steps="1", text="long"),
+        ),
     )
     found = recommend(MemorySource(observe(wild, 1)), text_length=800, voice=VOICE)
     assert (found.steps, found.cfg, found.meets) == (5, 1.5, None)
@@ -105,7 +121,9 @@ def test_nothing_observed_is_the_default_and_says_so() -> None:
 
 def test_no_setting_keeps_up() -> None:
     """The least bad is named as such."""
-    slow = dataclasses.replace(SERVICE, settings=tuple(dataclasses.replace(s, first=2 * s.first + 0.3) for s in SERVICE.settings))
+    slow = dataclasses.replace(
+        SERVICE, settings=tuple(dataclasses.replace(s, first=2 * s.first + 0.3) for s in SERVICE.settings)
+    )
     found = recommend(MemorySource(observe(slow, 1)), text_length=800, voice=VOICE)
     assert found.meets is False
     assert "no setting was seen to keep up" in found.reason
@@ -131,7 +149,10 @@ def test_extrapolation_is_said_and_not_recommended() -> None:
 def test_underruns_are_told() -> None:
     """Listeners who ran dry are part of the answer."""
     dry = dataclasses.replace(SERVICE, settings=settings(underruns=2.0))
-    assert any("ran out of audio" in note for note in recommend(MemorySource(observe(dry, 1)), text_length=800, voice=VOICE).notes)
+    assert any(
+        "ran out of audio" in note
+        for note in recommend(MemorySource(observe(dry, 1)), text_length=800, voice=VOICE).notes
+    )
 
 
 def test_sureness_is_calibrated() -> None:
@@ -170,7 +191,9 @@ def test_the_decision_reaches_the_current_span(spans: tuple[TracerProvider, InMe
     assert attributes[semconv.RECOMMENDATION_REASON.key] == decision.reason
 
 
-def test_before_an_answer_and_after_it_is_stale_the_service_decides(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:
+def test_before_an_answer_and_after_it_is_stale_the_service_decides(
+    spans: tuple[TracerProvider, InMemorySpanExporter],
+) -> None:
     """No data, no influence; the span says why."""
     provider, exporter = spans
     source = MemorySource(observe(SERVICE, 1))

@@ -26,7 +26,9 @@ def test_a_wrong_address_stops_the_service_at_once() -> None:
     for wrong in ("yes", "localhost:9090", "ftp://x", "http://user:pw@host"):
         with pytest.raises(ServiceSettingsError, match="VIBEVOICE_SERVICE_AUTO_PARAMETERS"):
             ServiceSettings.load({"VIBEVOICE_SERVICE_AUTO_PARAMETERS": wrong})
-    assert ServiceSettings.load({"VIBEVOICE_SERVICE_AUTO_PARAMETERS": "http://127.0.0.1:9090/x"}).auto_parameters.endswith("/x")
+    assert ServiceSettings.load(
+        {"VIBEVOICE_SERVICE_AUTO_PARAMETERS": "http://127.0.0.1:9090/x"}
+    ).auto_parameters.endswith("/x")
 
 
 def test_a_store_that_is_down_never_holds_up_a_request() -> None:

@@ -62,7 +62,12 @@ def store() -> Iterator[Store]:
 def test_what_is_asked(store: Store) -> None:
     """Matchers on every selector, quoted; token and headers sent; time and window as set; a path before the API kept."""
     source = PrometheusSource(
-        f"{store.url}/tenant/", window=3600, end=1000.0, match={"environment": 'a"b'}, token="s3cret", headers={"X-Scope-OrgID": "7"}
+        f"{store.url}/tenant/",
+        window=3600,
+        end=1000.0,
+        match={"environment": 'a"b'},
+        token="s3cret",
+        headers={"X-Scope-OrgID": "7"},
     )
     assert source.growth("x_total", ("voice",)) == []
     path, form, headers = store.asked[0]
@@ -186,7 +191,8 @@ def test_wrong_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GiB", 24 * 2**30), ("80GB", 80e9), ("16G", 16e9), ("1.5 TiB", 1.5 * 2**40), ("512MiB", 2**29), ("7", 7)]
+    ("text", "size"),
+    [("24GiB", 24 * 2**30), ("80GB", 80e9), ("16G", 16e9), ("1.5 TiB", 1.5 * 2**40), ("512MiB", 2**29), ("7", 7)],
 )
 def test_sizes(text: str, size: float) -> None:
     """Binary and decimal units."""

@@ -96,7 +96,10 @@ def test_bucket_variance_is_close_to_the_sample_variance() -> None:
 
 def test_stratified_excess_sees_through_a_confounder() -> None:
     """A voice that only gets harder texts is no outlier; one that is worse at like texts is."""
-    confounded = [(50.0, 500.0, 10.0, 100.0), (1.0, 100.0, 50.0, 5000.0)]  # 10 % on hard texts, 1 % on easy ones, for both
+    confounded = [
+        (50.0, 500.0, 10.0, 100.0),
+        (1.0, 100.0, 50.0, 5000.0),
+    ]  # 10 % on hard texts, 1 % on easy ones, for both
     ratio, p = stats.stratified_excess(confounded)
     assert ratio == pytest.approx(1.0, abs=0.05)
     assert p > 0.3
@@ -113,7 +116,23 @@ def test_stratified_excess_is_exact_for_few_events() -> None:
 
 def test_discoveries_are_benjamini_hochbergs() -> None:
     """The worked example of Benjamini and Hochberg (1995): four of fifteen."""
-    p = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    p = [
+        0.0001,
+        0.0004,
+        0.0019,
+        0.0095,
+        0.0201,
+        0.0278,
+        0.0298,
+        0.0344,
+        0.0459,
+        0.3240,
+        0.4262,
+        0.5719,
+        0.6528,
+        0.7590,
+        1.0,
+    ]
     assert stats.discoveries(p) == [True] * 4 + [False] * 11
     assert stats.discoveries([]) == []
 

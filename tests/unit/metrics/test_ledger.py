@@ -37,12 +37,16 @@ class Books:
     def points(self) -> dict[str, list[tuple[object, ...]]]:
         data: Any = self.reader.get_metrics_data()
         found: dict[str, list[tuple[object, ...]]] = {}
-        for metric in data.resource_metrics[0].scope_metrics[0].metrics if data is not None and data.resource_metrics else ():
+        for metric in (
+            data.resource_metrics[0].scope_metrics[0].metrics if data is not None and data.resource_metrics else ()
+        ):
             for p in metric.data.data_points:
                 exemplars = sorted((e.value, e.trace_id, e.span_id) for e in p.exemplars)
                 values = tuple(getattr(p, name, None) for name in ("count", "bucket_counts", "value"))
                 total = round(getattr(p, "sum", 0.0), 9)
-                found.setdefault(metric.name, []).append((tuple(sorted(p.attributes.items())), values, total, exemplars))
+                found.setdefault(metric.name, []).append(
+                    (tuple(sorted(p.attributes.items())), values, total, exemplars)
+                )
         return {name: sorted(points, key=str) for name, points in found.items()}
 
 
@@ -60,7 +64,11 @@ def test_waiting_changes_nothing(requests: list[tuple[list[float], bool, float]]
     """Counts, buckets, sums and exemplars, written request by request or all at the collection, are the same."""
     both = Books(waits=True), Books(waits=False)
     for number, (steps, traced, first) in enumerate(requests, 1):
-        ids = np.arange(1, len(steps) + 1, dtype=np.uint64) + np.uint64(2**63 * (number % 2)) if traced else np.empty(0, np.uint64)
+        ids = (
+            np.arange(1, len(steps) + 1, dtype=np.uint64) + np.uint64(2**63 * (number % 2))
+            if traced
+            else np.empty(0, np.uint64)
+        )
         for each in both:
             put = each.ledger
             put.add(semconv.UNDERRUN, 1, {"voice": "v"})
@@ -121,7 +129,9 @@ class Refuses:
 def test_an_exemplar_that_is_refused_costs_no_value(error: type[Exception]) -> None:
     """The value is counted, once, and so are those of the series that are written after it."""
     kind = type("Refuses", (Refuses,), {"error": error})
-    books = Books(waits=True, views=(View(instrument_name=semconv.FIRST_AUDIO.name, exemplar_reservoir_factory=lambda _: kind),))
+    books = Books(
+        waits=True, views=(View(instrument_name=semconv.FIRST_AUDIO.name, exemplar_reservoir_factory=lambda _: kind),)
+    )
     for trace in (0, 1):  # the first value of a series goes through the public API
         books.ledger.record(semconv.FIRST_AUDIO, 0.1, {"voice": "v"}, (trace, trace))
         books.ledger.record(semconv.RTF, 0.1, {"voice": "v"})
@@ -151,14 +161,20 @@ def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
         put.record(single, 0.1, {"voice": "v"})
         put.record_many(many, block, {"voice": "v"}, 0, none)
     points = books.points()
-    assert set(points) == {metric.name for metric in (semconv.AUDIO_PRODUCED, semconv.RTF, semconv.PREFILL_DURATION, semconv.DROPPED)}
-    assert [(dict(labels)["reason"], values[2]) for labels, values, *_ in points[semconv.DROPPED.name]] == [("write_error", 5)]  # type: ignore[call-overload, index]
+    assert set(points) == {
+        metric.name for metric in (semconv.AUDIO_PRODUCED, semconv.RTF, semconv.PREFILL_DURATION, semconv.DROPPED)
+    }
+    assert [(dict(labels)["reason"], values[2]) for labels, values, *_ in points[semconv.DROPPED.name]] == [
+        ("write_error", 5)
+    ]  # type: ignore[call-overload, index]
 
 
 def test_a_write_takes_no_lock_that_another_holds_who_waits_for_the_collection() -> None:
     """The SDK holds its list of readers while one is added, which waits for the collection that may be writing."""
     books = Books(waits=False)
-    recorder: Any = type("Recorder", (), {"emitter": type("Emitter", (), {"tracer": None, "fast": None}), "on_drop": print})
+    recorder: Any = type(
+        "Recorder", (), {"emitter": type("Emitter", (), {"tracer": None, "fast": None}), "on_drop": print}
+    )
     fastpath.attach(recorder, books.instruments)
     books.ledger.add(semconv.UNDERRUN, 1, {"voice": "v"})
     writer = threading.Thread(target=books.ledger.write, daemon=True)

@@ -48,9 +48,15 @@ def exemplar_traces(*batches: Batch, share: float = SHARE) -> set[int]:
     data = reader.get_metrics_data()
     provider.shutdown()
     assert data is not None
-    metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
-    counted = [point for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for point in metric.data.data_points]
-    assert sum(point.count for point in counted) == sum(batch.final for batch in batches)  # whatever is sampled, counts are complete
+    metrics = [
+        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    ]
+    counted = [
+        point for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for point in metric.data.data_points
+    ]
+    assert sum(point.count for point in counted) == sum(
+        batch.final for batch in batches
+    )  # whatever is sampled, counts are complete
     points = [point for metric in metrics for point in metric.data.data_points]
     return {exemplar.trace_id for point in points for exemplar in point.exemplars}
 
@@ -133,6 +139,14 @@ def test_an_exemplar_has_the_time_of_its_recording_with_a_trace_or_without() -> 
     data = reader.get_metrics_data()
     provider.shutdown()
     assert data is not None
-    metrics = [metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics]
-    first = [e for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for p in metric.data.data_points for e in p.exemplars]
+    metrics = [
+        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    ]
+    first = [
+        e
+        for metric in metrics
+        if metric.name == semconv.FIRST_AUDIO.name
+        for p in metric.data.data_points
+        for e in p.exemplars
+    ]
     assert [before <= e.time_unix_nano <= after for e in first] == [True]

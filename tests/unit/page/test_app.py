@@ -71,11 +71,15 @@ async def test_the_page_and_all_that_it_names_are_served(page: Page) -> None:
         answer = await page.client.get(f"/{name}")
         assert answer.status_code == 200, name
         assert "script-src 'self'" in answer.headers["content-security-policy"]
-    again = await page.client.get("/app.js", headers={"if-none-match": (await page.client.get("/app.js")).headers["etag"]})
+    again = await page.client.get(
+        "/app.js", headers={"if-none-match": (await page.client.get("/app.js")).headers["etag"]}
+    )
     assert again.status_code == 304
 
 
-@pytest.mark.parametrize("path", ["/../server.py", "/static/app.js", "/%2e%2e/app.py", "/vendor/../../app.py", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/../server.py", "/static/app.js", "/%2e%2e/app.py", "/vendor/../../app.py", "/nothing"]
+)
 async def test_no_other_file_is(page: Page, path: str) -> None:
     """Files are served by name from a list, never by path."""
     assert (await page.client.get(path)).status_code == 404
@@ -115,10 +119,16 @@ async def test_a_report_is_taken_once(page: Page) -> None:
 async def test_a_report_is_limited_in_size_kind_and_rate(page: Page) -> None:
     """What a browser sends can cost no more than this, and a wrong report says what is wrong and can be mended."""
     page.spoken()
-    large = await page.client.post("/api/listener", content=b"x" * (MAX_BYTES + 1), headers={"content-type": "application/json"})
+    large = await page.client.post(
+        "/api/listener", content=b"x" * (MAX_BYTES + 1), headers={"content-type": "application/json"}
+    )
     assert large.status_code == 413
-    assert (await page.client.post("/api/listener", content=b"{}", headers={"content-type": "text/plain"})).status_code == 415
-    assert (await page.client.post("/api/listener", content=b"{", headers={"content-type": "application/json"})).status_code == 400
+    assert (
+        await page.client.post("/api/listener", content=b"{}", headers={"content-type": "text/plain"})
+    ).status_code == 415
+    assert (
+        await page.client.post("/api/listener", content=b"{", headers={"content-type": "application/json"})
+    ).status_code == 400
     wrong = await page.report(underruns=-1)
     assert (wrong.status_code, wrong.json()["error"]) == (400, "underruns must be a number from 0 to 100000")
     assert (await page.client.get("/api/listener")).status_code == 405

@@ -7,7 +7,9 @@ import pytest
 from vibevoice_otel.page import guard
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:9465", "localhost:9465", "[::1]:9465", "192.168.1.9", "tts.example.org:1", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:9465", "localhost:9465", "[::1]:9465", "192.168.1.9", "tts.example.org:1", "LOCALHOST"]
+)
 def test_an_address_or_a_known_name_is_answered(host: str) -> None:
     """No attacker controls what an address or localhost resolves to."""
     assert guard.host_allowed(host, {"tts.example.org"})
@@ -42,7 +44,12 @@ def test_the_token_is_compared_whole() -> None:
     """Only the exact bearer token opens, and without one configured none is asked for."""
     assert guard.token_allowed({}, "")
     assert guard.token_allowed({"authorization": "Bearer s3cret"}, "s3cret")
-    for wrong in ({}, {"authorization": "Bearer s3cre"}, {"authorization": "Basic s3cret"}, {"authorization": "s3cret"}):
+    for wrong in (
+        {},
+        {"authorization": "Bearer s3cre"},
+        {"authorization": "Basic s3cret"},
+        {"authorization": "s3cret"},
+    ):
         assert not guard.token_allowed(wrong, "s3cret")
 
 
@@ -54,7 +61,9 @@ def test_no_script_but_our_own_runs() -> None:
     assert "unsafe" not in policy
     assert "connect-src 'self' ws://127.0.0.1:* wss://127.0.0.1:*;" in policy
     assert "frame-ancestors 'none'" in policy
-    named = dict(guard.security_headers("127.0.0.1", "wss://tts.example.org/stream"))[b"content-security-policy"].decode()
+    named = dict(guard.security_headers("127.0.0.1", "wss://tts.example.org/stream"))[
+        b"content-security-policy"
+    ].decode()
     assert "connect-src 'self' wss://tts.example.org;" in named
     assert headers[b"x-content-type-options"] == b"nosniff"
 

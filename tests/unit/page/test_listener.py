@@ -118,7 +118,11 @@ def test_a_lost_connection_is_an_error_and_leaving_is_none(exporter: InMemorySpa
     emit = listeners(exporter, None)
     for outcome in ("dropped", "stopped", "complete"):
         emit.record(kept(), 1, heard(outcome=outcome))
-    assert [span.status.status_code for span in exporter.get_finished_spans()] == [StatusCode.ERROR, StatusCode.UNSET, StatusCode.UNSET]
+    assert [span.status.status_code for span in exporter.get_finished_spans()] == [
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+        StatusCode.UNSET,
+    ]
 
 
 def test_a_request_that_is_not_sampled_has_no_listener_span(exporter: InMemorySpanExporter) -> None:

@@ -43,7 +43,14 @@ def page() -> Iterator[LivePage]:
 
 
 def websocket(query: bytes = b"", path: str = "/stream") -> dict[str, Any]:
-    return {"type": "websocket", "path": path, "query_string": query, "headers": [], "scheme": "ws", "server": ("127.0.0.1", 8123)}
+    return {
+        "type": "websocket",
+        "path": path,
+        "query_string": query,
+        "headers": [],
+        "scheme": "ws",
+        "server": ("127.0.0.1", 8123),
+    }
 
 
 def test_off_nothing_of_it_is_imported() -> None:
@@ -122,7 +129,10 @@ def test_the_services_address_is_learnt_from_its_requests(page: LivePage) -> Non
     ("address", "where"),
     [
         ("ws://127.0.0.1:8000/stream", {"scheme": "ws", "host": "127.0.0.1", "port": 8000, "path": "/stream"}),
-        ("wss://tts.example.org/v2/stream", {"scheme": "wss", "host": "tts.example.org", "port": 443, "path": "/v2/stream"}),
+        (
+            "wss://tts.example.org/v2/stream",
+            {"scheme": "wss", "host": "tts.example.org", "port": 443, "path": "/v2/stream"},
+        ),
         ("ws://[::1]/stream", {"scheme": "ws", "host": "::1", "port": 80, "path": "/stream"}),
     ],
 )

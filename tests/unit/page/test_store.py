@@ -106,7 +106,12 @@ def test_the_summary_says_what_the_records_say() -> None:
     (summary,) = store.summaries()
     assert summary["first_audio"] == 0.017
     assert sum(summary["parts"].values()) == 0.017
-    assert (summary["status"], summary["voice"], summary["frames"], summary["in_time"]) == ("success", "en-Carter_man", 2, True)
+    assert (summary["status"], summary["voice"], summary["frames"], summary["in_time"]) == (
+        "success",
+        "en-Carter_man",
+        2,
+        True,
+    )
     assert summary["started"] == 0
 
 
@@ -126,8 +131,12 @@ def test_rows_are_the_exported_spans() -> None:
     for op in batch.operations:
         exported.append((op.span.name, op.span_id, op.parent_id, op.start, op.end, op.attributes))
     for block in batch.blocks:
-        exported.extend((block.span.name, own, parent, start, end, said) for start, end, own, parent, said in emit.rows(block))
-    expected = sorted((n, f"{i:016x}", f"{p:016x}" if p else "", s, e, str(sorted(a.items()))) for n, i, p, s, e, a in exported)
+        exported.extend(
+            (block.span.name, own, parent, start, end, said) for start, end, own, parent, said in emit.rows(block)
+        )
+    expected = sorted(
+        (n, f"{i:016x}", f"{p:016x}" if p else "", s, e, str(sorted(a.items()))) for n, i, p, s, e, a in exported
+    )
     assert _flat(batch) == expected
 
 

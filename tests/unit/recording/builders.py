@@ -44,11 +44,21 @@ def request(frames: int = 2, steps: int = 2, *, opened: int = 0) -> Timeline:
     accept 1, work 3, voice 3-5, preprocess 5-6, generate 7; prefill 8-10; each frame takes 10 ms: sampling entry, base 1 ms later,
     steps 2 ms apart, decode right after the last step for 1 ms; sent 1 ms later; the language model's passes fill the rest.
     """
-    t = Timeline(1, Anchor(wall=0, monotonic=0), opened, Asked(voice="en-Carter_man", cfg="1.5", steps=str(steps), text_length=12))
+    t = Timeline(
+        1,
+        Anchor(wall=0, monotonic=0),
+        opened,
+        Asked(voice="en-Carter_man", cfg="1.5", steps=str(steps), text_length=12),
+    )
     t.used.voice, t.used.cfg, t.used.steps, t.used.model = "en-Carter_man", 1.5, steps, "tiny"
     t.accepted, t.work_start = opened + 1 * MS, opened + 3 * MS
     t.note(semconv.QUEUE, t.accepted, t.work_start)
-    t.note(semconv.VOICE_LOAD, opened + 3 * MS, opened + 5 * MS, **{semconv.CACHE.key: "miss", semconv.VOICE.key: "en-Carter_man"})
+    t.note(
+        semconv.VOICE_LOAD,
+        opened + 3 * MS,
+        opened + 5 * MS,
+        **{semconv.CACHE.key: "miss", semconv.VOICE.key: "en-Carter_man"},
+    )
     t.note(semconv.PREPROCESS, opened + 5 * MS, opened + 6 * MS, **{semconv.CACHE.key: "miss"})
     t.generate_start = opened + 7 * MS
     t.leaves[Leaf.PREFILL].extend((opened + 8 * MS, opened + 10 * MS))
@@ -91,13 +101,26 @@ def tree(batch: Batch) -> list[str]:
     for op in batch.operations:
         attributes = "" if op.span is semconv.SYNTHESIZE else _text(op.attributes)
         error = f" !{op.error_type}" if op.error_type else ""
-        lines.append((op.start, -op.end, f"{op.span} {op.start / MS:g}-{op.end / MS:g} {op.span_id}<{op.parent_id}{attributes}{error}"))
+        lines.append(
+            (
+                op.start,
+                -op.end,
+                f"{op.span} {op.start / MS:g}-{op.end / MS:g} {op.span_id}<{op.parent_id}{attributes}{error}",
+            )
+        )
     for block in batch.blocks:
         for row in range(len(block)):
-            attributes = {k: v if isinstance(v, str | int | float | bool) else v.tolist()[row] for k, v in block.attributes.items()}
+            attributes = {
+                k: v if isinstance(v, str | int | float | bool) else v.tolist()[row]
+                for k, v in block.attributes.items()
+            }
             start, end = int(block.start[row]), int(block.end[row])
             lines.append(
-                (start, -end, f"{block.span} {start / MS:g}-{end / MS:g} {block.span_id[row]}<{block.parent_id[row]}{_text(attributes)}")
+                (
+                    start,
+                    -end,
+                    f"{block.span} {start / MS:g}-{end / MS:g} {block.span_id[row]}<{block.parent_id[row]}{_text(attributes)}",
+                )
             )
     return [line for _, _, line in sorted(lines)]
 

@@ -42,7 +42,9 @@ class Story:
         asked = Asked(voice="en-Carter_man", cfg="1.5", steps="5", text_length=60)
         self.timeline = Timeline(1, Anchor(wall=10**18, monotonic=0), self.at, asked)
         self.timeline.used.voice, self.timeline.used.cfg, self.timeline.used.steps = "en-Carter_man", 1.5, 5
-        self.assembly = Assembly(self.timeline, 0xABC, 0xF00D, 0x5E, bounds(), CountingIds(), sampled=sampled, recording=sampled)
+        self.assembly = Assembly(
+            self.timeline, 0xABC, 0xF00D, 0x5E, bounds(), CountingIds(), sampled=sampled, recording=sampled
+        )
         self.batches: list[Batch] = []
         self.done = Counter[str]()
 
@@ -108,7 +110,9 @@ class Story:
         self.batches.append(self.assembly.finish(end=self.tick(1000), shutdown=shutdown))
 
 
-stories = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 5_000_000), st.integers(1, 20_000_000)), max_size=60)
+stories = st.lists(
+    st.tuples(st.sampled_from(EVENTS), st.integers(1, 5_000_000), st.integers(1, 20_000_000)), max_size=60
+)
 
 
 def spans(batches: list[Batch]) -> list[tuple[semconv.Span, int, int, int, int]]:
@@ -116,14 +120,18 @@ def spans(batches: list[Batch]) -> list[tuple[semconv.Span, int, int, int, int]]
     found = [(op.span, op.span_id, op.parent_id, op.start, op.end) for batch in batches for op in batch.operations]
     for batch in batches:
         for block in batch.blocks:
-            rows = zip(block.span_id.tolist(), block.parent_id.tolist(), block.start.tolist(), block.end.tolist(), strict=True)
+            rows = zip(
+                block.span_id.tolist(), block.parent_id.tolist(), block.start.tolist(), block.end.tolist(), strict=True
+            )
             found.extend((block.span, *row) for row in rows)
     return found
 
 
 @settings(max_examples=150, deadline=None)
 @given(events=stories, generates=st.booleans(), shutdown=st.booleans())
-def test_any_story_becomes_a_well_formed_tree(events: list[tuple[str, int, int]], generates: bool, shutdown: bool) -> None:
+def test_any_story_becomes_a_well_formed_tree(
+    events: list[tuple[str, int, int]], generates: bool, shutdown: bool
+) -> None:
     """One root; ids unique; every parent is there and of the kind that DESIGN.md says; no child outside its parent; no negative time."""
     story = Story(sampled=True)
     if generates:
@@ -143,9 +151,13 @@ def test_any_story_becomes_a_well_formed_tree(events: list[tuple[str, int, int]]
             assert parent_id == 0x5E
             continue
         parent, parent_start, parent_end = by_id[parent_id]
-        allowed = {kinds[span.name].parent} | ({semconv.GENERATE.name} if kinds[span.name].parent == semconv.FRAME.name else set())
+        allowed = {kinds[span.name].parent} | (
+            {semconv.GENERATE.name} if kinds[span.name].parent == semconv.FRAME.name else set()
+        )
         assert parent.name in allowed, f"{span} under {parent}"
-        assert parent_start <= start <= end <= parent_end, f"{span} {start}-{end} reaches beyond {parent} {parent_start}-{parent_end}"
+        assert parent_start <= start <= end <= parent_end, (
+            f"{span} {start}-{end} reaches beyond {parent} {parent_start}-{parent_end}"
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -37,7 +37,9 @@ class Clock:
         return self.now
 
 
-def budget(trace: int = PLENTY, rate: int = PLENTY, interval: float = 1.0) -> tuple[SpanBudget, Clock, list[tuple[str, str, int]]]:
+def budget(
+    trace: int = PLENTY, rate: int = PLENTY, interval: float = 1.0
+) -> tuple[SpanBudget, Clock, list[tuple[str, str, int]]]:
     clock, dropped = Clock(), list[tuple[str, str, int]]()
     chosen = Settings(max_trace_spans=trace, max_spans_per_second=rate, drain_interval=interval)
     return SpanBudget(chosen, lambda *drop: dropped.append(drop), clock), clock, dropped
@@ -54,7 +56,11 @@ def detailed(batch: Batch) -> list[int]:
     assert steps is not None
     kept = {parent for _, _, _, parent, _ in rows(steps)}
     numbers = frames.attributes[semconv.FRAME_INDEX.key]
-    return [int(number) for number, span_id in zip(np.asarray(numbers), frames.span_id.tolist(), strict=True) if span_id in kept]
+    return [
+        int(number)
+        for number, span_id in zip(np.asarray(numbers), frames.span_id.tolist(), strict=True)
+        if span_id in kept
+    ]
 
 
 def slow(batch: Batch, *numbers: int) -> None:
@@ -159,7 +165,9 @@ def test_no_limit_is_exceeded(frames: int, steps: int, trace: int, rate: int) ->
     batch = finish(request(frames=frames, steps=steps))
     operations, before = len(batch.operations), spans(batch)
     # Of many steps a frame made here runs into the next one, so the last has more children than its own.
-    children = Counter(parent for block in batch.blocks if block.span is not semconv.FRAME for parent in block.parent_id.tolist())
+    children = Counter(
+        parent for block in batch.blocks if block.span is not semconv.FRAME for parent in block.parent_id.tolist()
+    )
     most = max(children.values(), default=0)
     one, _, dropped = budget(trace=trace, rate=rate)
     one.consume(batch)
@@ -248,11 +256,18 @@ def test_histograms_are_complete_and_exemplars_name_spans_that_exist(trace: int)
     batch = finish(request(frames=30, steps=3))
     one, _, _ = budget(trace=trace)
     one.consume(batch)
-    exported = {operation.span_id for operation in batch.operations} | {span_id for b in batch.blocks for _, _, span_id, _, _ in rows(b)}
+    exported = {operation.span_id for operation in batch.operations} | {
+        span_id for b in batch.blocks for _, _, span_id, _, _ in rows(b)
+    }
     points = metrics([batch])
     assert sum(point.count for point in points[semconv.INFERENCE.name]) == 90
     assert sum(point.count for point in points[semconv.DECODE_DURATION.name]) == 30
-    named = {e.span_id for name in (semconv.INFERENCE.name, semconv.DECODE_DURATION.name) for p in points[name] for e in p.exemplars}
+    named = {
+        e.span_id
+        for name in (semconv.INFERENCE.name, semconv.DECODE_DURATION.name)
+        for p in points[name]
+        for e in p.exemplars
+    }
     assert named
     assert named <= exported
 
@@ -275,7 +290,10 @@ def test_without_frames_the_first_rows_stay() -> None:
     batch = finish(request(frames=10))
     steps = batch.block(semconv.STEP)
     assert steps is not None
-    batch.blocks = [steps, Block(semconv.DECODE, steps.start, steps.end, steps.span_id + np.uint64(100), steps.parent_id)]
+    batch.blocks = [
+        steps,
+        Block(semconv.DECODE, steps.start, steps.end, steps.span_id + np.uint64(100), steps.parent_id),
+    ]
     one, _, dropped = budget(trace=len(batch.operations) + 25)
     one.consume(batch)
     assert [len(rows(block)) for block in batch.blocks] == [20, 5]

@@ -34,8 +34,16 @@ CASES = {
     "text too long": (_set(close_code=1009, **REFUSED), "rejected", "websocket_close_1009"),
     "nothing to say": (_blank, "rejected", "empty_text"),
     "the listener leaves": (_set(cancelled=15 * MS, service_closed=None), "cancelled", None),
-    "the listener leaves, then the model fails": (_set(cancelled=15 * MS, generate_error="RuntimeError"), "cancelled", None),
-    "the model fails, then the listener leaves": (_set(cancelled=31 * MS, generate_error="RuntimeError"), "error", "RuntimeError"),
+    "the listener leaves, then the model fails": (
+        _set(cancelled=15 * MS, generate_error="RuntimeError"),
+        "cancelled",
+        None,
+    ),
+    "the model fails, then the listener leaves": (
+        _set(cancelled=31 * MS, generate_error="RuntimeError"),
+        "error",
+        "RuntimeError",
+    ),
     "the model fails and the socket closes 1000": (_set(generate_error="RuntimeError"), "error", "RuntimeError"),
     "a voice is corrupt": (_set(work_error="UnpicklingError", **REFUSED), "error", "UnpicklingError"),
     "the handler fails": (_set(web_error="KeyError"), "error", "KeyError"),
@@ -45,7 +53,11 @@ CASES = {
     "all silent": (_set(silent=2), "error", "silent_audio"),
     "some silent": (_set(silent=1), "success", None),
     "no audio at all": (_set(first_send=None, delivered=0, sends=[]), "error", "no_audio"),
-    "a send finds the peer gone": (_set(web_error="WebSocketDisconnect", cancelled=15 * MS, service_closed=None), "cancelled", None),
+    "a send finds the peer gone": (
+        _set(web_error="WebSocketDisconnect", cancelled=15 * MS, service_closed=None),
+        "cancelled",
+        None,
+    ),
 }
 
 

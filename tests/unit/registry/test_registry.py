@@ -20,7 +20,9 @@ STABILITY = {"stable", "development", "alpha", "beta", "release_candidate"}
 
 
 def defined() -> dict[str, dict[str, Any]]:
-    return {entry["id"]: entry for group in GROUPS if group["type"] == "attribute_group" for entry in group["attributes"]}
+    return {
+        entry["id"]: entry for group in GROUPS if group["type"] == "attribute_group" for entry in group["attributes"]
+    }
 
 
 def of_type(kind: str) -> list[dict[str, Any]]:
@@ -90,7 +92,9 @@ def test_the_form_is_weaver_s() -> None:
 def test_the_page_names_every_metric_span_and_attribute() -> None:
     """docs/telemetry.md is a whole reference."""
     page = (ROOT / "docs" / "telemetry.md").read_text()
-    names = [m.prometheus for m in semconv.METRICS] + [m.name for m in semconv.METRICS] + [s.name for s in semconv.SPANS]
+    names = (
+        [m.prometheus for m in semconv.METRICS] + [m.name for m in semconv.METRICS] + [s.name for s in semconv.SPANS]
+    )
     for name in [*names, *(a.key for a in (*span_attributes(), *metric_attributes()))]:
         assert f"`{name}`" in page
 

@@ -68,7 +68,10 @@ def objective(bad: str, good: str) -> dict[str, str]:
 
 def memory(used: float, reserved: float, free: float, limit: float = 100) -> dict[str, str]:
     values = {"": used, "_reserved": reserved, "_free": free, "_limit": limit}
-    return {f'vibevoice_gpu_memory{name}_bytes{{{OF}, instance="a", device_id="0"}}': f"{value:g}x300" for name, value in values.items()}
+    return {
+        f'vibevoice_gpu_memory{name}_bytes{{{OF}, instance="a", device_id="0"}}': f"{value:g}x300"
+        for name, value in values.items()
+    }
 
 
 def _voices() -> Iterator[Case]:
@@ -122,7 +125,10 @@ def _memory() -> Iterator[Case]:
     yield Case(alert, "handed out", memory(used=95, reserved=96, free=4), 5, device)
     yield Case(alert, "taken by others", memory(used=10, reserved=12, free=3), 5, device)
     yield Case(alert, "reserved but free to hand out", memory(used=50, reserved=97, free=3))
-    alert, event = "VibeVoiceGpuOutOfMemory", f'vibevoice_gpu_memory_events_total{{{OF}, instance="a", device_id="0", event="oom"}}'
+    alert, event = (
+        "VibeVoiceGpuOutOfMemory",
+        f'vibevoice_gpu_memory_events_total{{{OF}, instance="a", device_id="0", event="oom"}}',
+    )
     yield Case(alert, "the first ever", {event: "_x5 1x300"}, 5, {**device, "severity": "critical"})
     yield Case(alert, "one more", {event: "0x60 1x300"}, 61, {**device, "severity": "critical"})
     yield Case(alert, "none", {event: "0x300"})
@@ -140,7 +146,10 @@ def _stalls() -> Iterator[Case]:
     yield Case(alert, "after working", {active: "1x300", audio: "0+5x10 50x300"}, 14, {**OUT, "severity": "critical"})
     yield Case(alert, "working", {active: "1x300", audio: "0+5x300"})
     yield Case(alert, "idle", {active: "0x300", audio: "50x300"})
-    alert, info = "VibeVoiceServiceGone", f'vibevoice_build_info{{{OF}, version="1", adapter="realtime", instance="%s"}}'
+    alert, info = (
+        "VibeVoiceServiceGone",
+        f'vibevoice_build_info{{{OF}, version="1", adapter="realtime", instance="%s"}}',
+    )
     yield Case(alert, "killed", {info % "a": "1x9 stale"}, 12, {**OUT, "severity": "critical"})
     yield Case(alert, "there", {info % "a": "1x300"})
     yield Case(alert, "replaced by another instance", {info % "a": "1x9 stale", info % "b": "_x8 1x300"})
@@ -150,7 +159,10 @@ def _stalls() -> Iterator[Case]:
 
 
 def _telemetry() -> Iterator[Case]:
-    alert, dropped = "VibeVoiceTelemetryDropped", f'vibevoice_telemetry_dropped_total{{{OF}, what="spans", reason="queue_full"}}'
+    alert, dropped = (
+        "VibeVoiceTelemetryDropped",
+        f'vibevoice_telemetry_dropped_total{{{OF}, what="spans", reason="queue_full"}}',
+    )
     labels = {**OUT, "severity": "warning", "what": "spans", "reason": "queue_full"}
     yield Case(alert, "the first ever", {dropped: "_x5 3x300"}, 5, labels)
     yield Case(alert, "more", {dropped: "3x60 4x300"}, 61, labels)
@@ -167,12 +179,18 @@ def _telemetry() -> Iterator[Case]:
     queue = {f'otelcol_exporter_queue_capacity{{{inside}, exporter="otlp"}}': "100x300"}
     size = f'otelcol_exporter_queue_size{{{inside}, exporter="otlp"}}'
     yield Case(
-        alert, "filling", {size: "60x300", **queue}, 5, {**collector, "service": "vibevoice", "severity": "warning", "exporter": "otlp"}
+        alert,
+        "filling",
+        {size: "60x300", **queue},
+        5,
+        {**collector, "service": "vibevoice", "severity": "warning", "exporter": "otlp"},
     )
     yield Case(alert, "some", {size: "40x300", **queue})
     alert = "VibeVoiceCardinalityOverflow"
     name = "vibevoice_first_audio_latency_seconds_count"
-    yield Case(alert, "overflow", {f'{name}{{{OF}, otel_metric_overflow="true"}}': "1x300"}, 5, {**OUT, "severity": "warning"})
+    yield Case(
+        alert, "overflow", {f'{name}{{{OF}, otel_metric_overflow="true"}}': "1x300"}, 5, {**OUT, "severity": "warning"}
+    )
     yield Case(alert, "none", {f"{name}{{{VOICE}}}": "1x300"})
     alert = "VibeVoiceTargetDown"
     labels = {"job": "otel-agent", "instance": "c:8889", "service": "vibevoice", "severity": "critical"}
@@ -182,7 +200,11 @@ def _telemetry() -> Iterator[Case]:
     alert = "VibeVoiceProbeFailing"
     probe = f'vibevoice_probe_requests_total{{{OF}, target="here:8000", status="%s"}}'
     yield Case(
-        alert, "errors", {probe % "error": "0+1x300", probe % "success": "0x300"}, 4, {**OUT, "severity": "critical", "target": "here:8000"}
+        alert,
+        "errors",
+        {probe % "error": "0+1x300", probe % "success": "0x300"},
+        4,
+        {**OUT, "severity": "critical", "target": "here:8000"},
     )
     yield Case(alert, "one failure", {probe % "error": "0x5 1x300", probe % "success": "0+1x300"})
 

@@ -26,7 +26,9 @@ def needed(alert: str) -> dict[str, Any]:
         used = set(re.findall(r"\b(?:service|voice):[a-z0-9_:]+", expressions.pop())) - wanted
         wanted |= used
         expressions += [records[name] for name in used]
-    kept = [{**group, "rules": [r for r in group["rules"] if (r.get("alert") or r["record"]) in wanted]} for group in groups]
+    kept = [
+        {**group, "rules": [r for r in group["rules"] if (r.get("alert") or r["record"]) in wanted]} for group in groups
+    ]
     return {"groups": [group for group in kept if group["rules"]]}
 
 
@@ -48,9 +50,15 @@ def firing(alert: str, minute: int, *expected: dict[str, str]) -> dict[str, Any]
     """A check that exactly these alerts fire at that minute; alertname and alertstate are added."""
     samples = [
         {
-            "labels": "ALERTS{" + ", ".join(f'{k}="{v}"' for k, v in {"alertname": alert, "alertstate": "firing", **labels}.items()) + "}",
+            "labels": "ALERTS{"
+            + ", ".join(f'{k}="{v}"' for k, v in {"alertname": alert, "alertstate": "firing", **labels}.items())
+            + "}",
             "value": 1,
         }
         for labels in expected
     ]
-    return {"expr": f'ALERTS{{alertname="{alert}", alertstate="firing"}}', "eval_time": f"{minute}m", "exp_samples": samples}
+    return {
+        "expr": f'ALERTS{{alertname="{alert}", alertstate="firing"}}',
+        "eval_time": f"{minute}m",
+        "exp_samples": samples,
+    }

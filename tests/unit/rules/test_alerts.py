@@ -28,9 +28,13 @@ def test_fires_and_not_a_minute_before(case: Case, tmp_path: Path) -> None:
     """At its minute exactly one alert fires, with the labels that people route by; a minute before, none."""
     assert case.fires is not None
     rules = promtool.needed(case.alert)
-    if "long_window" in case.labels:  # each burn rate is a rule of its own, and a fast burn sets off the slower ones as well
+    if (
+        "long_window" in case.labels
+    ):  # each burn rate is a rule of its own, and a fast burn sets off the slower ones as well
         for group in rules["groups"]:
-            group["rules"] = [r for r in group["rules"] if "record" in r or r["labels"]["long_window"] == case.labels["long_window"]]
+            group["rules"] = [
+                r for r in group["rules"] if "record" in r or r["labels"]["long_window"] == case.labels["long_window"]
+            ]
     checks = [promtool.firing(case.alert, case.fires, case.labels)]
     if case.fires:
         checks.append(promtool.firing(case.alert, case.fires - 1))
@@ -70,7 +74,13 @@ def test_the_text_that_people_read(tmp_path: Path) -> None:
     alert = "VibeVoiceVoiceSpecificFailureRate"
     (spec,) = (each for each in alerts() if each.name == alert)
     expected = {
-        "exp_labels": {"severity": "critical", "service": "vibevoice", "service_name": "tts", "environment": "prod", "voice": "en-Ann"},
+        "exp_labels": {
+            "severity": "critical",
+            "service": "vibevoice",
+            "service_name": "tts",
+            "environment": "prod",
+            "voice": "en-Ann",
+        },
         "exp_annotations": {
             "summary": "Voice en-Ann of tts (prod) fails",
             "description": "12.5% of the requests for voice en-Ann over the last hour ended in error or timeout; the limit is 5%.",
@@ -87,7 +97,11 @@ def test_budget_left(tmp_path: Path) -> None:
     rules = {"groups": [group for group in groups if "objectives" in group["name"]]}
     series = requests(success=398, error=2) | objective("0+2x300", "0+398x300")
     checks = [
-        {"expr": f"round({name}, 0.0001)", "eval_time": "60m", "exp_samples": [{"labels": f"{{{OF}}}", "value": round(left, 4)}]}
+        {
+            "expr": f"round({name}, 0.0001)",
+            "eval_time": "60m",
+            "exp_samples": [{"labels": f"{{{OF}}}", "value": round(left, 4)}],
+        }
         for name, left in BUDGETS.items()
     ]
     assert not promtool.run(tmp_path, rules, series, {"promql_expr_test": checks})
@@ -95,14 +109,29 @@ def test_budget_left(tmp_path: Path) -> None:
 
 def test_the_percentile_is_that_of_all_instances(tmp_path: Path) -> None:
     """A slow instance among two is seen in the one figure of the service; labels that tell instances apart are gone."""
-    series = first_audio(10, 0) | {name.replace('instance="a"', 'instance="b"'): text for name, text in first_audio(0, 10).items()}
+    series = first_audio(10, 0) | {
+        name.replace('instance="a"', 'instance="b"'): text for name, text in first_audio(0, 10).items()
+    }
     name = "voice:vibevoice_first_audio_latency_seconds:p95_30m"
-    check = {"expr": f"round({name}, 0.001)", "eval_time": "30m", "exp_samples": [{"labels": f'{{{OF}, voice="en-Ann"}}', "value": 0.495}]}
-    assert not promtool.run(tmp_path, promtool.needed("VibeVoiceHighFirstAudioLatency"), series, {"promql_expr_test": [check]})
+    check = {
+        "expr": f"round({name}, 0.001)",
+        "eval_time": "30m",
+        "exp_samples": [{"labels": f'{{{OF}, voice="en-Ann"}}', "value": 0.495}],
+    }
+    assert not promtool.run(
+        tmp_path, promtool.needed("VibeVoiceHighFirstAudioLatency"), series, {"promql_expr_test": [check]}
+    )
 
 
 def test_promtool_accepts_the_files() -> None:
     """The shipped files pass Prometheus' own check, lint included."""
-    command = [str(toolchain.require("promtool")), "check", "rules", "--lint=all", "--lint-fatal", *map(str, promtool.RULES)]
+    command = [
+        str(toolchain.require("promtool")),
+        "check",
+        "rules",
+        "--lint=all",
+        "--lint-fatal",
+        *map(str, promtool.RULES),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

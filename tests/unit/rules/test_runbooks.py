@@ -57,7 +57,9 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
              for index, query in enumerate(QUERIES)]  # fmt: skip
     file = tmp_path / "rules.yml"
     file.write_text("groups:\n  - name: g\n    rules:\n" + "\n".join(rules) + "\n")
-    done = subprocess.run([str(toolchain.require("promtool")), "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(toolchain.require("promtool")), "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

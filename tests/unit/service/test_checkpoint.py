@@ -45,7 +45,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = StreamingVibeVoice(config).eval()
     model.generation_config.noise_scheduler_class = "DPMSolverMultistepScheduler"
-    model.generation_config.noise_scheduler_config = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    model.generation_config.noise_scheduler_config = {
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+    }
     path = tmp_path_factory.mktemp("checkpoint")
     model.save_pretrained(path)
     processor().save_pretrained(path)

@@ -114,7 +114,8 @@ def _seconds_per_call(service: StreamingTTSService, part: torch.nn.Module) -> li
 
 
 @pytest.mark.parametrize(
-    ("fault", "part"), [("step_delay", "diffusion_head"), ("lm_delay", "language_model"), ("decode_delay", "audio_tower.decoder")]
+    ("fault", "part"),
+    [("step_delay", "diffusion_head"), ("lm_delay", "language_model"), ("decode_delay", "audio_tower.decoder")],
 )
 def test_a_delay_is_inside_its_own_part(fault: str, part: str) -> None:
     """Every call of the slowed part takes the delay longer, and no call of the others does."""
@@ -133,7 +134,9 @@ def test_a_delay_is_inside_its_own_part(fault: str, part: str) -> None:
 
 def test_delays_outside_the_model_are_inside_their_own_part() -> None:
     """Loading, a voice, the preparation: each takes its own delay, once."""
-    service = StreamingTTSService(ServiceSettings(faults=Faults(load_delay=0.11, voice_delay={CARTER: 0.07}, preprocess_delay=0.05)))
+    service = StreamingTTSService(
+        ServiceSettings(faults=Faults(load_delay=0.11, voice_delay={CARTER: 0.07}, preprocess_delay=0.05))
+    )
     for call, delay, again in (
         (service.load, 0.11, 0.0),
         (lambda: service._ensure_voice_cached(CARTER), 0.07, 0.0),
@@ -155,7 +158,9 @@ def test_a_slow_reader_fills_the_queue(faulty: Running) -> None:
     next(stream)
     frame = stream.gi_frame  # type: ignore[attr-defined]
     queue = frame.f_locals["streamer"].audio_queues[0]
-    wait_until(lambda: queue.qsize() == frames_of(TEXT), 5, "every later frame and the end, in the queue")  # one frame less, one end more
+    wait_until(
+        lambda: queue.qsize() == frames_of(TEXT), 5, "every later frame and the end, in the queue"
+    )  # one frame less, one end more
     assert len(list(stream)) == frames_of(TEXT) - 1
     assert not generations()
 

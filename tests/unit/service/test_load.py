@@ -40,7 +40,9 @@ def impatient() -> Iterator[Running]:
 
 async def test_eight_at_once_are_all_heard_and_leave_nothing(wide: Running) -> None:
     """Each of eight concurrent requests gets its own text's frames; then threads, open files and the event loop's tasks are as before."""
-    await asyncio.gather(*(wide.ask("Hi.", steps=1) for _ in range(8)))  # the worker threads, which a pool keeps, are there now
+    await asyncio.gather(
+        *(wide.ask("Hi.", steps=1) for _ in range(8))
+    )  # the worker threads, which a pool keeps, are there now
     process = psutil.Process()
     gc.collect()
     before = set(threading.enumerate()), process.num_fds()
@@ -197,5 +199,9 @@ def test_the_service_knows_nothing_of_the_instrumentation() -> None:
     for source in sources:
         for line in source.read_text().splitlines():
             if line.lstrip().startswith(("from ", "import ")) and "vibevoice_otel" in line:
-                assert re.search(r"vibevoice_otel(\.service\b|\.insight\b| import service)", line), f"{source.name}: {line}"
-            assert not line.lstrip().startswith(("from opentelemetry", "import opentelemetry")), f"{source.name}: {line}"
+                assert re.search(r"vibevoice_otel(\.service\b|\.insight\b| import service)", line), (
+                    f"{source.name}: {line}"
+                )
+            assert not line.lstrip().startswith(("from opentelemetry", "import opentelemetry")), (
+                f"{source.name}: {line}"
+            )

@@ -17,7 +17,11 @@ def load(**variables: str) -> ServiceSettings:
 
 def test_the_environment_sets_and_the_command_line_wins() -> None:
     """Every variable reaches its field; an option beats it; an option that was not given does not."""
-    environ = {"VIBEVOICE_SERVICE_STEPS": "7", "VIBEVOICE_SERVICE_CFG": "2.5", "VIBEVOICE_SERVICE_VOICE": "fr-Spk1_woman"}
+    environ = {
+        "VIBEVOICE_SERVICE_STEPS": "7",
+        "VIBEVOICE_SERVICE_CFG": "2.5",
+        "VIBEVOICE_SERVICE_VOICE": "fr-Spk1_woman",
+    }
     settings = ServiceSettings.load(environ, steps=9, cfg=None)
     assert (settings.steps, settings.cfg, settings.voice) == (9, 2.5, "fr-Spk1_woman")
 
@@ -59,14 +63,22 @@ def test_what_is_wrong_is_named(variable: str, value: str, allowed: str) -> None
 
 def test_faults_are_read() -> None:
     """JSON lists and objects become the faults' own types."""
-    settings = load(FAULTS='{"step_delay": 0.02, "nan_frames": [1], "voice_delay": {"en-Carter_man": 0.3}, "fail_at_frame": 3}')
-    assert settings.faults == Faults(step_delay=0.02, nan_frames=(1,), voice_delay={"en-Carter_man": 0.3}, fail_at_frame=3)
+    settings = load(
+        FAULTS='{"step_delay": 0.02, "nan_frames": [1], "voice_delay": {"en-Carter_man": 0.3}, "fail_at_frame": 3}'
+    )
+    assert settings.faults == Faults(
+        step_delay=0.02, nan_frames=(1,), voice_delay={"en-Carter_man": 0.3}, fail_at_frame=3
+    )
 
 
 def test_the_command_says_so_too() -> None:
     """``python -m vibevoice_otel.service`` ends with 2 and one line, without a traceback, before it imports a model."""
     done = subprocess.run(
-        [sys.executable, "-m", "vibevoice_otel.service", "--port", "-1"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "vibevoice_otel.service", "--port", "-1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr == "error: VIBEVOICE_SERVICE_PORT=-1 is not valid: allowed is 0 to 65535\n"

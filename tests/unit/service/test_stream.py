@@ -44,7 +44,13 @@ async def test_the_log_messages_are_upstreams(service: Running) -> None:
     answer = await service.ask(voice="en-Emma_woman", cfg="2.0", steps="3")
     frames = frames_of(TEXT)
     later = ["model_progress"] * (frames - 1)
-    assert answer.events == ["backend_request_received", "model_progress", "backend_first_chunk_sent", *later, "backend_stream_complete"]
+    assert answer.events == [
+        "backend_request_received",
+        "model_progress",
+        "backend_first_chunk_sent",
+        *later,
+        "backend_stream_complete",
+    ]
     assert answer.data("backend_request_received") == {
         "text_length": len(TEXT), "cfg_scale": 2.0, "inference_steps": 3, "voice": "en-Emma_woman",
     }  # fmt: skip
@@ -121,7 +127,9 @@ async def test_uvicorns_log_has_no_text(service: Running, caplog: pytest.LogCapt
     """Uvicorn logs each WebSocket's path; what the listener wants spoken is not in it, nor in any line of ours."""
     with caplog.at_level(logging.INFO):
         await service.ask("confidential words")
-    assert any("/stream" in record.getMessage() for record in caplog.records), "uvicorn logged no path: the test proves nothing"
+    assert any("/stream" in record.getMessage() for record in caplog.records), (
+        "uvicorn logged no path: the test proves nothing"
+    )
     assert "confidential" not in caplog.text
 
 

@@ -50,7 +50,9 @@ def test_a_missing_program_is_named_with_the_command_that_builds_it(
     assert "promtool is not built: run `make tools`" in capsys.readouterr().err
 
 
-def test_a_built_program_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_built_program_is_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the folder of its key, through the environment's cache."""
     monkeypatch.setenv("VIBEVOICE_OTEL_CACHE", str(tmp_path))
     built = script(cache.folder(BY_NAME["prometheus"]) / "promtool", "")
@@ -73,7 +75,9 @@ def test_an_old_go_is_passed_over_and_what_fails_is_told(tmp_path: Path, monkeyp
     monkeypatch.setenv("VIBEVOICE_OTEL_CACHE", str(tmp_path / "cache"))
     refused = subprocess.CompletedProcess([], 1, "", "no matching distribution")
     real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda command, **rest: refused if "pip" in command else real(command, **rest))
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **rest: refused if "pip" in command else real(command, **rest)
+    )
     with pytest.raises(go.GoMissingError, match=r"Go >= 1\.26 is needed.*(?s:.*)no matching distribution"):
         go.find()
     assert not list((tmp_path / "cache").glob("*"))

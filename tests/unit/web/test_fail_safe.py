@@ -71,7 +71,9 @@ def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch, cap
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
     instrumentor = VibeVoiceInstrumentor()
-    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True)
+    instrumentor.instrument(
+        tracer_provider=TracerProvider(), meter_provider=meters, settings=Settings(), skip_dep_check=True
+    )
 
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise Broken
@@ -89,7 +91,9 @@ def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch, cap
         monkeypatch.undo()
         assert asyncio.run(_ask(app)) == ["websocket.accept", audio, 1000]
         assert dropped(reader) >= 3
-        told = Counter(str(record.args[0]) for record in caplog.records if record.name == failures.__name__ and record.args)
+        told = Counter(
+            str(record.args[0]) for record in caplog.records if record.name == failures.__name__ and record.args
+        )
         assert told
         assert set(told.values()) == {1}
         assert "canary7f3a" not in caplog.text
@@ -109,7 +113,9 @@ async def _ask(app: Any) -> list[Any]:
 
     async def send(message: Any) -> None:
         kind = message["type"]
-        heard.append(message["bytes"] if kind == "websocket.send" else message["code"] if kind == "websocket.close" else kind)
+        heard.append(
+            message["bytes"] if kind == "websocket.send" else message["code"] if kind == "websocket.close" else kind
+        )
 
     scope = {
         "type": "websocket", "path": "/stream", "raw_path": b"/stream", "query_string": b"text=hello", "headers": [], "root_path": "",

@@ -18,14 +18,32 @@ from vibevoice_otel.web.middleware import _synthetic
 from vibevoice_otel.web.traceparent import adopt
 
 parts = st.binary(max_size=60) | st.sampled_from(
-    [b"text=", b"&", b"=", b"%", b"%zz", b"traceparent=", b"00-", b"0" * 32, b"-" + b"a" * 16 + b"-01", b"voice", b"cfg=1", b";", b"\xff"]
+    [
+        b"text=",
+        b"&",
+        b"=",
+        b"%",
+        b"%zz",
+        b"traceparent=",
+        b"00-",
+        b"0" * 32,
+        b"-" + b"a" * 16 + b"-01",
+        b"voice",
+        b"cfg=1",
+        b";",
+        b"\xff",
+    ]
 )
 queries = st.lists(parts, max_size=12).map(b"".join)
 hexadecimal = st.text("0123456789abcdefABCDEFg", min_size=0, max_size=40)
 #: Headers that are nearly right, and headers that are anything.
 traceparents = (
     st.builds(
-        lambda v, t, s, f: f"{v}-{t}-{s}-{f}".encode(), st.sampled_from(["00", "01", "ff", ""]), hexadecimal, hexadecimal, hexadecimal
+        lambda v, t, s, f: f"{v}-{t}-{s}-{f}".encode(),
+        st.sampled_from(["00", "01", "ff", ""]),
+        hexadecimal,
+        hexadecimal,
+        hexadecimal,
     )
     | st.binary(max_size=80)
     | st.just(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -46,10 +64,17 @@ def test_any_query_is_read(raw: bytes) -> None:
 
 
 @settings(deadline=None)
-@given(st.text(alphabet=st.characters(min_codepoint=97, max_codepoint=122), min_size=8, max_size=20), st.binary(max_size=20))
+@given(
+    st.text(alphabet=st.characters(min_codepoint=97, max_codepoint=122), min_size=8, max_size=20),
+    st.binary(max_size=20),
+)
 def test_the_text_is_hidden_whatever_surrounds_it(secret: str, noise: bytes) -> None:
     """Anywhere in a speech request's query, but as the name of a parameter that is known."""
-    for raw in (b"text=" + secret.encode(), b"text=" + noise.replace(b"&", b"") + secret.encode(), noise + b"&" + secret.encode() + b"=1"):
+    for raw in (
+        b"text=" + secret.encode(),
+        b"text=" + noise.replace(b"&", b"") + secret.encode(),
+        noise + b"&" + secret.encode() + b"=1",
+    ):
         assert secret.encode() not in REDACTOR.query("/stream", raw)
 
 
@@ -101,8 +126,14 @@ def test_a_header_in_no_encoding_is_served(name: bytes, value: bytes) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(queries.filter(lambda raw: not re.search(rb"fail|late", raw)), st.lists(traceparents, max_size=2), st.binary(max_size=100))
-def test_a_service_speaks_whatever_it_is_sent(service: Pipeline, raw: bytes, parents: list[bytes], state: bytes) -> None:
+@given(
+    queries.filter(lambda raw: not re.search(rb"fail|late", raw)),
+    st.lists(traceparents, max_size=2),
+    st.binary(max_size=100),
+)
+def test_a_service_speaks_whatever_it_is_sent(
+    service: Pipeline, raw: bytes, parents: list[bytes], state: bytes
+) -> None:
     """Any query, any traceparents (malformed, several), any trace state and baggage: the listener has his audio, the request is counted
     once and is one trace, and nothing of ours has failed.
     """

@@ -143,5 +143,7 @@ def in_use() -> list[int]:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return []
-    used = (torch.cuda.memory_stats(index).get("reserved_bytes.all.peak", 0) for index in range(torch.cuda.device_count()))
+    used = (
+        torch.cuda.memory_stats(index).get("reserved_bytes.all.peak", 0) for index in range(torch.cuda.device_count())
+    )
     return [index for index, peak in enumerate(used) if peak]

@@ -42,7 +42,11 @@ class MpsDevice:
 
     def memory(self) -> Memory:
         limit = getattr(self._mps, "recommended_max_memory", None)
-        return Memory(self.allocated(), int(self._mps.driver_allocated_memory()), limit=int(limit()) if limit is not None else None)
+        return Memory(
+            self.allocated(),
+            int(self._mps.driver_allocated_memory()),
+            limit=int(limit()) if limit is not None else None,
+        )
 
 
 def open_device(_index: int) -> Device:

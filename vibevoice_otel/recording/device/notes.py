@@ -146,7 +146,9 @@ class StreamNotes:
                 host = self._clock()
                 event.record(stream)
                 self._last = event
-                self.marks.append(_new(Mark, (kind, key, host, event, dry, growth)))  # a third of what calling Mark would cost
+                self.marks.append(
+                    _new(Mark, (kind, key, host, event, dry, growth))
+                )  # a third of what calling Mark would cost
                 return
         except Exception:  # noqa: BLE001 - a device that fails (its errors stick) is asked no more; what follows is timed by the host
             self._lost = True

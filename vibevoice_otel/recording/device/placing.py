@@ -86,7 +86,11 @@ class Placing:
     """
 
     def __init__(
-        self, device: Device, marks: list[Mark], clock: Callable[[], int] = now, sleep: Callable[[float], None] = time.sleep
+        self,
+        device: Device,
+        marks: list[Mark],
+        clock: Callable[[], int] = now,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.placed = Placed()
         self._device = device
@@ -111,7 +115,9 @@ class Placing:
             marks = self._marks[:end]
             following = self._marks[end] if end < len(self._marks) else None
             group = self._read(marks, following, deadline)
-            if group is None and final and following is not None:  # the device did this frame, and hangs before the next
+            if (
+                group is None and final and following is not None
+            ):  # the device did this frame, and hangs before the next
                 group = self._read(marks, None, deadline)
             if group is None and not final and self._may_come(marks):
                 break
@@ -221,7 +227,11 @@ class Placing:
     def _place(self, group: _Group) -> None:
         origin, half = _origin(group)
         error = (half + group.error) / 1e9
-        marked = [(mark, origin + round(at)) for mark, at in zip(group.marks, group.relative, strict=True) if not math.isnan(at)]
+        marked = [
+            (mark, origin + round(at))
+            for mark, at in zip(group.marks, group.relative, strict=True)
+            if not math.isnan(at)
+        ]
         before, since = marked[0]
         opened: dict[int, int] = {}
         for mark, at in marked:
@@ -248,7 +258,10 @@ class Placing:
 
 def _origin(group: _Group) -> tuple[int, float]:
     """(host time of the group's first event, its error in ns): between the bounds, and never before the host put the event in."""
-    low, high = min(group.low, group.high), max(group.low, group.high)  # crossed where the clocks ran further apart than stated
+    low, high = (
+        min(group.low, group.high),
+        max(group.low, group.high),
+    )  # crossed where the clocks ran further apart than stated
     middle = (low + high) / 2 if high - low <= LOOSE else low + LAUNCH
     floor = next(mark.host for mark in group.marks if mark.event is not None)
     origin = max(math.ceil(middle), floor)

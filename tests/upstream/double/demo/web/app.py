@@ -35,7 +35,9 @@ class StreamingTTSService:
 
     def load(self):
         self.processor = VibeVoiceStreamingProcessor.from_pretrained(self.model_path)
-        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(self.model_path, device_map="cpu")
+        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(
+            self.model_path, device_map="cpu"
+        )
         self.model.eval()
         scheduler = self.model.model.noise_scheduler
         self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
@@ -63,7 +65,11 @@ class StreamingTTSService:
 
     def _prepare_inputs(self, text, prefilled_outputs):
         return self.processor.process_input_with_cached_prompt(
-            text=text.strip(), cached_prompt=prefilled_outputs, padding=True, return_tensors="pt", return_attention_mask=True
+            text=text.strip(),
+            cached_prompt=prefilled_outputs,
+            padding=True,
+            return_tensors="pt",
+            return_attention_mask=True,
         )
 
     def _run_generation(

@@ -80,8 +80,12 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 heard = self.forward_lm(**self.prepare_inputs_for_generation(text), return_dict=True)
                 hidden = self._pass(text, torch.ones(1, 1), heard.last_hidden_state)
             for _ in range(TTS_SPEECH_WINDOW_SIZE):
-                latent = self.sample_speech_tokens(hidden[which, -1], negative[which, -1], cfg_scale=cfg_scale).unsqueeze(1)
-                audio = self.model.acoustic_tokenizer.decode(latent, cache=cache, sample_indices=which, use_cache=True, debug=False)
+                latent = self.sample_speech_tokens(
+                    hidden[which, -1], negative[which, -1], cfg_scale=cfg_scale
+                ).unsqueeze(1)
+                audio = self.model.acoustic_tokenizer.decode(
+                    latent, cache=cache, sample_indices=which, use_cache=True, debug=False
+                )
                 if audio_streamer is not None:
                     audio_streamer.put(audio, which)
                 embedded = self.model.acoustic_connector(latent)

@@ -24,4 +24,7 @@ class VibeVoiceStreamingProcessor:
     ):
         prompt = cached_prompt["tts_lm"].shape[1]
         tokens = -(-len(text.strip() + "\n") // 4)
-        return {"tts_lm_input_ids": torch.zeros(1, prompt, dtype=torch.long), "tts_text_ids": torch.ones(1, tokens, dtype=torch.long)}
+        return {
+            "tts_lm_input_ids": torch.zeros(1, prompt, dtype=torch.long),
+            "tts_text_ids": torch.ones(1, tokens, dtype=torch.long),
+        }
