@@ -6,7 +6,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
-SDK_TESTS := tests/unit/fastpath tests/unit/metrics tests/unit/recording tests/unit/guard tests/unit/test_instrumentor.py
+SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
 .PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit gpu
@@ -46,7 +46,7 @@ dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry 
 rules: dashboards ## the same command writes both
 
 schema: $(VENV)/.test ## write registry/ and docs/telemetry.md from semconv.py
-	@$(BIN)/vibevoice-otel schema
+	@$(BIN)/python -m tools.schema
 
 screenshots: $(VENV)/.test ## take docs/images/live-page-*.png of the real page (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots

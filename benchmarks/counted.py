@@ -28,7 +28,7 @@ def hook(times: int) -> None:
     """The step's hook inside a request."""
     from types import SimpleNamespace
 
-    from vibevoice_otel.adapters import diffusion
+    from vibevoice_otel.adapters.shared import diffusion
     from vibevoice_otel.recording.clock import Anchor
     from vibevoice_otel.recording.timeline import Timeline, bound
 
@@ -48,7 +48,7 @@ def encode(times: int) -> None:
     import numpy as np
 
     from vibevoice_otel import semconv
-    from vibevoice_otel.fastpath.encode import Encoder, Trace
+    from vibevoice_otel.otlp.encode import Encoder, Trace
     from vibevoice_otel.recording.records import Block
 
     at = np.arange(80) + 1_700_000_000_000_000_000

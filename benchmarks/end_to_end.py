@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from benchmarks import harness
 from benchmarks.servers import NONE, OURS, PAGE, SPANS, STOCK, Receiver, Server, serve
-from vibevoice_otel.demo.client import Heard, listen
+from vibevoice_otel.commands.demo.client import Heard, listen
 
 TEXT = "A short sentence that takes a couple of seconds to say."
 KINDS = (NONE, STOCK, SPANS, OURS, PAGE)

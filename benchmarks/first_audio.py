@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vibevoice_otel import semconv
-from vibevoice_otel.demo.client import listen
-from vibevoice_otel.demo.receiver import Receiver
-from vibevoice_otel.demo.run import Service
+from vibevoice_otel.commands.demo.client import listen
+from vibevoice_otel.commands.demo.receiver import Receiver
+from vibevoice_otel.commands.demo.run import Service
 
 GOAL_MS = 5.0
 

@@ -20,7 +20,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from benchmarks import harness
 from benchmarks.servers import NONE, OURS, STOCK
 from benchmarks.telemetry import Sink, providers
-from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.service.app import create_app
 from vibevoice_otel.service.settings import ServiceSettings

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from benchmarks.replay import Model, speak
 from benchmarks.telemetry import observed
 from tools.stack.collector import Collector
-from vibevoice_otel.guard.share import in_share
+from vibevoice_otel.sampling.share import in_share
 
 SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 TRACES_A_REQUEST = 6  # half a MiB, as the shipped agent batches them

@@ -14,9 +14,10 @@ from opentelemetry.context import Context
 from typing_extensions import Self
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters import surface, upstream
-from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters import upstream
 from vibevoice_otel.adapters.realtime import RealtimeAdapter
+from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Asked, Timeline, bound
@@ -110,7 +111,7 @@ class Model:
         upstream._scheduler(hooks, module)  # type: ignore[arg-type]
         upstream._tokenizers(hooks, module)  # type: ignore[arg-type]
         upstream.hook_connector(hooks, module)  # type: ignore[arg-type]
-        surface.hook_streamer(hooks, module)  # type: ignore[arg-type]
+        service.hook_streamer(hooks, module)  # type: ignore[arg-type]
         RealtimeAdapter(recorder)._model(module)  # type: ignore[arg-type]
         return cls(classes)
 

@@ -14,11 +14,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
-from vibevoice_otel import fastpath
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.sdk import fast
 from vibevoice_otel.settings import Settings
 
 RESOURCE = Resource.create(
@@ -59,7 +59,7 @@ class Observed:
     reader: InMemoryMetricReader
     sink: Sink
     dropped: dict[str, int]
-    path: fastpath.FastPath | None
+    path: fast.FastPath | None
 
     def flush(self) -> None:
         """Everything that has ended becomes bytes, and a reader collects the metrics."""
@@ -97,6 +97,6 @@ def observed(*, traced: bool = True, fast: bool = True, settings: Settings | Non
     recorder = Recorder(chosen, tracer_provider, on_drop=drop)
     recorder.bounds.learn_voices(["en-Carter_man"])
     recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
-    path = fastpath.attach(recorder, instruments) if fast else None
+    path = fast.attach(recorder, instruments) if fast else None
     live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

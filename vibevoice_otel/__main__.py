@@ -2,6 +2,6 @@
 
 import sys
 
-from vibevoice_otel.cli import main
+from vibevoice_otel.commands.cli import main
 
 sys.exit(main())

@@ -17,13 +17,13 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
 
 from vibevoice_otel import settings
-from vibevoice_otel.guard.install import GuardAdapter
-from vibevoice_otel.guard.logs import be_heard
-from vibevoice_otel.recording.deferred import DeferredRecorder
+from vibevoice_otel.deferred import DeferredRecorder
+from vibevoice_otel.privacy.logs import be_heard
+from vibevoice_otel.process.install import GuardAdapter
 from vibevoice_otel.web.install import WebAdapter
 
 if TYPE_CHECKING:
-    from vibevoice_otel.adapters.hooks import HookPoint, Hooks
+    from vibevoice_otel.hooks.hooks import HookPoint, Hooks
     from vibevoice_otel.page.server import LivePage
     from vibevoice_otel.recording.recorder import Recorder
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
-from vibevoice_otel import __version__, fastpath, semconv
+from vibevoice_otel import __version__, semconv
 from vibevoice_otel.metrics import gpu, live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.sdk import fast
 from vibevoice_otel.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def build(
     recorder.sinks.append(derive)
     recorder.on_voices = derive.start_at_zero
     if chosen.fast_path:
-        fastpath.attach(recorder, instruments)
+        fast.attach(recorder, instruments)
     live.register(instruments, recorder, __version__, adapters)
     gpu.register(instruments)
     if page is not None:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import websockets
 
-from vibevoice_otel.demo.receiver import ReceivedSpan, Receiver
+from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
 
 ROOT = "vibevoice.synthesize"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vibevoice_otel.demo.receiver import Receiver
+from vibevoice_otel.commands.demo.receiver import Receiver
 
 from .conftest import Running
 

@@ -20,7 +20,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device import StreamNotes
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.timeline import Timeline
 
 from .conftest import FRAMES
@@ -196,8 +196,8 @@ def test_the_hosts_view_bounds_what_is_placed() -> None:
 
 def test_a_capture_survives_a_thread_that_reads() -> None:
     """A CUDA graph is captured, and replayed, while the recorder's thread polls without pause; what it computes is right."""
-    from vibevoice_otel.adapters.capture import hook_captures
-    from vibevoice_otel.adapters.hooks import Hooks
+    from vibevoice_otel.adapters.shared.capture import hook_captures
+    from vibevoice_otel.hooks.hooks import Hooks
 
     hooks = Hooks("gpu", lambda *_: None)
     hook_captures(hooks, torch.cuda.graphs)

@@ -17,11 +17,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from vibevoice_otel import semconv
-from vibevoice_otel.adapters import hooks as hooks_module
-from vibevoice_otel.adapters import safely
-from vibevoice_otel.guard import failures, shutdown
+from vibevoice_otel import failures, semconv
+from vibevoice_otel.hooks import hooks as hooks_module
+from vibevoice_otel.hooks import wrappers
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.process import shutdown
 from vibevoice_otel.service.engine import StreamingTTSService
 from vibevoice_otel.service.settings import ServiceSettings
 from vibevoice_otel.settings import Settings
@@ -66,7 +66,7 @@ class Saboteur:
 
             return run
 
-        return safely.guarded(original, broken, failed)
+        return wrappers.guarded(original, broken, failed)
 
     def noted(self, original: Any, before: Any, after: Any, failed: Any, find: Any = None) -> Any:
         name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
@@ -85,7 +85,7 @@ class Saboteur:
                 self.broke += 1
                 raise Broken
 
-        return safely.noted(original, broken_before, broken_after if after is not None else None, failed, find)
+        return wrappers.noted(original, broken_before, broken_after if after is not None else None, failed, find)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_every_hook_may_fail(
             assert all(np.isfinite(chunk).all() for chunk in audio)
             assert saboteur.broke, f"{name} {when}"
             assert dropped(reader) - count == saboteur.broke, f"{name} {when}"
-            told = [record for record in caplog.records if record.name == "vibevoice_otel.guard.failures"]
+            told = [record for record in caplog.records if record.name == "vibevoice_otel.failures"]
             assert len(told) == 1, f"{name} {when}"
             assert "canary7f3a" not in told[0].getMessage()
     saboteur.where = ""
@@ -173,7 +173,7 @@ def test_the_services_own_exceptions_pass(observed: tuple[Saboteur, StreamingTTS
             return hook
 
         with pytest.raises(RuntimeError) as raised:
-            safely.guarded(original, make, failed.append)()
+            wrappers.guarded(original, make, failed.append)()
         assert raised.value is own
         assert len(failed) == broken
 

@@ -14,7 +14,7 @@ from tools.stack.collector import Collector
 from tools.stack.prometheus import Prometheus
 from tools.stack.service import Service
 from tools.stack.traces import TraceStore
-from vibevoice_otel.guard.share import in_share
+from vibevoice_otel.sampling.share import in_share
 
 SHARE = "0.3"
 

@@ -19,7 +19,7 @@ from tests.stack.fixtures import eventually, need
 from tools.stack.collector import Collector
 from tools.stack.traces import TraceStore
 from vibevoice_otel import semconv
-from vibevoice_otel.guard.share import in_share
+from vibevoice_otel.sampling.share import in_share
 
 SHARE = 0.25
 WAIT_S = 2.0  # decision_wait: 30 s as shipped, too long for a test; everything else is as shipped

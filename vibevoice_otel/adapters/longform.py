@@ -9,9 +9,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vibevoice_otel.adapters import prepared, upstream
-from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters.shared import standalone
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline
 
@@ -46,7 +47,7 @@ class LongFormAdapter:
         part = "vibevoice.preprocess of the long-form model"
         processor = self.hooks.owner(module, "VibeVoiceProcessor", part)
         if processor is not None:
-            self.hooks.replace(processor, "__call__", prepared.remember, part)
+            self.hooks.replace(processor, "__call__", standalone.remember, part)
 
 
 def _pass_begins(timeline: Timeline, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters import prepared, upstream
-from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters.shared import standalone
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline
 
@@ -56,7 +57,7 @@ class RealtimeAdapter:
         part = "vibevoice.preprocess, in a program without the server"
         processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", part)
         if processor is not None:
-            self.hooks.replace(processor, "process_input_with_cached_prompt", prepared.remember, part)
+            self.hooks.replace(processor, "process_input_with_cached_prompt", standalone.remember, part)
 
 
 def _window_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> None:

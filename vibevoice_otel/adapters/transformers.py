@@ -8,14 +8,14 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vibevoice_otel.adapters import surface
-from vibevoice_otel.adapters.capture import hook_captures
-from vibevoice_otel.adapters.diffusion import hook_scheduler
-from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.adapters.leaves import times
-from vibevoice_otel.adapters.safely import Before
+from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared.capture import hook_captures
+from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.hooks.wrappers import Before
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline
 
@@ -41,9 +41,9 @@ class TransformersAdapter:
         on_import("torch.cuda.graphs", lambda m: hook_captures(self.hooks, m))
         on_import(
             "vibevoice_otel.service.engine",
-            lambda m: surface.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
+            lambda m: service.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
         )
-        on_import("vibevoice_otel.service.streamer", lambda m: surface.hook_streamer(self.hooks, m))
+        on_import("vibevoice_otel.service.streamer", lambda m: service.hook_streamer(self.hooks, m))
 
     def uninstrument(self) -> None:
         self.hooks.undo()
@@ -62,7 +62,7 @@ class TransformersAdapter:
 
     def _modeling(self, module: ModuleType) -> None:
         model, note = module.VibeVoiceForConditionalGeneration, self.hooks.note
-        surface.hook_generate(self.hooks, self._recorder, model)
+        service.hook_generate(self.hooks, self._recorder, model)
         note(model, "_prefill", "vibevoice.prefill", _prefill_begins, _prefill_ends)
         note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward (positive)", _positive_prepared)
         note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, _positive_ends)

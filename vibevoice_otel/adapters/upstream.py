@@ -8,14 +8,14 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters import surface
-from vibevoice_otel.adapters.audio import note_chunk
-from vibevoice_otel.adapters.capture import hook_captures
-from vibevoice_otel.adapters.diffusion import hook_scheduler
-from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.adapters.leaves import times
+from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared.audio import note_chunk
+from vibevoice_otel.adapters.shared.capture import hook_captures
+from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline, current
 from vibevoice_otel.semconv import Cache
@@ -40,14 +40,14 @@ class UpstreamAdapter:
         hooks, recorder = self.hooks, self._recorder
         hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
         hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
-        hooks.on_import("vibevoice.modular.streamer", lambda m: surface.hook_streamer(hooks, m))
+        hooks.on_import("vibevoice.modular.streamer", lambda m: service.hook_streamer(hooks, m))
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
         for module in list(sys.modules.values()):  # a server that was loaded before us, perhaps as __main__
-            service = getattr(module, "__dict__", {}).get(SERVICE)
-            if is_service(service) and getattr(module, "__name__", None) not in SERVERS:
-                surface.hook_service(hooks, recorder, service)
+            found = getattr(module, "__dict__", {}).get(SERVICE)
+            if is_service(found) and getattr(module, "__name__", None) not in SERVERS:
+                service.hook_service(hooks, recorder, found)
 
     def uninstrument(self) -> None:
         self.hooks.undo()
@@ -75,11 +75,11 @@ def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
     named = vars(module).get(SERVICE)
-    service = (
+    found = (
         named if isinstance(named, type) else next((each for each in vars(module).values() if is_service(each)), None)
     )
-    if service is not None:
-        surface.hook_service(hooks, recorder, service)
+    if found is not None:
+        service.hook_service(hooks, recorder, found)
     elif hasattr(
         module, "AudioStreamer"
     ):  # upstream's server, changed beyond recognition; any other web.app is not our affair
@@ -107,7 +107,7 @@ def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
     hooks.replace(
         model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name
     )
-    surface.hook_generate(hooks, recorder, model)
+    service.hook_generate(hooks, recorder, model)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
     hooks.note(model, "sample_speech_tokens", semconv.FRAME.name, _frame_begins)
     hooks.note(
@@ -226,7 +226,7 @@ def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., A
         if service is not None and hasattr(service.load, "__vibevoice_otel__"):
             return original(cls, *args, **kwargs)  # the service's own load is being timed
         if service is not None:  # a server under a module name that nobody told us
-            surface.hook_service(hooks, recorder, service)
+            service.hook_service(hooks, recorder, service)
         started, error = now(), None
         try:
             return original(cls, *args, **kwargs)

@@ -156,7 +156,10 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         reason = "no setting was seen to keep up for sure; this one is the likeliest to"
         return Recommendation(best.steps, best.cfg, False, reason, voice, length, candidates, notes)
     cfg, steps = DEFAULT.numbers or (CFG_OTHERWISE, 5)
-    reason = f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): the server's default"
+    reason = (
+        f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): "
+        "the server's default"
+    )
     return Recommendation(steps, cfg, None, reason, voice, length, candidates, notes)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vibevoice_otel import semconv
-from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.metrics.ledger import Ledger
 from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
+from vibevoice_otel.sampling.share import in_share
 from vibevoice_otel.semconv import Clock, Metric, Status
 
 

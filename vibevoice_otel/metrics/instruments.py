@@ -97,7 +97,7 @@ class Exemplars:
 
 
 class BulkWriter(Protocol):
-    """A cheaper way to record (fastpath/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
+    """A cheaper way to record (sdk/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
 
     def record_many(
         self,

@@ -15,8 +15,7 @@ from time import time_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from vibevoice_otel import semconv
-from vibevoice_otel.guard import failures
+from vibevoice_otel import failures, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Exemplars, Instruments
 from vibevoice_otel.recording.records import Ids, Ints
 from vibevoice_otel.semconv import Metric

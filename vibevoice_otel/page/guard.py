@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Collection, Mapping
 
-from vibevoice_otel.guard import bearer
+from vibevoice_otel.web import bearer
 
 #: host, [v6] or name, with an optional port.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")

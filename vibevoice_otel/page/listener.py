@@ -17,8 +17,8 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording import sdk
 from vibevoice_otel.recording.records import AttributeValue
+from vibevoice_otel.sdk.spans import emit_root
 
 if TYPE_CHECKING:
     from vibevoice_otel.metrics.instruments import Instruments
@@ -143,7 +143,7 @@ class Listeners:
         if final.recording and final.trace_id:
             flags = TraceFlags(TraceFlags.SAMPLED if final.sampled else TraceFlags.DEFAULT)
             context = SpanContext(final.trace_id, span_id, False, flags)
-            exported = sdk.emit_root(self._tracer, context, semconv.LISTEN.name, SpanKind.CLIENT, report.started, report.ended,
+            exported = emit_root(self._tracer, context, semconv.LISTEN.name, SpanKind.CLIENT, report.started, report.ended,
                                      _attributes(report, final.labels.voice, status, error),
                                      error if status is not semconv.Status.CANCELLED else None)  # fmt: skip
         if self._instruments is not None and not final.synthetic:

@@ -10,7 +10,7 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.guard import host_of

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
-from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.generation import Generation
-from vibevoice_otel.recording.parts import FirstAudioParts
+from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.playback import Playback
 from vibevoice_otel.recording.records import AttributeValue, Batch, Ids, IdSource, Ints, Labels, Operation
 from vibevoice_otel.recording.timeline import Note, Timeline

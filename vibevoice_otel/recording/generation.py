@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.leaf import Leaf
-from vibevoice_otel.recording.on_device import OnDevice, Timed
-from vibevoice_otel.recording.parts import FirstAudioParts
+from vibevoice_otel.recording.device.times import OnDevice, Timed
+from vibevoice_otel.recording.first_audio import FirstAudioParts
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import AttributeValue, Block, Column, Ids, IdSource, Ints
 from vibevoice_otel.recording.timeline import Timeline
 from vibevoice_otel.semconv import Branch, Part

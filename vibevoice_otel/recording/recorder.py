@@ -16,16 +16,16 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import Status, StatusCode
 
-from vibevoice_otel import semconv
-from vibevoice_otel.guard import failures
-from vibevoice_otel.guard.cardinality import Bounds
-from vibevoice_otel.recording import ids, sdk
+from vibevoice_otel import failures, semconv
+from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.assembler import Assembly
-from vibevoice_otel.recording.budget import SpanBudget
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.emit import SpanEmitter
+from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
+from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.recording.timeline import Asked, Timeline
+from vibevoice_otel.sampling.budget import SpanBudget
+from vibevoice_otel.sdk.spans import id_generator
 
 if TYPE_CHECKING:
     from vibevoice_otel.settings import Settings
@@ -72,7 +72,7 @@ class Recorder:
         self._tracer = trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
         self.emitter = SpanEmitter(self._tracer)
         self.budget = SpanBudget(settings, on_drop)
-        self._ids = id_source or ids.source(sdk.id_generator(provider))
+        self._ids = id_source or ids.source(id_generator(provider))
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._open: dict[Timeline, Assembly] = {}

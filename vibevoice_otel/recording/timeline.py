@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

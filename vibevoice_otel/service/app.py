@@ -125,9 +125,9 @@ async def _serve(
     except Exception as error:  # noqa: BLE001 - whatever it is, the listener is told and the service goes on
         if not session.left.is_set():
             # The type alone: an exception's message may quote the text, which is the listener's own.
-            logger.error(
+            logger.error(  # noqa: TRY400
                 "a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-            )  # noqa: TRY400
+            )
             session.log("backend_error", message=type(error).__name__)
     finally:
         session.stop.set()

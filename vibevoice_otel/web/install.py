@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.web import query
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.privacy import query
 from vibevoice_otel.web.middleware import ORIGINAL_HEADERS, ORIGINAL_QUERY, Receive, RequestMiddleware, Scope, Send
 
 if TYPE_CHECKING:

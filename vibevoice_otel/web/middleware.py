@@ -9,12 +9,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
-from vibevoice_otel import semconv
-from vibevoice_otel.guard import exceptions, failures
+from vibevoice_otel import failures, semconv
+from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Timeline, current
-from vibevoice_otel.web import query
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder

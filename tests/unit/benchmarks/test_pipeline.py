@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from benchmarks import pipeline, pipeline_load
 from tools import toolchain
-from vibevoice_otel.guard.share import in_share
+from vibevoice_otel.sampling.share import in_share
 
 ROOT = Path(__file__).resolve().parents[3]
 

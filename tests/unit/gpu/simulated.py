@@ -11,7 +11,7 @@ from tests.unit.recording.builders import assembly
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.recording.timeline import Asked, Timeline
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from tests.fake_gpu.device import MS, US, FakeGpu, HostClock
 from vibevoice_otel.adapters import realtime, upstream
 from vibevoice_otel.adapters import transformers as native
-from vibevoice_otel.adapters.leaves import times
-from vibevoice_otel.adapters.safely import After, Before, noted
-from vibevoice_otel.adapters.surface import TIMELINE, _has_put, _put_begins
+from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.adapters.shared.service import TIMELINE, _has_put, _put_begins
+from vibevoice_otel.hooks.wrappers import After, Before, noted
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.timeline import Timeline, bound
 
 

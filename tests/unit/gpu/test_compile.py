@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from vibevoice_otel.adapters.diffusion import hook_scheduler
-from vibevoice_otel.adapters.hooks import Hooks
-from vibevoice_otel.adapters.leaves import times
+from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.adapters.transformers import _positive_begins, _positive_ends
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.timeline import Timeline, bound
 
 

@@ -11,8 +11,8 @@ import torch
 
 from tests.fake_gpu.device import FakeGpu
 from tests.unit.gpu.simulated import Run
-from vibevoice_otel.adapters.capture import hook_captures
-from vibevoice_otel.adapters.hooks import Hooks
+from vibevoice_otel.adapters.shared.capture import hook_captures
+from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.device import cuda

@@ -14,7 +14,7 @@ from tests.fake_gpu.device import MS, US, FakeGpu, Synchronised
 from tests.unit.gpu.simulated import Run, blocks, errors
 from tests.unit.recording.builders import assembly
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch, Block
 
 SPANS = {semconv.STEP: "steps", semconv.DECODE: "decodes", semconv.PREFILL: "prefills"}

@@ -15,11 +15,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import View
 
-from vibevoice_otel import fastpath, semconv
-from vibevoice_otel.fastpath.histograms import FastMetrics
+from vibevoice_otel import semconv
 from vibevoice_otel.metrics import ledger as module
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.metrics.ledger import Ledger
+from vibevoice_otel.sdk import fast
+from vibevoice_otel.sdk.histograms import FastMetrics
 
 
 class Books:
@@ -175,7 +176,7 @@ def test_a_write_takes_no_lock_that_another_holds_who_waits_for_the_collection()
     recorder: Any = type(
         "Recorder", (), {"emitter": type("Emitter", (), {"tracer": None, "fast": None}), "on_drop": print}
     )
-    fastpath.attach(recorder, books.instruments)
+    fast.attach(recorder, books.instruments)
     books.ledger.add(semconv.UNDERRUN, 1, {"voice": "v"})
     writer = threading.Thread(target=books.ledger.write, daemon=True)
     with MeterProvider._all_metric_readers_lock:

@@ -13,11 +13,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.unit.recording.builders import assembly, request
 from vibevoice_otel import semconv
-from vibevoice_otel.fastpath.histograms import FastMetrics
-from vibevoice_otel.guard.share import in_share
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.records import Batch
+from vibevoice_otel.sampling.share import in_share
+from vibevoice_otel.sdk.histograms import FastMetrics
 from vibevoice_otel.semconv import Status
 
 SHARE, SLO = 0.25, 0.45

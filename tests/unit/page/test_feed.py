@@ -15,7 +15,7 @@ from vibevoice_otel.page import feed
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.store import Store
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Timeline
 from vibevoice_otel.settings import Settings

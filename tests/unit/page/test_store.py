@@ -10,7 +10,7 @@ from tests.unit.recording.builders import add_frame, assembly, finish, request
 from vibevoice_otel import semconv
 from vibevoice_otel.page import rows
 from vibevoice_otel.page.store import Store
-from vibevoice_otel.recording import emit
+from vibevoice_otel.recording import spans as emit
 from vibevoice_otel.recording.records import Batch, Operation
 
 PLENTY = 64 * 1024 * 1024

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vibevoice_otel import semconv
-from vibevoice_otel.guard.cardinality import Bounds
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
+from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.records import Batch, Ids
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.semconv import Part
 
 from .builders import MS, add_frame, assembly, finish, request, tree

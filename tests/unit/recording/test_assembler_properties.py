@@ -17,7 +17,7 @@ from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import Asked, Timeline
 

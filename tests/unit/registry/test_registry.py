@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from vibevoice_otel import schema, semconv
-from vibevoice_otel.schema.registry import metric_attributes, span_attributes
+from tools import schema
+from tools.schema.registry import metric_attributes, span_attributes
+from vibevoice_otel import semconv
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "registry").glob("*.yaml"))
@@ -100,7 +101,7 @@ def test_the_page_names_every_metric_span_and_attribute() -> None:
 
 
 def test_the_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`vibevoice-otel schema` writes where it is told; --check names what differs, and only that."""
+    """`python -m tools.schema` writes where it is told; --check names what differs, and only that."""
     assert schema.main(["--out", str(tmp_path)]) == 0
     capsys.readouterr()
     assert schema.main(["--out", str(tmp_path), "--check"]) == 0

@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from vibevoice_otel import semconv
-from vibevoice_otel.guard import failures
+from vibevoice_otel import failures, semconv
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.privacy import query
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
-from vibevoice_otel.web import middleware, query
+from vibevoice_otel.web import middleware
 
 
 class Broken(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vibevoice_otel.recording.device.interface import Event
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 
 #: Kinds of marks; a leaf's are its own number times two, and the next one.
 FRAME, BASE, STEP, SEEN = -4, -3, -2, -1

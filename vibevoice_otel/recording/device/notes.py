@@ -15,7 +15,7 @@ from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.device.interface import Device, Event, Memory, Stream
 from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark, entered, left
 from vibevoice_otel.recording.device.placing import Placing
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.records import AttributeValue

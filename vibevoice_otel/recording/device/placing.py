@@ -21,7 +21,7 @@ from typing import NamedTuple
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.device.interface import Device, Event
 from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark
-from vibevoice_otel.recording.leaf import Leaf
+from vibevoice_otel.recording.interval import Leaf
 
 #: Seconds for which a device that does not come by is asked, and pauses between the questions.
 PATIENCE = 2.0

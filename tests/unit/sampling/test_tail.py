@@ -1,0 +1,245 @@
+"""Sampling by outcome in the process: whole traces, kept for a reason, within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Status, StatusCode
+
+from vibevoice_otel import failures
+from vibevoice_otel.sampling import sampler
+from vibevoice_otel.sampling.sampler import TailSampler
+from vibevoice_otel.sampling.tail import TailProcessor
+from vibevoice_otel.sdk import chain
+from vibevoice_otel.settings import Settings
+
+from .pipeline import Pipeline, caller, pipeline
+
+ROOT = "vibevoice.synthesize"
+PATIENT = Settings(slo_first_audio=3600.0)  # a busy machine is not slow here
+
+
+def assert_whole(service: Pipeline) -> None:
+    """Every exported trace has its SERVER span and no span whose parent is missing (the caller's apart)."""
+    for spans in service.traces().values():
+        ids = {span.get_span_context().span_id for span in spans}  # type: ignore[union-attr]
+        assert (
+            sum(span.kind is trace.SpanKind.SERVER for span in spans) == sum(span.name == ROOT for span in spans) >= 1
+        )
+        assert all(span.parent is None or span.parent.is_remote or span.parent.span_id in ids for span in spans)
+
+
+def test_failures_are_kept_whole_and_the_rest_is_dropped_whole() -> None:
+    """Of 40 requests with share 0 the 10 that fail are exported with their SERVER spans; nothing of the others is."""
+    with pipeline(TailSampler(0.0), PATIENT) as service:
+        service.run(*([b"text=a"] * 3 + [b"text=a&fail=1"]) * 10)
+        assert len(service.traces()) == 10
+        assert all(any(s.status.status_code is StatusCode.ERROR for s in spans) for spans in service.traces().values())
+        assert_whole(service)
+
+
+def test_a_slow_first_audio_is_kept_with_its_exemplar() -> None:
+    """Beyond the objective the trace is exported, and the latency's exemplar names it."""
+    with pipeline(TailSampler(0.0), Settings(slo_first_audio=0.5)) as service:
+        service.run(b"text=a")
+        service.run(b"text=a", b"text=a&late=0.6", b"text=a")
+        (spans,) = service.traces().values()
+        assert_whole(service)
+        exemplars = [
+            e for point in service.points("vibevoice.first_audio.latency") for e in point.exemplars if e.trace_id
+        ]
+        assert [e.trace_id for e in exemplars] == [spans[0].get_span_context().trace_id]  # type: ignore[union-attr]
+        assert exemplars[0].span_id in {
+            s.get_span_context().span_id for s in spans if s.name == "vibevoice.first_chunk"
+        }  # type: ignore[union-attr]
+
+
+def test_a_listener_who_ran_dry_is_kept() -> None:
+    """66 ms of audio and a second chunk 300 ms later: of three good requests that one is exported, whole, and says so."""
+    with pipeline(TailSampler(0.0), PATIENT) as service:
+        service.run(b"text=a", b"text=a&gap=0.3", b"text=a")
+        (spans,) = service.traces().values()
+        assert_whole(service)
+        (root,) = (span for span in spans if span.name == ROOT)
+        assert root.status.status_code is not StatusCode.ERROR
+        assert (root.attributes or {})["vibevoice.underruns"] == 1
+
+
+def test_a_full_buffer_degrades_with_a_count() -> None:
+    """60 failing requests at once, three early spans of the service's own in each, in a buffer of 100: every one is counted; a trace is
+    there whole or not at all; and vibevoice.telemetry.dropped says exactly how many spans were lost for want of room.
+    """
+    app = FastAPI()
+
+    @app.websocket("/stream")
+    async def stream(socket: WebSocket) -> None:
+        await socket.accept()
+        for _ in range(3):
+            service.provider.get_tracer("service").start_span("own").end()
+        await asyncio.sleep(0.3)
+        raise RuntimeError
+
+    async def scene() -> Any:
+        return await asyncio.gather(*(service.ask() for _ in range(60)))
+
+    with pipeline(TailSampler(0.0), Settings(slo_first_audio=3600.0, tail_buffer=100), app) as service:
+        asyncio.run(scene())
+        service.flush()
+        assert service.counted("vibevoice.streaming.requests", "status") == {"error": 60}
+        assert_whole(service)
+        kept, lost = len(service.traces()), service.counted("vibevoice.telemetry.dropped", "reason")["tail_buffer_full"]
+        assert all([span.name for span in spans].count("own") == 3 for spans in service.traces().values())
+        print(f"{kept} of 60 traces are kept, whole; {lost} spans were counted as lost")
+        assert 0 < kept < 60
+        assert lost == (60 - kept) * len(next(iter(service.traces().values())))
+
+
+def test_the_share_is_kept_whatever_the_outcome() -> None:
+    """With share 0.5 about half of the good ones are there, whole, sampled at once (so that other services sample them too)."""
+    with pipeline(TailSampler(0.5), PATIENT) as service:
+        service.run(*[b"text=a"] * 100)
+        assert 25 <= len(service.traces()) <= 75
+        assert_whole(service)
+
+
+@pytest.mark.parametrize(("override", "kept"), [(False, 0), (True, 1)])
+def test_a_callers_refusal_is_overridden_by_opt_in_alone(override: bool, kept: int) -> None:
+    """A failed request of a caller who does not sample is kept only with VIBEVOICE_OTEL_TAIL_OVERRIDE_CALLER; it is counted always."""
+    with pipeline(TailSampler(0.0, override=override), PATIENT) as service:
+        service.run(b"text=a", headers=caller(sampled=False))
+        service.run(b"text=a&fail=1", headers=caller(sampled=False, trace_id="1" * 32))
+        assert [span.name for span in service.spans()].count(ROOT) == kept
+        assert service.counted("vibevoice.streaming.requests", "status") == {"success": 1, "error": 1}
+
+
+def test_a_callers_wish_is_kept() -> None:
+    """A caller who samples gets his trace, whatever the share."""
+    with pipeline(TailSampler(0.0)) as service:
+        service.run(b"text=a", headers=caller(sampled=True))
+        assert_whole(service)
+        assert len(service.traces()) == 1
+
+
+class Held:
+    """A provider with the tail processor alone."""
+
+    def __init__(self, limit: int) -> None:
+        self.exporter, self.drops = InMemorySpanExporter(), list[tuple[str, str, int]]()
+        self.provider = TracerProvider(sampler=TailSampler(0.0))
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tail = TailProcessor(
+            lambda: chain.exporting(self.provider),
+            slow=0.45,
+            limit=limit,
+            on_drop=lambda *drop: self.drops.append(drop),
+            room=chain.room,
+        )
+        self.provider.add_span_processor(self.tail)
+        self.tracer = self.provider.get_tracer("test")
+
+    def names(self) -> list[str]:
+        assert self.provider.force_flush()
+        return sorted(span.name for span in self.exporter.get_finished_spans())
+
+
+def test_a_full_buffer_drops_the_oldest_trace_whole_and_counts_it() -> None:
+    """Beyond its limit the buffer loses one undecided trace, all of it, later spans and a later failure included, and says how much."""
+    held = Held(limit=10)
+    old, new = held.tracer.start_span("old"), held.tracer.start_span("new")
+    for parent, count in ((old, 8), (new, 3)):
+        for number in range(count):
+            held.tracer.start_span(f"{parent.name} {number}", context=trace.set_span_in_context(parent)).end()  # type: ignore[attr-defined]
+    assert held.drops == [("spans", "tail_buffer_full", 8)]
+    for span in (old, new):
+        span.set_status(Status(StatusCode.ERROR))
+        span.end()
+    assert held.names() == ["new", "new 0", "new 1", "new 2"]
+    assert held.drops[1:] == [("spans", "tail_buffer_full", 1)], "its last span too"
+
+
+def test_a_span_after_the_end_follows_its_trace() -> None:
+    """A child that begins when its trace is over is exported with a kept trace and dropped with a dropped one, even if it fails."""
+    held = Held(limit=100)
+    for name, fails in (("good", False), ("bad", True)):
+        root = held.tracer.start_span(name)
+        if fails:
+            root.set_status(Status(StatusCode.ERROR))
+        root.end()
+        late = held.tracer.start_span(f"late {name}", context=trace.set_span_in_context(root))
+        late.set_status(Status(StatusCode.ERROR))
+        late.end()
+    assert held.names() == ["bad", "late bad"]
+
+
+def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out again."""
+    monkeypatch.setattr(failures, "_told", set())
+    held = Held(limit=100)
+
+    def refuse() -> list[Any]:
+        raise RuntimeError
+
+    targets = held.tail._targets
+    for fails in (True, True, False):
+        held.tail._targets = refuse if fails else targets
+        span = held.tracer.start_span("bad")
+        span.set_status(Status(StatusCode.ERROR))
+        span.end()
+        until = time.monotonic() + 5
+        while (held.tail._leaving or held.tail._handing) and time.monotonic() < until:
+            time.sleep(0.01)
+    assert held.names() == ["bad"]
+    assert held.drops == [("spans", "tail_error", 1)] * 2
+    assert len([record for record in caplog.records if record.name == failures.__name__]) == 1
+
+
+def test_nothing_is_held_when_all_is_over() -> None:
+    """1,000 requests leave the buffer empty."""
+    held = Held(limit=100)
+    for _ in range(1000):
+        with held.tracer.start_as_current_span("request"), held.tracer.start_as_current_span("child"):
+            pass
+    assert held.names() == []
+    assert (held.tail._held, len(held.tail._traces)) == (0, 0)
+    assert not held.drops
+
+
+@pytest.mark.parametrize("argument", ["-0.1", "1.5", "nan", "half", "inf"])
+def test_a_wrong_share_is_told_and_keeps_everything(argument: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The message names the setting, the value and what is allowed; nothing is lost by a slip."""
+    with caplog.at_level(logging.ERROR):
+        chosen = sampler.from_environment(argument)
+    assert "OTEL_TRACES_SAMPLER_ARG" in caplog.text
+    assert repr(argument) in caplog.text
+    assert "from 0 to 1" in caplog.text
+    assert chosen.get_description() == "VibeVoiceTail{share=1,override=False}"
+
+
+@pytest.mark.parametrize(("argument", "share"), [(None, "0"), ("", "0"), ("0.25", "0.25"), ("1", "1")])
+def test_the_share_is_read(argument: str | None, share: str) -> None:
+    """The share, none for 0."""
+    assert f"share={share}," in sampler.from_environment(argument).get_description()
+
+
+def test_concurrent_requests_do_not_mix() -> None:
+    """Interleaved requests, every other failing, are kept and dropped each on its own."""
+
+    async def scene(service: Pipeline) -> Any:
+        return await asyncio.gather(
+            *(service.ask(b"text=a&long=1&late=0.02" + (b"&fail=1" if n % 2 else b"")) for n in range(40))
+        )
+
+    with pipeline(TailSampler(0.0), PATIENT) as service:
+        asyncio.run(scene(service))
+        service.flush()
+        assert len(service.traces()) == 20
+        assert_whole(service)

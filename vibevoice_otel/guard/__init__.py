@@ -1,1 +1,0 @@
-"""What keeps telemetry from doing harm: bounded labels, redaction, sampling."""

@@ -1,0 +1,1 @@
+"""Putting functions in and taking them out, without hurting the host."""

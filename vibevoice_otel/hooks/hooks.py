@@ -1,0 +1,177 @@
+"""Putting hooks into foreign code, and taking them out again.
+
+A hook attaches when the module that holds it is imported, so nothing heavy is imported on our account. A function that an
+upstream release renamed costs its own part and one warning, never the service.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
+
+from vibevoice_otel import failures
+from vibevoice_otel.hooks.wrappers import After, Before, Find, guarded, noted
+
+logger = logging.getLogger(__name__)
+_ABSENT = object()
+
+
+@dataclass(slots=True)
+class HookPoint:
+    """One function that an adapter wants, and whether it was there. ``vibevoice-otel doctor`` prints these."""
+
+    adapter: str
+    where: str  # module.Class.function
+    part: str  # what of the telemetry depends on it
+    found: bool
+
+
+@dataclass(slots=True)
+class Hooks:
+    """The hooks of one adapter.
+
+    Args:
+        adapter: its name, for messages.
+        on_drop: told (what, reason, count) when a hook is missing or fails.
+    """
+
+    adapter: str
+    on_drop: Callable[[str, str, int], None]
+    points: list[HookPoint] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)  # whose hooks have been put in
+    _undo: list[Callable[[], object]] = field(default_factory=list)
+    _active: bool = True
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def on_import(self, module: str, attach: Callable[[ModuleType], None]) -> None:
+        """Call ``attach(module)`` as soon as ``module`` is imported (now, if it is)."""
+
+        def imported(loaded: ModuleType) -> None:
+            if not self._active:
+                return
+            try:
+                attach(loaded)
+            except Exception:
+                self.on_drop("hooks", "attach_error", 1)
+                logger.warning(
+                    "hooks for %s could not be attached; what they would have measured is missing",
+                    module,
+                    exc_info=True,
+                )
+            else:
+                self.modules.append(module)
+
+        loaded = sys.modules.get(module)
+        if loaded is not None and not getattr(getattr(loaded, "__spec__", None), "_initializing", False):
+            imported(loaded)
+        else:
+            register_post_import_hook(imported, module)
+
+    def replace(
+        self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False
+    ) -> bool:
+        """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
+
+        What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a coroutine's, sees to
+        that itself (:meth:`failed`).
+
+        ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is harmless, by
+        another adapter too (they share what upstream's models share): the second time does nothing.
+        """
+        where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace(
+            "..", "."
+        ).strip(".")
+        if isinstance(owner, ModuleType):
+            where = f"{owner.__name__}.{name}"
+        with self._lock:
+            original = getattr(owner, name, None)
+            if getattr(original, "__vibevoice_otel__", None) is not None:
+                return True
+            found = original is not None and callable(original)
+            self._found(where, part, found=found)
+            if original is None or not found:
+                return False
+            own = vars(owner).get(name, _ABSENT)
+            kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
+                staticmethod if isinstance(own, staticmethod) else None
+            )
+            if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
+                kind, original = (
+                    classmethod,
+                    original.__func__,
+                )  # bound afresh at each call, so that a subclass stays itself
+            if hot or inspect.iscoroutinefunction(original):
+                replacement: Callable[..., Any] = functools.wraps(original)(make(original))
+            else:
+                replacement = guarded(original, make, lambda error: self.failed(where, error))
+            replacement.__vibevoice_otel__ = self.adapter  # type: ignore[attr-defined]
+            setattr(owner, name, kind(replacement) if kind is not None else replacement)
+            self._undo.append(lambda: _restore(owner, name, own, replacement))
+        return True
+
+    def note(
+        self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None
+    ) -> bool:
+        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as :meth:`replace`.
+
+        For the functions that every frame calls; :meth:`replace` is for those that need more than a note.
+        """
+
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            where = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', name)}"
+            return noted(original, before, after, lambda error: self.failed(where, error), find)
+
+        return self.replace(owner, name, make, part, hot=True)
+
+    def owner(self, module: ModuleType, name: str, part: str) -> Any | None:
+        """The class ``name`` of ``module``; None, with one warning, when there is none."""
+        found = getattr(module, name, None)
+        if not isinstance(found, type):
+            self._found(f"{module.__name__}.{name}", part, found=False)
+            return None
+        return found
+
+    def _found(self, where: str, part: str, *, found: bool) -> None:
+        self.points.append(HookPoint(self.adapter, where, part, found))
+        if not found:
+            self.on_drop("hooks", "missing", 1)
+            logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """A hook's own mistake: counted, and logged once for each ``where``."""
+        failures.failed(self.on_drop, where, error)
+
+    def on_undo(self, restore: Callable[[], object]) -> None:
+        """Have ``restore`` called by :meth:`undo`: for what is put in by other means than :meth:`replace`."""
+        self._undo.append(restore)
+
+    def undo(self) -> None:
+        """Restore every function that was replaced and attach no more."""
+        with self._lock:
+            self._active = False
+            for restore in reversed(self._undo):
+                restore()
+            self._undo.clear()
+            self.points.clear()
+            self.modules.clear()
+
+
+def _restore(owner: Any, name: str, own: object, replacement: Callable[..., Any]) -> None:
+    present = vars(owner).get(name)
+    if isinstance(present, staticmethod | classmethod):
+        present = present.__func__
+    if present is not replacement:
+        return  # somebody wrapped it after us; our wrapper stays inside theirs, where it finds no request to note for
+    if own is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, own)

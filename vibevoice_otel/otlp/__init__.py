@@ -1,0 +1,1 @@
+"""Records to OTLP bytes. Knows no SDK."""

@@ -1,0 +1,80 @@
+"""Exceptions without what they say: a message may quote the spoken text, the type and the place cannot.
+
+Instrumentations record an exception on the SERVER span with its message and its stack, and put the message into the span's status.
+For the spans of a web request, and for those made while one is served, both are written without messages here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+from opentelemetry.trace import Span, Status
+
+from vibevoice_otel.failures import HIDDEN, stack
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.timeline import thread
+
+_private: weakref.WeakSet[Any] = weakref.WeakSet()
+_serving: ContextVar[bool] = ContextVar("vibevoice_otel_serving", default=False)
+
+
+@contextmanager
+def protected(span: Span) -> Iterator[None]:
+    """Let no exception's message onto ``span``, nor onto any that records one before the block ends."""
+    _private.add(span)
+    token = _serving.set(True)
+    try:
+        yield
+    finally:
+        _serving.reset(token)
+
+
+def attach(hooks: Hooks, module: ModuleType) -> None:
+    """Hook the SDK's Span."""
+    part = "the hiding of exception messages (they may quote the spoken text)"
+    hooks.replace(module.Span, "record_exception", _record_exception, part)
+    hooks.replace(module.Span, "set_status", _set_status, part)
+
+
+def _is_private(span: Any) -> bool:
+    try:
+        return _serving.get() or thread.timeline is not None or span in _private
+    except Exception:  # noqa: BLE001 - a span of a foreign kind: what cannot be known is not told
+        return True
+
+
+def _stack(error: BaseException) -> str:
+    try:
+        return stack(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot be looked at; its own words would be recorded in place of these
+        return HIDDEN
+
+
+def _record_exception(original: Callable[..., Any]) -> Callable[..., Any]:
+    def record_exception(self: Any, exception: BaseException, attributes: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if _is_private(self):
+            attributes = {**(attributes or {}), "exception.message": HIDDEN, "exception.stacktrace": _stack(exception)}
+        return original(self, exception, attributes, *args, **kwargs)
+
+    return record_exception
+
+
+def _set_status(original: Callable[..., Any]) -> Callable[..., Any]:
+    def set_status(self: Any, status: Any, description: str | None = None) -> Any:
+        if _is_private(self):
+            if isinstance(status, Status):
+                status = Status(status.status_code, _type_only(status.description))
+            description = _type_only(description)
+        return original(self, status, description)
+
+    return set_status
+
+
+def _type_only(description: str | None) -> str | None:
+    """``ValueError: what it says`` is how the API describes an exception; what comes before the colon is its type."""
+    return None if description is None else description.partition(":")[0][:256]

@@ -1,0 +1,1 @@
+"""The life of the process: its end, its workers, its metrics page."""

@@ -1,0 +1,180 @@
+"""The last export: whatever ends the process, requests that ended are exported, and those that are open end as ``error``, ``shutdown``.
+
+uvicorn stops gracefully on SIGTERM and then raises the signal again, which ends the process without atexit. So its shutdown is hooked,
+and a handler of our own waits on SIGTERM where nobody else does. Nothing here waits longer than the setting, a dead Collector or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from vibevoice_otel import failures
+from vibevoice_otel.hooks.hooks import Hooks
+
+if TYPE_CHECKING:
+    from vibevoice_otel.recording.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+NAME = "guard"
+FAILED = "the last export failed\n%s"
+
+
+class LastExport:
+    """Flushes the recorder and the providers, at most once at a time and within a bounded time.
+
+    Args:
+        recorder: the recorder, None while nothing has been recorded.
+        providers: the tracer and the meter provider, asked for when the time has come.
+        timeout: seconds that a flush may take.
+    """
+
+    def __init__(
+        self, recorder: Callable[[], Recorder | None], providers: Callable[[], tuple[object, ...]], timeout: float
+    ) -> None:
+        self._recorder = recorder
+        self._providers = providers
+        self._timeout = timeout
+        self._once = threading.Lock()
+
+    def used(self) -> bool:
+        """Whether anything has been recorded in this very process."""
+        recorder = self._recorder()
+        return recorder is not None and recorder.alive
+
+    def closing(self, *, now_closing: bool) -> None:
+        """Requests that are cut off from now on (or no longer) are cut off by the service, not by the listener."""
+        recorder = self._recorder()
+        if recorder is not None:
+            recorder.closing = now_closing
+
+    def flush(self, *, end_open: bool) -> bool:
+        """Export what has ended, with ``end_open`` what is open too; False when the time ran out.
+
+        Runs on threads of its own: the caller may hold any lock, and force_flush of the SDK's processors heeds no timeout.
+        """
+        if not self._once.acquire(timeout=self._timeout):
+            return False
+        deadline = time.monotonic() + self._timeout
+        try:
+            return self._in_time([lambda: self._end(end_open=end_open)], deadline) and self._in_time(
+                [self._flusher(each, deadline) for each in self._providers()], deadline
+            )
+        finally:
+            self._once.release()
+
+    def _end(self, *, end_open: bool) -> None:
+        recorder = self._recorder()
+        if recorder is None:
+            return
+        recorder.flush(self._timeout)
+        if end_open:
+            recorder.end_open()
+
+    def _flusher(self, provider: object, deadline: float) -> Callable[[], object]:
+        def run() -> None:
+            force_flush = getattr(provider, "force_flush", None)
+            if force_flush is not None:
+                force_flush(max(1, int((deadline - time.monotonic()) * 1000)))
+
+        return run
+
+    @staticmethod
+    def _in_time(work: list[Callable[[], object]], deadline: float) -> bool:
+        def guarded(each: Callable[[], object]) -> None:
+            try:
+                each()
+            except Exception as error:  # noqa: BLE001
+                logger.warning(FAILED, failures.stack(error))
+
+        threads = [
+            threading.Thread(target=guarded, args=(each,), name="vibevoice-otel-last-export", daemon=True)
+            for each in work
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+
+def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
+    """Hook uvicorn's Server.shutdown."""
+    server = hooks.owner(module, "Server", "the export of what is left when uvicorn stops")
+    if server is not None:
+        hooks.replace(
+            server,
+            "shutdown",
+            lambda original: _shutdown(original, export),
+            "the export of what is left when uvicorn stops",
+        )
+
+
+def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:
+    async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import asyncio  # noqa: PLC0415 - slow to import, and who runs uvicorn has it
+
+        def closing(*, now_closing: bool) -> None:
+            try:
+                export.closing(now_closing=now_closing)
+            except Exception as error:  # noqa: BLE001 - the server stops whatever telemetry meets
+                logger.warning(FAILED, failures.stack(error))
+
+        closing(now_closing=True)
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            # Told by a signal the process is about to end; stopped by its own program it may go on, and serve again.
+            ending = bool(getattr(self, "_captured_signals", ()))
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, lambda: export.flush(end_open=ending))
+            except Exception as error:  # noqa: BLE001
+                logger.warning(FAILED, failures.stack(error))
+            if not ending:
+                closing(now_closing=False)
+
+    return shutdown
+
+
+class SignalGuard:
+    """Where SIGTERM would end the process at once, the last export comes first.
+
+    A handler that the program sets later replaces ours. One that it had set before is left alone: it ends by other ways.
+    """
+
+    def __init__(self, export: LastExport) -> None:
+        self._export = export
+        self._pid = os.getpid()
+
+    def install(self, hooks: Hooks) -> bool:
+        """Put the handler in, from the main thread; False where it is not wanted or not possible."""
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        ):
+            return False
+        signal.signal(signal.SIGTERM, self._handle)
+        hooks.on_undo(self._remove)
+        return True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            if (
+                os.getpid() == self._pid or self._export.used()
+            ):  # a forked helper has nothing to tell, and must not linger
+                self._export.flush(end_open=True)
+        except Exception as error:  # noqa: BLE001 - told to end, the process ends
+            logger.warning(FAILED, failures.stack(error))
+        signal.raise_signal(number)
+
+    def _remove(self) -> None:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

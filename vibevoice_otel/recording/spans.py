@@ -1,0 +1,105 @@
+"""Records to spans: ordinary ReadableSpans through the SDK's own processors, with the ids and times that the records carry.
+
+This is the plain path, valid for every processor and exporter. What it must take from the SDK's insides stands in sdk.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+
+from vibevoice_otel import semconv
+from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Operation
+from vibevoice_otel.sdk.spans import SpanFactory, span_factory
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+logger = logging.getLogger(__name__)
+
+
+class BatchWriter(Protocol):
+    """A cheaper way to export a batch (sdk/span_bytes.py), where the provider's processors allow it."""
+
+    def emit(self, batch: Batch, own: trace.SpanContext) -> bool:
+        """Export all records but vibevoice.synthesize, whose context is ``own``; False to have them emitted one by one."""
+        ...
+
+
+class SpanEmitter:
+    """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest from records."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self.tracer = tracer
+        self._open: dict[int, trace.Span] = {}
+        self.fast: BatchWriter | None = None
+
+    def open(self, request: int, start_time: int, context: Context | None) -> trace.Span:
+        """Start vibevoice.synthesize at ``start_time`` (nanoseconds since 1970) under ``context``'s span."""
+        span = self.tracer.start_span(semconv.SYNTHESIZE.name, context=context, start_time=start_time)
+        self._open[request] = span
+        return span
+
+    def consume(self, batch: Batch) -> None:
+        root = self._open.get(batch.request)
+        if root is None:
+            return
+        if batch.final:
+            del self._open[batch.request]
+        if batch.recording and not (self.fast is not None and self.fast.emit(batch, root.get_span_context())):
+            factory = span_factory(self.tracer, root)
+            for operation in batch.operations:
+                if operation.span is not semconv.SYNTHESIZE:
+                    factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
+                            _attributes(operation), operation.error_type)  # fmt: skip
+            for block in sorted(batch.blocks, key=lambda b: b.span is not semconv.FRAME):  # parents first
+                self._emit_block(factory, batch, block)
+        if batch.final:
+            self._end_root(root, batch)
+
+    @staticmethod
+    def _emit_block(factory: SpanFactory, batch: Batch, block: Block) -> None:
+        name = block.span.name
+        for start, end, span_id, parent, attributes in rows(block):
+            factory(name, span_id, parent or batch.root_id, start, end, attributes, None)
+
+    @staticmethod
+    def _end_root(root: trace.Span, batch: Batch) -> None:
+        operation = next(op for op in batch.operations if op.span is semconv.SYNTHESIZE)
+        root.set_attributes(_attributes(operation))
+        if outcome.failed(batch.status, batch.error_type):
+            root.set_status(Status(StatusCode.ERROR, batch.error_type))
+        root.end(operation.end)
+
+
+def _attributes(operation: Operation) -> dict[str, AttributeValue]:
+    if operation.error_type is None:
+        return operation.attributes
+    return {**operation.attributes, semconv.ERROR_TYPE.key: operation.error_type}
+
+
+def rows(block: Block) -> list[tuple[int, int, int, int, dict[str, AttributeValue]]]:
+    """A block's exported rows as (start, end, span_id, parent_id, attributes) of Python values.
+
+    An empty string, or a double that is not a number, says that this row has no such attribute.
+    """
+    columns: dict[str, list[AttributeValue]] = {}
+    shared: dict[str, AttributeValue] = {}
+    for key, column in block.attributes.items():
+        if isinstance(column, str | int | float | bool):
+            shared[key] = column
+        else:
+            columns[key] = column.tolist()
+    keep = block.exported
+    times = zip(block.start.tolist(), block.end.tolist(), block.span_id.tolist(), block.parent_id.tolist(), strict=True)
+    result = []
+    for row, (start, end, span_id, parent) in enumerate(times):
+        if keep is not None and not keep[row]:
+            continue
+        own = {key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]}
+        result.append((start, end, span_id, parent, {**shared, **own}))
+    return result

@@ -1,0 +1,1 @@
+"""Every decision on which spans are exported."""

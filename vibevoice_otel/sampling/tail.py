@@ -1,0 +1,284 @@
+"""Keeps or drops whole traces once their outcome is known, in this process, for traces that ``vibevoice_tail`` only recorded.
+
+A trace is held from its first span's start until none of its spans is open. The first sign of trouble (a span with status error, a
+first audio beyond the objective, a playback that ran dry) decides: what is held goes out at once, and all that follows straight
+through. Without a sign it is dropped. So nothing is ever half kept, and what has been promised by an exemplar is never taken back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
+
+from vibevoice_otel import failures, semconv
+from vibevoice_otel.recording import outcome
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from vibevoice_otel.recording.records import Batch
+
+#: Verdicts on traces that are over, for spans that come after all.
+REMEMBERED = 4096
+#: A batch processor's queue is short; kept traces are fed to it no faster than it empties.
+PACE_SECONDS = 0.01
+
+
+class _Trace:
+    """What is known of a trace whose spans are not all over."""
+
+    __slots__ = ("crowded_out", "kept", "open", "spans")
+
+    def __init__(self, kept: bool | None) -> None:
+        self.kept = kept  # None: not decided
+        self.crowded_out = False  # dropped for want of room, not for its outcome
+        self.open = 0
+        self.spans: list[ReadableSpan] = []
+
+
+class TailProcessor(SpanProcessor):
+    """Holds ended spans that were recorded but not sampled, and hands kept ones to ``targets`` as sampled.
+
+    Args:
+        targets: the processors that export, asked for whenever there is something to hand over. They ignore unsampled spans, so
+            they see each kept span once.
+        slow: seconds of first-audio latency beyond which a trace is kept.
+        limit: spans that are held at most; beyond, the oldest undecided trace is dropped and counted.
+        on_drop: told (what, reason, count) of spans that were lost for want of room.
+        room: spans that a target takes right now; None when that cannot be known.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Sequence[SpanProcessor]],
+        *,
+        slow: float,
+        limit: int,
+        on_drop: Callable[[str, str, int], None],
+        room: Callable[[SpanProcessor], int | None] = lambda _target: None,
+    ) -> None:
+        self._targets = targets
+        self._slow = slow
+        self._limit = limit
+        self._on_drop = on_drop
+        self._room = room
+        self._stopped = False
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        """Empty, without a thread; after a fork what the parent holds is the parent's to export."""
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._traces: OrderedDict[int, _Trace] = OrderedDict()
+        self._verdicts: OrderedDict[int, bool] = OrderedDict()
+        self._held = 0
+        self._leaving: deque[ReadableSpan] = deque()
+        self._handing = 0  # spans that the thread has taken and not yet handed over
+        self._thread: threading.Thread | None = None
+
+    # ---------------------------------------------------------------------------------------------------- what the SDK calls
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        del parent_context  # the span knows its parent
+        context = span.get_span_context()
+        if context.trace_flags.sampled:
+            return
+        with self._lock:
+            known = self._traces.get(context.trace_id)
+            if known is None:
+                known = self._traces[context.trace_id] = _Trace(self._expected(context.trace_id, span))
+            known.open += 1
+
+    def _expected(self, trace_id: int, span: ReadableSpan) -> bool | None:
+        """The verdict on spans that come after their trace was over: they must not be kept without what they belong to."""
+        verdict = self._verdicts.get(trace_id)
+        if verdict is None and span.parent is not None and not span.parent.is_remote:
+            return False
+        if verdict is False and (span.parent is None or span.parent.is_remote):
+            return None  # another request in the caller's trace
+        return verdict
+
+    def on_end(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is None or context.trace_flags.sampled:
+            return
+        lost = 0
+        with self._lock:
+            known = self._traces.get(context.trace_id)
+            if known is None:
+                return  # began before we were there
+            known.open -= 1
+            if known.kept is None:
+                known.spans.append(span)
+                self._held += 1
+                if self._telling(span):
+                    self._keep(known)
+                elif self._held > self._limit:
+                    lost = self._make_room()
+            elif known.kept:
+                self._leave((span,))
+            elif known.crowded_out:
+                lost = 1
+            if known.open <= 0:
+                self._over(context.trace_id, known)
+        if lost:
+            self._on_drop("spans", "tail_buffer_full", lost)
+
+    def force_flush(self, timeout_millis: int | None = 30_000) -> bool:
+        """Hand over what has been kept, and have it exported; False when the time ran out. What is undecided stays."""
+        deadline = time.monotonic() + (30_000 if timeout_millis is None else timeout_millis) / 1000
+        with self._changed:
+            orphaned = list(self._leaving) if self._thread is None else []
+            if orphaned:
+                self._leaving.clear()
+        if orphaned:
+            self._hand(orphaned)
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: not self._leaving and not self._handing, max(0.0, deadline - time.monotonic())
+            )
+        for target in self._targets():
+            left = max(0.0, deadline - time.monotonic())
+            done = target.force_flush(int(left * 1000)) and done
+        return done
+
+    def shutdown(self) -> None:
+        """Take no more. Idempotent."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------------------------------------------------- verdicts
+
+    def foresee(self, batch: Batch) -> bool:
+        """Whether the request's trace is kept, as far as ``batch`` tells; a verdict that it tells is final from here on.
+
+        Called before the batch's metrics are recorded: an exemplar may name a span only when this is True.
+        """
+        with self._lock:
+            known = self._traces.get(batch.trace_id)
+            if known is None:
+                return False
+            if known.kept is None and self._told(batch):
+                self._keep(known)
+            return known.kept is True
+
+    def _told(self, batch: Batch) -> bool:
+        first = batch.operation(semconv.FIRST_CHUNK)
+        return (
+            (batch.final and outcome.failed(batch.status, batch.error_type))
+            or batch.underruns > 0
+            or (first is not None and first.seconds > self._slow)
+        )
+
+    def _telling(self, span: ReadableSpan) -> bool:
+        if span.status.status_code is StatusCode.ERROR:
+            return True
+        if span.name != semconv.SYNTHESIZE.name or span.attributes is None:
+            return False
+        latency, underruns = (
+            span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key),
+            span.attributes.get(semconv.UNDERRUNS.key),
+        )
+        return (isinstance(latency, float) and latency > self._slow) or (isinstance(underruns, int) and underruns > 0)
+
+    def _keep(self, known: _Trace) -> None:
+        known.kept = True
+        self._leave(known.spans)
+        self._held -= len(known.spans)
+        known.spans = []
+
+    def _over(self, trace_id: int, known: _Trace) -> None:
+        del self._traces[trace_id]
+        self._held -= len(known.spans)
+        self._verdicts[trace_id] = known.kept is True
+        self._verdicts.move_to_end(trace_id)
+        while len(self._verdicts) > REMEMBERED:
+            self._verdicts.popitem(last=False)
+
+    def _make_room(self) -> int:
+        """Drop the oldest undecided trace whole; returns how many spans that were."""
+        for known in self._traces.values():
+            if known.kept is None and known.spans:
+                lost = len(known.spans)
+                known.kept, known.crowded_out, known.spans = False, True, []
+                self._held -= lost
+                return lost
+        return 0
+
+    # ------------------------------------------------------------------------------------------------------ on their way out
+
+    def _leave(self, spans: Sequence[ReadableSpan]) -> None:
+        self._leaving.extend(spans)
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._hand_over, name="vibevoice-otel-tail", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is ending; the last flush does it
+                self._thread = None
+        self._changed.notify_all()
+        excess = len(self._leaving) - self._limit
+        if excess > 0:
+            for _ in range(excess):
+                self._leaving.popleft()
+            self._on_drop("spans", "queue_full", excess)
+
+    def _hand_over(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._leaving or self._stopped)
+                if self._stopped and not self._leaving:
+                    return
+                spans = [self._leaving.popleft() for _ in range(min(128, len(self._leaving)))]
+                self._handing = len(spans)
+            try:
+                self._hand(spans)
+            except Exception as error:  # noqa: BLE001 - counted each time, told once
+                failures.failed(self._on_drop, "the export of kept traces", error, "spans", "tail_error", len(spans))
+            with self._changed:
+                self._handing = 0
+                self._changed.notify_all()
+
+    def _hand(self, spans: Sequence[ReadableSpan]) -> None:
+        kept = [as_sampled(span) for span in spans]
+        for target in self._targets():
+            for _ in range(1000):  # a stuck exporter holds us for ten seconds, then its own queue drops and counts
+                room = self._room(target)
+                if self._stopped or room is None or room >= len(kept):
+                    break
+                time.sleep(PACE_SECONDS)
+            for span in kept:
+                target.on_end(span)
+
+
+def as_sampled(span: ReadableSpan) -> ReadableSpan:
+    """The same span with the sampled flag, without which no exporter takes it."""
+    own = span.get_span_context()
+    assert own is not None
+    flags = TraceFlags(own.trace_flags | TraceFlags.SAMPLED)
+    context = SpanContext(own.trace_id, own.span_id, own.is_remote, flags, own.trace_state)
+    return ReadableSpan(
+        name=span.name, context=context, parent=span.parent, resource=span.resource, attributes=span.attributes, events=span.events,
+        links=span.links, kind=span.kind, instrumentation_info=None, status=span.status, start_time=span.start_time,
+        end_time=span.end_time, instrumentation_scope=span.instrumentation_scope,
+    )  # fmt: skip
+
+
+class TailVerdict:
+    """The first of the recorder's sinks: a batch is sampled when its trace is kept, which is what allows its exemplars."""
+
+    def __init__(self, tail: TailProcessor) -> None:
+        self._tail = tail
+
+    def consume(self, batch: Batch) -> None:
+        if batch.recording and not batch.sampled:
+            batch.sampled = self._tail.foresee(batch)

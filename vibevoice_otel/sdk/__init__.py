@@ -1,0 +1,1 @@
+"""All private state of the OpenTelemetry SDK that is read or set."""

@@ -1,0 +1,45 @@
+"""A process of its own: its service.instance.id, and its counts after a fork."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
+
+
+def begin_anew(meter_provider: object) -> bool:
+    """Forget what has been counted: in a forked child it is the parent's, and would be told twice. False where the SDK is not as known."""
+    storages = getattr(getattr(meter_provider, "_measurement_consumer", None), "_reader_storages", None)
+    if not isinstance(storages, Mapping):
+        return False
+    for storage in storages.values():
+        for matches in getattr(storage, "_instrument_view_instrument_matches", {}).values():
+            for match in matches:
+                getattr(match, "_attributes_aggregation", {}).clear()
+    return True
+
+
+def ensure_instance_id(providers: Iterable[object]) -> None:
+    """Give each provider's resource a service.instance.id of this process where it has none (SDKs before 1.45 set none).
+
+    The resource is changed in place, for tracers and meters that were made before hold on to it.
+    """
+    identity = str(uuid.uuid4())
+    for provider in providers:
+        resource = getattr(provider, "resource", None) or getattr(
+            getattr(provider, "_sdk_config", None), "resource", None
+        )
+        if not isinstance(resource, Resource) or resource.attributes.get(SERVICE_INSTANCE_ID) != _OURS.get(
+            id(resource)
+        ):
+            continue  # the operator's, or the SDK's own
+        resource._attributes = BoundedAttributes(
+            attributes={**resource.attributes, SERVICE_INSTANCE_ID: identity}, immutable=True
+        )
+        _OURS[id(resource)] = identity
+
+
+#: The ids that we gave, by id() of the resource (which lives as long as its provider, that is, as long as the process).
+_OURS: dict[int, str] = {}
