@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tests.fake_gpu.device import MS, US, FakeGpu
-from tests.unit.recording.builders import assembly
+from tests.support.builders import assembly
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.device.notes import StreamNotes

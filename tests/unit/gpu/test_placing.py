@@ -11,8 +11,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.fake_gpu.device import MS, US, FakeGpu, Synchronised
+from tests.support.builders import assembly
 from tests.unit.gpu.simulated import Run, blocks, errors
-from tests.unit.recording.builders import assembly
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch, Block

@@ -11,7 +11,7 @@ from opentelemetry import context, trace
 from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from tests.unit.recording.builders import assembly, request
+from tests.support.builders import assembly, request
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits

@@ -15,13 +15,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import TraceState
 
+from tests.support.records import WHOLE, batches
 from vibevoice_otel import semconv
 from vibevoice_otel.otlp import wire
 from vibevoice_otel.otlp.encode import MAX_ROWS, Encoded, Encoder, Trace
 from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.recording.spans import SpanEmitter
-
-from .records import WHOLE, batches
 
 
 class Stateful(Sampler):

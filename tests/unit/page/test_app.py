@@ -11,7 +11,7 @@ import httpx
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from tests.unit.recording.builders import finish, request
+from tests.support.builders import finish, request
 from vibevoice_otel.page import app as page_app
 from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed

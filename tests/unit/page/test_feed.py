@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from tests.unit.recording.builders import assembly, finish, request, tree
+from tests.support.builders import assembly, finish, request, tree
 from vibevoice_otel.page import feed
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.store import Store

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.unit.recording.builders import finish, request
+from tests.support.builders import finish, request
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page import listener

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from tests.unit.recording.builders import add_frame, assembly, finish, request
+from tests.support.builders import add_frame, assembly, finish, request
 from vibevoice_otel import semconv
 from vibevoice_otel.page import rows
 from vibevoice_otel.page.store import Store

@@ -9,13 +9,12 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry import baggage, trace
 
+from tests.support.pipeline import caller, pipeline, speaking_app
 from vibevoice_otel.failures import stack
 from vibevoice_otel.privacy import exceptions
 from vibevoice_otel.privacy.logs import HideQuery
 from vibevoice_otel.privacy.query import Redactor
 from vibevoice_otel.settings import Settings
-
-from .pipeline import caller, pipeline, speaking_app
 
 CANARY = "canary7f3a"
 TEXT = quote_plus(f"say {CANARY} aloud")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.builders import MS, add_frame, assembly, finish, request, tree
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.semconv import Part
-
-from .builders import MS, add_frame, assembly, finish, request, tree
 
 
 def test_a_request_becomes_this_tree() -> None:

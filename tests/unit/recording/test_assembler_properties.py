@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from tests.support.builders import CountingIds, bounds
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -20,8 +21,6 @@ from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import Asked, Timeline
-
-from .builders import CountingIds, bounds
 
 #: What may happen next in a request; the time until then is drawn with it (nanoseconds).
 EVENTS = (

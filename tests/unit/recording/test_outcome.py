@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.builders import MS, request
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.timeline import Timeline
-
-from .builders import MS, request
 
 
 def _set(**values: object) -> Callable[[Timeline], None]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from tests.support.builders import MS, add_frame, assembly, finish, request
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -21,8 +22,6 @@ from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.recording.spans import rows
 from vibevoice_otel.sampling.budget import RESERVE, SpanBudget
 from vibevoice_otel.settings import Settings
-
-from .builders import MS, add_frame, assembly, finish, request
 
 PLENTY = 10_000_000
 

@@ -12,10 +12,9 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
+from tests.support.pipeline import caller, pipeline
 from vibevoice_otel.sampling.sampler import TailSampler
 from vibevoice_otel.settings import Settings
-
-from .pipeline import caller, pipeline
 
 GOOD, BAD = 30, 10
 SAMPLERS = {

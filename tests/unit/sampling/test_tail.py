@@ -15,14 +15,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
 
+from tests.support.pipeline import Pipeline, caller, pipeline
 from vibevoice_otel import failures
 from vibevoice_otel.sampling import sampler
 from vibevoice_otel.sampling.sampler import TailSampler
 from vibevoice_otel.sampling.tail import TailProcessor
 from vibevoice_otel.sdk import chain
 from vibevoice_otel.settings import Settings
-
-from .pipeline import Pipeline, caller, pipeline
 
 ROOT = "vibevoice.synthesize"
 PATIENT = Settings(slo_first_audio=3600.0)  # a busy machine is not slow here

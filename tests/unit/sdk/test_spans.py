@@ -27,7 +27,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 
-from tests.unit.recording.builders import assembly, finish, request
+from tests.support.builders import assembly, finish, request
+from tests.support.receivers import GrpcReceiver, HttpReceiver, Received
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.otlp.encode import Encoded
@@ -39,8 +40,6 @@ from vibevoice_otel.sdk import fast
 from vibevoice_otel.sdk.exporters import EncodedRequest
 from vibevoice_otel.sdk.span_bytes import FastSpans
 from vibevoice_otel.settings import Settings
-
-from .receivers import GrpcReceiver, HttpReceiver, Received
 
 
 class CountingGenerator(IdGenerator):

@@ -11,7 +11,7 @@ from fastapi import FastAPI, WebSocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.sampling.pipeline import Pipeline, pipeline
+from tests.support.pipeline import Pipeline, pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.privacy import query
 from vibevoice_otel.web.middleware import _synthetic
