@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dashboards.boards import BOARDS
-from dashboards.grafana import Board, Panel, Query
+from dashboards.panels import Board, Panel, Query
 from dashboards.queries import bound
 from dashboards.scenario import CORRUPT, HIGH_CFG, SLOW, Phase
 from tools.stack.prometheus import Prometheus

@@ -1,114 +1,20 @@
-"""Grafana's dashboard JSON from a few plain shapes. Queries come from queries.py, what is shown where from boards/."""
+"""Grafana's dashboard JSON of the shapes in panels.py. Queries come from queries.py, what is shown where from boards/."""
 
 from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from dashboards.alerts import RUNBOOKS
-from dashboards.queries import BY_VOICE, TRACES, VARIABLES
+from dashboards.panels import RED, WIDTH, Board, Kind, Panel, Query
+from dashboards.queries import BY_VOICE, VARIABLES
 
-Kind = Literal["timeseries", "stat", "table", "heatmap", "bargauge", "traces"]
-WIDTH: Final = 24
 SCHEMA_VERSION: Final = 41
 PROMETHEUS: Final = {"type": "prometheus", "uid": "${datasource}"}
 TEMPO: Final = {"type": "tempo", "uid": "${tempo}"}
-GREEN, YELLOW, RED, BLUE = "green", "orange", "red", "blue"
-#: The same colour for the same thing on every dashboard; both themes have these.
-STATUS_COLOURS: Final = {"success": GREEN, "error": RED, "timeout": "purple", "cancelled": BLUE, "rejected": YELLOW}
 VOICE_UID: Final = "vibevoice-voice"
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One PromQL query. ``legend`` is Grafana's template; ``exemplars`` draws a dot for each request that Prometheus kept a trace id of."""
-
-    expression: str
-    legend: str = ""
-    exemplars: bool = False
-    instant: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Colours from the bottom up: below the first limit ``base``, from each limit on its colour."""
-
-    base: str = GREEN
-    steps: tuple[tuple[float, str], ...] = ()
-    line: bool = False
-
-    def json(self) -> dict[str, Any]:
-        rest = [{"color": colour, "value": limit} for limit, colour in self.steps]
-        return {"mode": "absolute", "steps": [{"color": self.base, "value": None}, *rest]}
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One panel.
-
-    Args:
-        id: stays for ever: links and screenshots name it.
-        title, description: what is seen, and how to read it.
-        empty: why there may be nothing to see on a healthy system; shown in the panel's place.
-        runbook: the alert whose page tells what to do.
-        traceql: for ``kind`` traces, and what the link to the trace search asks.
-        options: merged over the kind's own panel options.
-        overrides: Grafana's field overrides, as (matcher, properties).
-    """
-
-    id: int
-    title: str
-    description: str
-    kind: Kind
-    queries: tuple[Query, ...] = ()
-    unit: str = "short"
-    width: int = 12
-    height: int = 8
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    runbook: str = ""
-    traceql: str = TRACES
-    empty: str = ""
-    stacked: bool = False
-    top: float | None = None
-    bottom: float | None = None
-    time_from: str = ""
-    decimals: int | None = None
-    transformations: tuple[dict[str, Any], ...] = ()
-    overrides: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """One dashboard: rows of panels, each row a title and what stands in it from left to right."""
-
-    uid: str
-    title: str
-    description: str
-    rows: tuple[tuple[str, tuple[Panel, ...]], ...]
-    variables: tuple[str, ...] = ("service", "environment", "instance")
-    refresh: str = "30s"
-    span: str = "now-1h"
-
-    @property
-    def panels(self) -> tuple[Panel, ...]:
-        return tuple(panel for _, panels in self.rows for panel in panels)
-
-    def lines(self) -> Iterator[tuple[int, str, list[tuple[int, Panel]]]]:
-        """What stands side by side: the row's number, its title (empty when it goes on), and each panel with its column."""
-        for number, (title, panels) in enumerate(self.rows):
-            label, column = title, 0
-            line: list[tuple[int, Panel]] = []
-            for panel in panels:
-                if column + panel.width > WIDTH:
-                    yield number, label, line
-                    label, column, line = "", 0, []
-                line.append((column, panel))
-                column += panel.width
-            yield number, label, line
 
 
 # ------------------------------------------------------------------------------------------------------------------- links
@@ -181,17 +87,6 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
         "tooltip": {"mode": "single", "yHistogram": True, "showColorScale": False},
         "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
     },
-    "bargauge": {
-        "displayMode": "gradient",
-        "orientation": "horizontal",
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-        "showUnfilled": True,
-        "valueMode": "color",
-        "minVizWidth": 8,
-        "minVizHeight": 16,
-        "namePlacement": "auto",
-        "sizing": "auto",
-    },
     "traces": {
         "showHeader": True,
         "cellHeight": "sm",
@@ -200,12 +95,22 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
 }
 
 
+def _options(panel: Panel) -> dict[str, Any]:
+    options = dict(_OPTIONS[panel.kind])
+    if not panel.legend:
+        options["legend"] = {**_LEGEND, "showLegend": False}
+    return options
+
+
 def _custom(panel: Panel) -> dict[str, Any]:
     if panel.kind == "timeseries":
+        least = {} if panel.least_top is None else {"axisSoftMax": panel.least_top}
         return {
+            **least,
             "drawStyle": "line",
-            "lineWidth": 2,
-            "fillOpacity": 40 if panel.stacked else 8,
+            # A band of height zero would show as its line, in a colour that is not there.
+            "lineWidth": 0 if panel.stacked else 2,
+            "fillOpacity": 70 if panel.stacked else 8,
             "showPoints": "auto",
             "pointSize": 4,
             "spanNulls": False,
@@ -218,10 +123,9 @@ def _custom(panel: Panel) -> dict[str, Any]:
 
 
 def _field_config(panel: Panel) -> dict[str, Any]:
-    by_limit = panel.kind in {"stat", "bargauge"}
     defaults: dict[str, Any] = {
         "unit": panel.unit,
-        "color": {"mode": "thresholds" if by_limit else "palette-classic"},
+        "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
         "thresholds": panel.thresholds.json(),
         "custom": _custom(panel),
         "mappings": [],
@@ -229,8 +133,11 @@ def _field_config(panel: Panel) -> dict[str, Any]:
     optional = {"min": panel.bottom, "max": panel.top, "decimals": panel.decimals, "noValue": panel.empty or None}
     defaults |= {key: value for key, value in optional.items() if value is not None}
     overrides = [
-        {"matcher": matcher, "properties": [{"id": key, "value": value} for key, value in properties.items()]}
-        for matcher, properties in panel.overrides
+        {
+            "matcher": {"id": each.by, "options": each.which},
+            "properties": [{"id": key, "value": value} for key, value in each.properties.items()],
+        }
+        for each in panel.overrides
     ]
     return {"defaults": defaults, "overrides": overrides}
 
@@ -279,7 +186,7 @@ def _panel(panel: Panel, board: Board, x: int, y: int) -> dict[str, Any]:
         "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
         "targets": targets,
         "fieldConfig": _field_config(panel),
-        "options": {**_OPTIONS[panel.kind], **panel.options},
+        "options": _options(panel),
         "transformations": list(panel.transformations),
         "links": _links(panel, board),
         "transparent": False,

@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 from dashboards.boards import BOARDS
 from dashboards.faults import table
-from dashboards.grafana import GREEN, WIDTH, Board, Panel, Query
+from dashboards.panels import GREEN, WIDTH, Board, Panel, Query
 from dashboards.queries import VOICES, bound
 from dashboards.scenario import FAULTS, Scenario, play, running
 from tools.stack.prometheus import Prometheus
@@ -109,11 +109,9 @@ def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: floa
         _nothing(axes, panel)
         return
     fixed = {
-        matcher["options"]: COLOURS.get(
-            properties["color"]["fixedColor"], properties["color"]["fixedColor"].replace("-", "")
-        )
-        for matcher, properties in panel.overrides
-        if "color" in properties
+        each.which: COLOURS.get(each.colour, each.colour.replace("-", ""))
+        for each in panel.overrides
+        if each.colour is not None
     }
     stack = [each for each in found if panel.stacked and each[0] is panel.queries[0]]
     if stack:

@@ -34,6 +34,15 @@ def quantile(q: float, metric: Metric, window: str, by: str, *matchers: str) -> 
     return f"histogram_quantile({q:g}, {total(groups, rate(metric, window, *matchers, suffix='_bucket'))})"
 
 
+def ordered(label: str, expression: str) -> str:
+    """The same series in numeric order of ``label``, 0, 1, 2 ... 10: Prometheus sorts by labels as text, and Grafana keeps that order.
+
+    A label ``aligned``, which is sorted before the others, holds one more leading zero for numbers of one digit.
+    """
+    two = f'label_replace({expression}, "aligned", "$1", "{label}", "(.+)")'
+    return f'label_replace({two}, "aligned", "0$1", "{label}", "([0-9])")'
+
+
 def mean(metric: Metric, window: str, by: str, *matchers: str) -> str:
     above, below = (total(by, rate(metric, window, *matchers, suffix=suffix)) for suffix in ("_sum", "_count"))
     return f"{above} / {below}"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from dashboards.promql import grew, increase, mean, quantile, rate, series, share_above, total
+from dashboards.promql import grew, increase, mean, ordered, quantile, rate, series, share_above, total
 from dashboards.recording import BAD, COUNTED, FAILED, budget_left
 from dashboards.thresholds import FIRST_AUDIO, SUCCESS
 from vibevoice_otel import semconv
@@ -84,11 +84,11 @@ def matrix(label: str) -> str:
 
 
 def step_mean(scope: str = SPEAKER) -> str:
-    return mean(semconv.INFERENCE, NOW, "step_index", scope)
+    return ordered("step_index", mean(semconv.INFERENCE, NOW, "step_index", scope))
 
 
 def step_p95(scope: str = SPEAKER) -> str:
-    return quantile(0.95, semconv.INFERENCE, NOW, "step_index", scope)
+    return ordered("step_index", quantile(0.95, semconv.INFERENCE, NOW, "step_index", scope))
 
 
 TEXT_LENGTHS: Final = total("text_length_range", rate(semconv.FIRST_AUDIO, NOW, SPEAKER, suffix="_count"))

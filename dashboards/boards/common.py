@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from dashboards import thresholds as limits
-from dashboards.grafana import GREEN, RED, STATUS_COLOURS, YELLOW, Thresholds
+from dashboards.panels import BLUE, GREEN, PURPLE, RED, YELLOW, Thresholds
 from vibevoice_otel import semconv
 
+#: The same colour for the same thing on every dashboard; both themes have these.
+STATUS_COLOURS: Final = {"success": GREEN, "error": RED, "timeout": PURPLE, "cancelled": BLUE, "rejected": YELLOW}
 NO_GPU: Final = "No GPU reports here"
 IDLE: Final = "No requests in this time"
 NONE_LOST: Final = "Nothing lost"
@@ -19,11 +21,3 @@ SLOW_SHARE: Final = Thresholds(GREEN, ((1 - semconv.SLO_FIRST_AUDIO_RATIO, RED),
 REAL_TIME: Final = Thresholds(GREEN, ((limits.REAL_TIME, RED),), line=True)
 MEMORY: Final = Thresholds(GREEN, ((limits.GPU_MEMORY_RATIO, RED),))
 ANY: Final = Thresholds(GREEN, ((1e-9, YELLOW),))
-
-
-def colours(by_name: dict[str, str] = STATUS_COLOURS) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
-    """Overrides that give series of these names these colours."""
-    return tuple(
-        ({"id": "byName", "options": name}, {"color": {"mode": "fixed", "fixedColor": colour}})
-        for name, colour in by_name.items()
-    )

@@ -13,7 +13,7 @@ import pytest
 from dashboards import queries
 from dashboards.boards import BOARDS
 from dashboards.faults import EXPECTED, Expectation, change, look, panel
-from dashboards.grafana import Board, Panel, Query
+from dashboards.panels import Board, Panel, Query
 from dashboards.scenario import FAULTS, Scenario, play, running
 from tests.stack.fixtures import need
 

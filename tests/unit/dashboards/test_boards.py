@@ -17,7 +17,7 @@ from dashboards import queries, thresholds
 from dashboards.__main__ import HERE, stale
 from dashboards.alerts import RUNBOOKS, alerts
 from dashboards.boards import BOARDS
-from dashboards.grafana import Board, Panel, Query
+from dashboards.panels import Board, Panel, Query
 from dashboards.promql import series, share_above
 from tests.unit.dashboards import names
 from vibevoice_otel import semconv
