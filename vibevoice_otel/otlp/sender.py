@@ -1,7 +1,4 @@
-"""Encoded spans to the wire: a bounded queue and a thread of its own, beside the operator's batch processor.
-
-It is registered with the tracer provider like any span processor, so the provider's force_flush and shutdown reach it.
-"""
+"""Encoded spans to the wire: a bounded queue and the thread that sends it."""
 
 from __future__ import annotations
 
@@ -11,14 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from vibevoice_otel.otlp import wire
 from vibevoice_otel.otlp.encode import Encoded
-from vibevoice_otel.sdk.exporters import ByteExporter, EncodedRequest
+from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest, Envelope
 
 logger = logging.getLogger(__name__)
 #: Bytes that wait at most while a receiver is slow or away (about 100,000 spans); past it the oldest are dropped and counted.
@@ -27,44 +21,14 @@ MAX_QUEUE_BYTES = 16 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """The resource and the scope that all our spans share, as protobuf.
-
-    Args:
-        resource, resource_schema: ResourceSpans.resource and .schema_url, each a whole field.
-        scope, scope_schema: ScopeSpans.scope and .schema_url, each a whole field.
-    """
-
-    resource: bytes
-    resource_schema: bytes
-    scope: bytes
-    scope_schema: bytes
-
-    def wrap(self, pieces: Sequence[Encoded]) -> EncodedRequest:
-        """One ExportTraceServiceRequest of ``pieces``."""
-        inner = len(self.scope) + sum(len(piece.payload) for piece in pieces) + len(self.scope_schema)
-        scope_spans = b"\x12" + wire.varint(inner)
-        outer = len(self.resource) + len(scope_spans) + inner + len(self.resource_schema)
-        # Joined once: to copy a megabyte for each layer would cost more than all that went into it.
-        parts = [
-            b"\x0a" + wire.varint(outer),
-            self.resource,
-            scope_spans,
-            self.scope,
-            *(piece.payload for piece in pieces),
-        ]
-        request = b"".join([*parts, self.scope_schema, self.resource_schema])
-        return EncodedRequest(request, sum(piece.count for piece in pieces))
-
-
-class Sender(SpanProcessor):
+class Sender:
     """Sends encoded spans through one exporter.
 
     Args:
         exporter: where to.
         interval: seconds between requests, unless MAX_REQUEST_BYTES have gathered before.
         on_drop: told (what, reason, count) of spans that are lost.
+        deliver: takes a request that the exporter raised on, with the exception; True when its spans go another way.
     """
 
     def __init__(
@@ -72,12 +36,14 @@ class Sender(SpanProcessor):
         exporter: ByteExporter,
         interval: float,
         on_drop: Callable[[str, str, int], None],
+        deliver: Callable[[EncodedRequest, Exception], bool] = lambda _request, _error: False,
         *,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
     ) -> None:
         self._exporter = exporter
         self._interval = interval
         self._on_drop = on_drop
+        self._deliver = deliver
         self._max_queue_bytes = max_queue_bytes
         self._stopped = False
         self._reset()
@@ -161,14 +127,11 @@ class Sender(SpanProcessor):
         return envelope.wrap(pieces)
 
     def _send(self, request: EncodedRequest) -> bool:
-        token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            good = self._exporter.send(request)
-        except Exception:
-            logger.warning("%d spans could not be sent", len(request), exc_info=True)
-            good = False
-        finally:
-            detach(token)
+            with suppress_instrumentation():
+                good = self._exporter.send(request)
+        except Exception as error:  # noqa: BLE001 - the thread goes on sending whatever an exporter does
+            good = self._deliver(request, error)
         if not good:
             self._on_drop("spans", "export_failed", len(request))
         return good

@@ -1,112 +1,75 @@
 """The operator's own OTLP exporter, made to send bytes that are encoded already.
 
-A copy of the exporter runs the exporter's own code: endpoint, headers, TLS, compression, timeout, retry, request size limit and
-self-metrics are therefore what the operator configured, in every release. Only the call that would encode spans is answered with
-the bytes at hand. Where that code is not as known, :func:`adopt` refuses, and spans go the ordinary way.
+A copy of the exporter's inner client sends them: endpoint, headers, TLS, compression, timeout and retry are what the operator
+configured, in every release. Where that client is not as known, :func:`adopt` refuses, and spans go the ordinary way.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-import sys
 import threading
-import types
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest
+from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES
+from vibevoice_otel.sdk.capability import Capability, Unknown
 
 HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-_ENCODE = "encode_spans"
-
-
-class Refused(Exception):  # noqa: N818 - not an error: the plain path serves
-    """The exporter cannot send encoded bytes; the message says why."""
-
-
-class EncodedRequest:
-    """Stands where the exporter's code expects spans, then their message: it has a length, and serializes to bytes."""
-
-    def __init__(self, payload: bytes, spans: int) -> None:
-        self._payload = payload
-        self._spans = spans
-
-    def __len__(self) -> int:
-        return self._spans
-
-    def SerializePartialToString(self) -> bytes:  # noqa: N802 - protobuf's name
-        return self._payload
-
-    SerializeToString = SerializePartialToString
-
-
-class ByteExporter(Protocol):
-    """Sends one ExportTraceServiceRequest."""
-
-    name: str
-
-    def send(self, request: EncodedRequest) -> bool:
-        """Whether the receiver took it, after the exporter's own retries."""
-        ...
-
-    def shutdown(self) -> None: ...
 
 
 def adopt(exporter: SpanExporter) -> ByteExporter:
     """A sender of encoded bytes to where ``exporter`` sends.
 
     Raises:
-        Refused: when it is not an OTLP exporter of the SDK, or one whose insides are not as known.
+        Unknown: when it is not an OTLP exporter of the SDK, or one whose insides are not as known.
     """
     kind = type(exporter)
     where = f"{kind.__module__}.{kind.__qualname__}"
+    known: dict[str, tuple[Capability, Callable[[SpanExporter], ByteExporter]]] = {
+        f"{HTTP}.OTLPSpanExporter": (HTTP_BYTES, _Http),
+        f"{GRPC}.OTLPSpanExporter": (GRPC_BYTES, _Grpc),
+    }
+    if where not in known:
+        raise Unknown(f"{where} is not the SDK's OTLP exporter")
+    capability, sender = known[where]
+    if not capability.works():
+        raise Unknown(f"the insides of {where} are not as known")
     try:
-        if where == f"{HTTP}.OTLPSpanExporter":
-            return _Http(exporter)
-        if where == f"{GRPC}.OTLPSpanExporter":
-            return _Grpc(exporter)
+        return sender(exporter)
     except (AttributeError, TypeError, ValueError) as error:
-        raise Refused(f"the insides of {where} are not as known ({error})") from error
-    raise Refused(f"{where} is not the SDK's OTLP exporter")
+        raise Unknown(f"the insides of {where} are not as known ({error})") from error
 
 
 class _Http:
+    """Bytes by the exporter's own HTTP client, over connections of its own: a requests session is not made for two threads."""
+
     def __init__(self, exporter: Any) -> None:
+        import requests  # noqa: PLC0415 - the exporter needs it, so it is there
+
         self.name = f"OTLP over HTTP to {exporter._endpoint}"
-        self._exporter = copy.copy(exporter)
-        _own_connections(self._exporter)
-        export = type(exporter).export
-        if _ENCODE not in export.__code__.co_names:
-            raise TypeError(f"export does not call {_ENCODE}")
-        # The exporter's own function, in whose view encoding gives back what it is given.
-        view = {**vars(sys.modules[type(exporter).__module__]), _ENCODE: lambda request: request}
-        self._export = types.FunctionType(
-            export.__code__, view, export.__name__, export.__defaults__, export.__closure__
-        )
+        if 0 < exporter._max_request_size < MAX_REQUEST_BYTES:
+            raise Unknown(f"the exporter's requests are limited to {exporter._max_request_size} bytes")
+        self._client = copy.copy(exporter._client)
+        self._client._shutdown_event = threading.Event()
+        self._session: requests.Session | None = None
+        transport = self._client._transport
+        # urllib3's pool (SDK 1.45.0) serves any thread, and a session of the operator's own class is the operator's to share.
+        if type(transport).__name__ != "Urllib3HTTPTransport" and type(transport._session) is requests.Session:
+            self._client._transport = copy.copy(transport)
+            self._session = self._client._transport._session = copy.deepcopy(transport._session)
 
     def send(self, request: EncodedRequest) -> bool:
-        return bool(self._export(self._exporter, request) is SpanExportResult.SUCCESS)
+        return bool(self._client.export(request.payload).success)
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-
-def _own_connections(exporter: Any) -> None:
-    """Give the copy a session of its own: requests' is not made for two threads. A session of the operator's own class is shared."""
-    import requests  # noqa: PLC0415 - the exporter needs it, so it is there
-
-    if hasattr(exporter, "_client"):  # from 1.45 on: exporter > client > transport > session
-        client = exporter._client = copy.copy(exporter._client)
-        client._shutdown_event = threading.Event()
-        transport = client._transport = copy.copy(client._transport)
-        holder = transport
-    else:
-        exporter._shutdown_in_progress = threading.Event()
-        holder = exporter
-    if type(holder._session) is requests.Session:
-        holder._session = copy.deepcopy(holder._session)
+        self._client._shutdown_event.set()
+        if self._session is not None:
+            self._session.close()
 
 
 class _EncodedStub:
@@ -120,18 +83,12 @@ class _EncodedStub:
 
 class _Grpc:
     def __init__(self, exporter: Any) -> None:
-        kind = type(exporter)
-        for needed in ("_translate_data", "_count_data", "_initialize_channel_and_stub", "_export"):
-            if not inspect.isfunction(getattr(kind, needed, None)):
-                raise TypeError(f"no {needed}")
-        if "_stub" not in kind._initialize_channel_and_stub.__code__.co_names:
-            raise TypeError("the channel is not made with _stub")
         self.name = f"OTLP over gRPC to {exporter._endpoint}"
         clone = copy.copy(exporter)
         clone._shutdown_in_progress = threading.Event()
         clone._stub = _EncodedStub
         clone._translate_data = lambda request: request
-        clone._initialize_channel_and_stub()  # a channel of its own, with the operator's credentials, options and compression
+        clone._initialize_channel_and_stub()  # a channel of its own, with the operator's credentials, options, compression
         self._exporter = clone
 
     def send(self, request: EncodedRequest) -> bool:
@@ -139,3 +96,59 @@ class _Grpc:
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
+
+
+def probe_http() -> None:
+    """Send bytes by an exporter of the SDK whose session answers itself.
+
+    Raises:
+        Exception: when other bytes, or none, reach the session.
+    """
+    import requests  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - for those who export by it
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+    bodies = []
+
+    class Answering(requests.Session):
+        def send(self, request: requests.PreparedRequest, **_kwargs: Any) -> requests.Response:
+            bodies.append(request.body)
+            answer = requests.Response()
+            answer.status_code = 200
+            return answer
+
+    exporter = OTLPSpanExporter(_NOWHERE, session=Answering(), compression=Compression.NoCompression)
+    _prove(_Http(exporter), bodies)
+
+
+def probe_grpc() -> None:
+    """Send bytes by an exporter of the SDK whose stub answers itself; no connection is made.
+
+    Raises:
+        Exception: when other bytes, or none, reach the stub.
+    """
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+    bodies = []
+    exporter = OTLPSpanExporter(_NOWHERE, insecure=True)
+    adopted = _Grpc(exporter)
+    try:
+        if not isinstance(adopted._exporter._client, _EncodedStub):
+            raise Unknown("the channel is not made with _stub")
+        adopted._exporter._client.Export = lambda request, **_: bodies.append(request.SerializeToString())
+        _prove(adopted, bodies)
+    finally:
+        exporter.shutdown()
+        adopted.shutdown()
+
+
+def _prove(adopted: ByteExporter, bodies: list[Any]) -> None:
+    if adopted.send(EncodedRequest(b"probe", 1)) is not True or bodies != [b"probe"]:
+        raise Unknown("what is sent as bytes arrives otherwise")
+
+
+#: Port 9 is the discard service's; nothing is sent there.
+_NOWHERE = "http://127.0.0.1:9/v1/traces"
+_PLAIN = "spans are handed to the exporter as objects, which costs about four times the CPU"
+HTTP_BYTES = Capability("encoded spans by the HTTP exporter", probe_http, _PLAIN)
+GRPC_BYTES = Capability("encoded spans by the gRPC exporter", probe_grpc, _PLAIN)

@@ -1,7 +1,7 @@
 """Histogram and counter increments a block at a time, straight into the SDK's aggregations.
 
 All that is taken from the metrics SDK's insides stands in this file. What comes out of a collection is the same as after the public
-API's ``record`` and ``add`` of every value, which :func:`verify` proves on the installed release before anything is written this way.
+API's ``record`` and ``add`` of every value, which :func:`probe` proves on the installed release before anything is written this way.
 Views, temporality, exemplar filter and reservoirs stay the SDK's own; whatever is not as known here is left to the public API.
 """
 
@@ -31,6 +31,7 @@ from opentelemetry.sdk.metrics._internal.exemplar.exemplar_reservoir import Alig
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from vibevoice_otel.metrics.instruments import NO_TRACE, Exemplars, exemplar_context
+from vibevoice_otel.sdk.capability import Capability, Unknown
 
 logger = logging.getLogger(__name__)
 Attributes = Mapping[str, Any]
@@ -47,10 +48,6 @@ WHEN: dict[type, Literal["traced", "always", "never"]] = {
 }
 
 
-class _Unknown(Exception):  # noqa: N818 - not an error: the public API serves
-    """Something of the SDK's is not as known."""
-
-
 @dataclass(slots=True)
 class _Plan:
     """Where an instrument's measurements go."""
@@ -62,19 +59,20 @@ class _Plan:
 
 
 class FastMetrics:
-    """Adds many measurements at once, or says that the public API must."""
+    """Adds many measurements at once, or says that the public API must.
 
-    def __init__(self) -> None:
+    Args:
+        proven: skip the proof; for the proof itself.
+    """
+
+    def __init__(self, *, proven: bool = False) -> None:
         self._plans: dict[Any, _Plan | None] = {}
-        self._verified: bool | None = None
+        self._proven = proven
         self._refusals: dict[str, str] = {}
 
     def ready(self) -> bool:
-        """Whether the installed release is as known. To be asked where no lock is held, for the first answer takes the SDK's own."""
-        if self._verified is None:
-            self._verified = False  # who asks meanwhile uses the public API
-            self._verified = verify()
-        return self._verified
+        """Whether the installed release is as known. Call it without any lock held: the first answer takes the SDK's own."""
+        return self._proven or AGGREGATIONS.works()
 
     def record_many(
         self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None = None
@@ -90,26 +88,26 @@ class FastMetrics:
         least = values.min() if isinstance(values, np.ndarray) else min(values)
         if not math.isfinite(total) or least < 0:
             return False  # the public API drops what is not a measurement, and says so
-        return self._add(instrument, values, attributes, exemplars, sdk._ExplicitBucketHistogramAggregation)
+        return self._add(instrument, values, attributes, exemplars, "_ExplicitBucketHistogramAggregation")
 
     def add(self, instrument: Any, amount: float, attributes: Attributes) -> bool:
         """Add to a counter; False when nothing was added and the public API must."""
         if not math.isfinite(amount) or amount < 0:
             return False
-        return self._add(instrument, (amount,), attributes, None, sdk._SumAggregation)
+        return self._add(instrument, (amount,), attributes, None, "_SumAggregation")
 
     def _add(
-        self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: type
+        self, instrument: Any, values: Values, attributes: Attributes, exemplars: Exemplars | None, kind: str
     ) -> bool:
         if not self.ready():
             return False
         instrument = getattr(instrument, "_real_instrument", None) or instrument
         try:
-            plan = self._plan(instrument, kind)
+            plan = self._plan(instrument, getattr(sdk, kind))
             if plan is None or not instrument._is_enabled():
                 return False
             return _write(plan, values, attributes, exemplars)
-        except (_Unknown, AttributeError, TypeError, LookupError) as reason:
+        except (Unknown, AttributeError, TypeError, LookupError) as reason:
             name = getattr(instrument, "name", type(instrument).__name__)
             if name not in self._refusals:
                 logger.info("%s is recorded through the public API: %s", name, reason)
@@ -126,17 +124,17 @@ class FastMetrics:
         if known is not None and known.storages is storages:
             return known
         if type(instrument) not in (sdk_instruments._Histogram, sdk_instruments._Counter):
-            raise _Unknown(f"{type(instrument).__qualname__} is not the SDK's instrument")
+            raise Unknown(f"{type(instrument).__qualname__} is not the SDK's instrument")
         when = WHEN.get(type(consumer._sdk_config.exemplar_filter))
         if when is None:
-            raise _Unknown("the exemplar filter is not one of the SDK's")
+            raise Unknown("the exemplar filter is not one of the SDK's")
         matches = []
         for storage in storages.values():
             for match in storage._get_or_init_view_instrument_match(instrument):
                 if type(match._aggregation) is sdk._DropAggregation:
                     continue
                 if type(match._aggregation) is not kind:
-                    raise _Unknown(f"a view gives it {type(match._aggregation).__qualname__.strip('_')}")
+                    raise Unknown(f"a view gives it {type(match._aggregation).__qualname__.strip('_')}")
                 matches.append(match)
         made = self._plans[instrument] = _Plan(storages, matches, when)
         return made
@@ -144,7 +142,7 @@ class FastMetrics:
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``."""
         if not self.ready():
-            return "metrics: recorded one value at a time, because this release's aggregations are not as known"
+            return "metrics: recorded one value at a time"
         if self._refusals:
             some = "; ".join(f"{name} ({reason})" for name, reason in sorted(self._refusals.items()))
             return f"metrics: recorded a block at a time, except {some}"
@@ -283,16 +281,21 @@ def _add_array(aggregation: Any, values: NDArray[np.float64], span_ids: SpanIds 
 # ---------------------------------------------------------------------------------------------------------------- the proof
 
 
-def verify() -> bool:
-    """Whether this release collects the same after our increments as after its own, on a provider made for the purpose."""
-    try:
-        return _collected(fast=True) == _collected(fast=False)
-    except Exception:
-        logger.warning(
-            "the metrics SDK's aggregations are not as known; every value is recorded through the public API",
-            exc_info=True,
-        )
-        return False
+def probe() -> None:
+    """Collect the same from increments of ours as from the SDK's own, on a provider made for the purpose.
+
+    Raises:
+        Exception: when this release collects something else.
+    """
+    if _collected(fast=True) != _collected(fast=False):
+        raise Unknown("a collection after increments of ours is another one")
+
+
+AGGREGATIONS = Capability(
+    "histograms a block at a time",
+    probe,
+    "every value is recorded through the public API, which costs about ten times the CPU",
+)
 
 
 def _collected(*, fast: bool) -> list[object]:
@@ -304,14 +307,13 @@ def _collected(*, fast: bool) -> list[object]:
     counter = meter.create_counter("verify.counter")
     attributes = {"voice": "v", "step_index": "0"}
     values, spans = [0.1, 0.15, 0.3, 0.7, 0.05], [11, 12, 0, 14, 15]
-    writer = FastMetrics()
-    writer._verified = True
+    writer = FastMetrics(proven=True)
     histogram.record(0.2, attributes, context=NO_TRACE)
     counter.add(1, attributes, context=NO_TRACE)
     if fast:
         exemplars = Exemplars(spans, (7,), [0] * len(spans), [0] * len(spans))
         if not (writer.record_many(histogram, values, attributes, exemplars) and writer.add(counter, 2.5, attributes)):
-            raise _Unknown("; ".join(writer._refusals.values()) or "the attribute set was not found")
+            raise Unknown("; ".join(writer._refusals.values()) or "the attribute set was not found")
     else:
         for value, span in zip(values, spans, strict=True):
             histogram.record(value, attributes, context=exemplar_context(7, span) if span else NO_TRACE)

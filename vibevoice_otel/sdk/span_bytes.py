@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanContext
 
 from vibevoice_otel import semconv
 from vibevoice_otel.otlp.encode import Encoded, Encoder, Trace
-from vibevoice_otel.otlp.sender import Envelope, Sender
+from vibevoice_otel.otlp.request import EncodedRequest, Envelope
+from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.records import Batch
-from vibevoice_otel.sdk import support
-from vibevoice_otel.sdk.exporters import Refused, adopt
+from vibevoice_otel.sdk import decode, support
+from vibevoice_otel.sdk.capability import Unknown
+from vibevoice_otel.sdk.exporters import adopt
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class FastSpans:
         try:
             now = support.inside(self._tracer)
             members = support.processors(now.chain)
-        except Refused as reason:
+        except Unknown as reason:
             self._seen, self._refusal = None, str(reason)
             return False
         # Tuples and resources are replaced, never changed, so their identity tells.
@@ -83,7 +86,7 @@ class FastSpans:
             self._seen = (members, now.resource)
             try:
                 self._decide(now, members)
-            except Refused as reason:
+            except Unknown as reason:
                 self._refusal = str(reason)
         return self._refusal is None
 
@@ -94,7 +97,7 @@ class FastSpans:
         fresh = []
         for processor, exporter, interval in support.exporters(members):
             if processor not in self._senders:
-                fresh.append((processor, Sender(adopt(exporter), interval, self._on_drop)))
+                fresh.append((processor, Sender(adopt(exporter), interval, self._on_drop, self._by(processor, now))))
             else:
                 targets.append(self._senders[processor])
         self._envelope = support.envelope(now.resource, now.scope, now.max_text)
@@ -102,10 +105,25 @@ class FastSpans:
         for processor, sender in fresh:
             self._senders[processor] = sender
             targets.append(sender)
-            now.chain.add_span_processor(sender)  # so that the provider's flush and shutdown reach it
+            now.chain.add_span_processor(
+                support.SenderProcessor(sender)
+            )  # so that the provider's flush and shutdown reach it
         if fresh:
             self._seen = (support.processors(now.chain), now.resource)
         self._targets = tuple(targets)
+
+    def _by(self, processor: SpanProcessor, now: support.Inside) -> Callable[[EncodedRequest, Exception], bool]:
+        """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter is in."""
+
+        def deliver(request: EncodedRequest, error: Exception) -> bool:
+            if self._broken is None:
+                self._broken = f"an exporter takes no bytes any more ({type(error).__name__}: {error})"
+                logger.warning("%s; spans are made one by one from now on, none is lost", self._broken)
+            for span in decode.spans(request.payload, now.resource, now.scope):
+                processor.on_end(span)
+            return True
+
+        return deliver
 
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``: how spans travel, or why they are made one by one."""

@@ -1,24 +1,21 @@
-"""All that must be taken from the SDK's insides, guarded: when a release moves them, the public API is used, with one warning.
-
-The public API cannot make a span with a chosen id, and a child of a long stream is exported before its parent has ended.
-"""
+"""Spans with chosen ids. The public API can make none, and a child of a long stream is exported before its parent has ended."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.sdk import trace as sdk_trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
+
+from vibevoice_otel.sdk.capability import Capability, Unknown
 
 if TYPE_CHECKING:  # records brings numpy, which a program that never speaks shall not pay for
     from vibevoice_otel.recording.records import AttributeValue
-
-logger = logging.getLogger(__name__)
-_warned = False
 
 
 class SpanFactory(Protocol):
@@ -44,39 +41,11 @@ def id_generator(provider: trace.TracerProvider) -> IdGenerator | None:
 def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     """A factory of spans in ``root``'s trace, with ``root``'s sampling decision.
 
-    Falls back to the public API (ids are then the SDK's own) where the SDK's insides are not as known.
+    It makes spans through the public API, under ids of the SDK's own, where this release cannot make them with chosen ids.
     """
-    try:
-        return _direct(tracer, root)
-    except (AttributeError, TypeError) as error:
-        global _warned  # noqa: PLW0603 - once a process, not once a span
-        if not _warned:
-            _warned = True
-            logger.warning(
-                "this OpenTelemetry SDK's insides are unknown (%s); spans are made through its public API", error
-            )
-        return _public(tracer, root)
-
-
-def _direct(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
-    inner: Any = tracer
-    if not isinstance(inner, sdk_trace.Tracer):
-        inner = getattr(inner, "_tracer", inner)  # the API's proxy, once a provider has been set
-    processor, resource, limits = inner.span_processor, inner.resource, inner._span_limits
-    scope, info, sampler = inner._instrumentation_scope, inner.instrumentation_info, inner.sampler
-    span_class = sdk_trace._Span
     own = root.get_span_context()
-    contexts: dict[int, tuple[SpanContext, Any]] = {}
-
-    def parent_of(parent_id: int) -> tuple[SpanContext, Any]:
-        if parent_id not in contexts:
-            parent = (
-                own
-                if parent_id == own.span_id
-                else SpanContext(own.trace_id, parent_id, False, own.trace_flags, own.trace_state)
-            )
-            contexts[parent_id] = (parent, trace.set_span_in_context(NonRecordingSpan(parent)))
-        return contexts[parent_id]
+    contexts: dict[int, SpanContext] = {own.span_id: own}
+    public: dict[int, SpanContext] = {}  # spans that the public API has made, by the id that was chosen for them
 
     def make(
         name: str,
@@ -87,64 +56,137 @@ def _direct(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
         attributes: Mapping[str, AttributeValue],
         error_type: str | None,
     ) -> None:
-        parent, context = parent_of(parent_id)
-        span = span_class(
-            name=name, context=SpanContext(own.trace_id, span_id, False, own.trace_flags, own.trace_state), parent=parent, sampler=sampler,
-            resource=resource, attributes=attributes, span_processor=processor, kind=SpanKind.INTERNAL, instrumentation_info=info,
-            limits=limits, instrumentation_scope=scope,
-        )  # fmt: skip
-        span.start(start_time=start, parent_context=context)
-        if error_type is not None:
-            span.set_status(Status(StatusCode.ERROR, error_type))
-        span.end(end)
+        if CHOSEN_IDS.works():
+            if parent_id not in contexts:
+                contexts[parent_id] = _context(own, parent_id)
+            parent = contexts[parent_id]
+            try:
+                span = _new(tracer, name, _context(own, span_id), parent, attributes)
+            except Exception as error:  # noqa: BLE001 - the release was as known at start, and is no longer
+                CHOSEN_IDS.failed(error)
+            else:
+                span.start(start_time=start, parent_context=trace.set_span_in_context(NonRecordingSpan(parent)))
+                _end(span, end, error_type)
+                return
+        # A parent that is yet to come is replaced by the root.
+        context = trace.set_span_in_context(NonRecordingSpan(public.get(parent_id, own)))
+        plain = tracer.start_span(name, context=context, attributes=dict(attributes), start_time=start)
+        public[span_id] = plain.get_span_context()
+        _end(plain, end, error_type)
 
     return make
 
 
 def emit_root(
-    tracer: trace.Tracer, context: SpanContext, name: str, kind: SpanKind, start: int, end: int,
-    attributes: Mapping[str, AttributeValue], error_type: str | None,
-) -> bool:  # fmt: skip
-    """Make and end the first span of a trace with the ids that ``context`` has; False where the SDK's insides are unknown.
+    tracer: trace.Tracer,
+    context: SpanContext,
+    name: str,
+    kind: SpanKind,
+    start: int,
+    end: int,
+    attributes: Mapping[str, AttributeValue],
+    error_type: str | None,
+) -> bool:
+    """Make and end the first span of a trace with the ids that ``context`` has.
 
-    The public API can choose no id, so there is nothing to fall back to.
+    Returns:
+        False where this release cannot make it: the public API can choose no id, so there is nothing to fall back to.
     """
-    try:
-        inner: Any = tracer if isinstance(tracer, sdk_trace.Tracer) else getattr(tracer, "_tracer", tracer)
-        span = sdk_trace._Span(
-            name=name, context=context, parent=None, sampler=inner.sampler, resource=inner.resource, attributes=attributes,
-            span_processor=inner.span_processor, kind=kind, instrumentation_info=inner.instrumentation_info,
-            limits=inner._span_limits, instrumentation_scope=inner._instrumentation_scope,
-        )  # fmt: skip
-        span.start(start_time=start)
-        if error_type is not None:
-            span.set_status(Status(StatusCode.ERROR, error_type))
-        span.end(end)
-    except (AttributeError, TypeError):
+    if not CHOSEN_IDS.works():
         return False
+    try:
+        span = _new(tracer, name, context, None, attributes, kind)
+    except Exception as error:  # noqa: BLE001
+        CHOSEN_IDS.failed(error)
+        return False
+    span.start(start_time=start)
+    _end(span, end, error_type)
     return True
 
 
-def _public(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
+def sdk_tracer(tracer: trace.Tracer) -> Any:
+    """The SDK's tracer behind ``tracer``, which may be the API's proxy.
+
+    Raises:
+        Unknown: when there is none.
+    """
+    inner = tracer if isinstance(tracer, sdk_trace.Tracer) else getattr(tracer, "_tracer", None)
+    if not isinstance(inner, sdk_trace.Tracer):
+        raise Unknown("the tracer provider is not the SDK's")
+    return inner
+
+
+def _new(
+    tracer: trace.Tracer,
+    name: str,
+    context: SpanContext,
+    parent: SpanContext | None,
+    attributes: Mapping[str, AttributeValue],
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> sdk_trace.Span:
+    inner = sdk_tracer(tracer)
+    return sdk_trace._Span(
+        name=name,
+        context=context,
+        parent=parent,
+        sampler=inner.sampler,
+        resource=inner.resource,
+        attributes=attributes,
+        span_processor=inner.span_processor,
+        kind=kind,
+        limits=inner._span_limits,
+        instrumentation_scope=inner._instrumentation_scope,
+    )
+
+
+def _context(own: SpanContext, span_id: int) -> SpanContext:
+    return SpanContext(own.trace_id, span_id, False, own.trace_flags, own.trace_state)
+
+
+def _end(span: trace.Span, end: int, error_type: str | None) -> None:
+    if error_type is not None:
+        span.set_status(Status(StatusCode.ERROR, error_type))
+    span.end(end)
+
+
+class _Kept(SpanProcessor):
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+def probe() -> None:
+    """Make a span with a chosen id on a provider of its own.
+
+    Raises:
+        Exception: when the span is not what was asked for.
+    """
+    kept = _Kept()
+    provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
+    provider.add_span_processor(kept)
+    tracer = provider.get_tracer("vibevoice_otel.probe", "1")
+    root = tracer.start_span("root")
     own = root.get_span_context()
-    made: dict[
-        int, SpanContext
-    ] = {}  # the API gives ids of its own; a parent that is yet to come is replaced by the root
+    child = _context(own, 0xB2)
+    _end(_started(_new(tracer, "child", child, own, {"k": 1}), 1), 2, "E")
+    root.end()
+    made, first = kept.spans
+    if (made.context, made.parent, made.start_time, made.end_time) != (child, own, 1, 2) or (
+        (made.name, dict(made.attributes or {}), made.status.description, made.resource, made.instrumentation_scope)
+        != ("child", {"k": 1}, "E", first.resource, first.instrumentation_scope)
+    ):
+        raise Unknown("a span made with a chosen id is another one")
 
-    def make(
-        name: str,
-        span_id: int,
-        parent_id: int,
-        start: int,
-        end: int,
-        attributes: Mapping[str, AttributeValue],
-        error_type: str | None,
-    ) -> None:
-        context = trace.set_span_in_context(NonRecordingSpan(made.get(parent_id, own)))
-        span = tracer.start_span(name, context=context, attributes=dict(attributes), start_time=start)
-        made[span_id] = span.get_span_context()
-        if error_type is not None:
-            span.set_status(Status(StatusCode.ERROR, error_type))
-        span.end(end)
 
-    return make
+def _started(span: sdk_trace.Span, start: int) -> sdk_trace.Span:
+    span.start(start_time=start)
+    return span
+
+
+CHOSEN_IDS = Capability(
+    "spans with chosen ids",
+    probe,
+    "spans are made through the public API: they get other ids, so that exemplars of diffusion steps lead to their trace alone",
+)

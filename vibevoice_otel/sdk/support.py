@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -21,13 +22,28 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from vibevoice_otel import semconv
 from vibevoice_otel.otlp import wire
 from vibevoice_otel.otlp.encode import Encoder, Trace
-from vibevoice_otel.otlp.sender import Envelope, Sender
+from vibevoice_otel.otlp.request import Envelope
+from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.records import AttributeValue, Operation
-from vibevoice_otel.sdk.exporters import Refused
+from vibevoice_otel.sdk.capability import Unknown
+from vibevoice_otel.sdk.spans import sdk_tracer
 
 #: Attributes that no record but vibevoice.synthesize (which the SDK makes) has more of.
 MOST_ATTRIBUTES = 16
 SELF_METRICS = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
+
+
+class SenderProcessor(SpanProcessor):
+    """Stands in the provider's chain for a :class:`Sender`, so that the provider's flush and shutdown reach it."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.sender.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        self.sender.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +58,34 @@ class Inside:
 
 
 def inside(tracer: trace.Tracer) -> Inside:
-    """The SDK's tracer behind ``tracer``.
+    """What is needed of the SDK's tracer behind ``tracer``.
 
     Raises:
-        Refused: when it is not the SDK's, or not as known.
+        Unknown: when it is not the SDK's, or not as known.
     """
-    inner: Any = tracer if isinstance(tracer, sdk_trace.Tracer) else getattr(tracer, "_tracer", None)
-    if not isinstance(inner, sdk_trace.Tracer):
-        raise Refused("the tracer provider is not the SDK's")
+    inner = sdk_tracer(tracer)
     try:
-        limits = inner._span_limits
-        return Inside(
-            inner.span_processor,
-            inner.resource,
-            inner._instrumentation_scope,
-            limits.max_span_attributes,
-            limits.max_span_attribute_length,
-        )
+        limits, resource, scope = inner._span_limits, inner.resource, inner._instrumentation_scope
+        longest = limits.max_span_attribute_length
+        found = Inside(inner.span_processor, resource, scope, limits.max_span_attributes, longest)
     except AttributeError as error:
-        raise Refused(f"the SDK's tracer is not as known ({error})") from error
+        raise Unknown(f"the SDK's tracer is not as known ({error})") from error
+    if not isinstance(resource, Resource) or not isinstance(scope, InstrumentationScope):
+        raise Unknown("the SDK's tracer is not as known (its resource or scope)")
+    return found
 
 
 def processors(chain: Any) -> tuple[Any, ...]:
     """The span processors of the provider's chain, in order.
 
     Raises:
-        Refused: when the chain is not the SDK's sequential one.
+        Unknown: when the chain is not the SDK's sequential one.
     """
     if type(chain) is not sdk_trace.SynchronousMultiSpanProcessor:
-        raise Refused(f"the provider's processors are called by {_name(chain)}")
+        raise Unknown(f"the provider's processors are called by {_name(chain)}")
     members = getattr(chain, "_span_processors", None)
     if not isinstance(members, tuple):
-        raise Refused("the provider's processors cannot be listed")
+        raise Unknown("the provider's processors cannot be listed")
     return members
 
 
@@ -81,35 +93,35 @@ def exporters(members: tuple[Any, ...]) -> list[tuple[BatchSpanProcessor, Any, f
     """(processor, its exporter, seconds between its exports) of each processor.
 
     Raises:
-        Refused: when one of them is not the SDK's BatchSpanProcessor.
+        Unknown: when one of them is not the SDK's BatchSpanProcessor.
     """
     found = []
     for processor in members:
-        if isinstance(processor, Sender):
+        if isinstance(processor, SenderProcessor):
             continue
         if type(processor) is not BatchSpanProcessor:
-            raise Refused(f"{_name(processor)} is not the SDK's BatchSpanProcessor, so it gets every span as an object")
+            raise Unknown(f"{_name(processor)} is not the SDK's BatchSpanProcessor, so it gets every span as an object")
         batch = getattr(processor, "_batch_processor", None)
         delay = getattr(batch, "_schedule_delay", None)
         if not isinstance(delay, int | float) or getattr(processor, "span_exporter", None) is None:
-            raise Refused("the SDK's BatchSpanProcessor is not as known")
+            raise Unknown("the SDK's BatchSpanProcessor is not as known")
         found.append((processor, processor.span_exporter, float(delay)))
     return found
 
 
 def check_limits(limits: Inside) -> None:
-    """Raise :class:`Refused` where span limits or self-metrics ask for span objects."""
+    """Raise :class:`Unknown` where span limits or self-metrics ask for span objects."""
     if limits.max_attributes is not None and limits.max_attributes < MOST_ATTRIBUTES:
-        raise Refused(f"spans are limited to {limits.max_attributes} attributes (OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT)")
+        raise Unknown(f"spans are limited to {limits.max_attributes} attributes (OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT)")
     if os.environ.get(SELF_METRICS, "").strip().lower() == "true":
-        raise Refused(f"the SDK counts spans for metrics of its own ({SELF_METRICS})")
+        raise Unknown(f"the SDK counts spans for metrics of its own ({SELF_METRICS})")
 
 
 def envelope(resource: Resource, scope: InstrumentationScope, max_text: int | None) -> Envelope:
     """What surrounds spans on the wire, taken from the stock encoder; verifies that ours writes spans as it does.
 
     Raises:
-        Refused: when this release's encoder writes them otherwise.
+        Unknown: when this release's encoder writes them otherwise.
     """
     context = SpanContext(0xA1, 0xB2, False, TraceFlags(TraceFlags.SAMPLED))
     parent = SpanContext(0xA1, 0xC3, False, TraceFlags(TraceFlags.SAMPLED))
@@ -136,7 +148,7 @@ def envelope(resource: Resource, scope: InstrumentationScope, max_text: int | No
     operation = Operation(semconv.STEP, 1, 2, 0xB2, 0xC3, values, "E")
     ours = made.wrap([Encoder().operation(operation, Trace((0xA1).to_bytes(16, "big"), b"", 0, max_text))])
     if type(stock).FromString(ours.SerializeToString()) != stock and max_text is None:
-        raise Refused("this release's encoder writes spans otherwise")
+        raise Unknown("this release's encoder writes spans otherwise")
     return made
 
 

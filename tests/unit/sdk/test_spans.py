@@ -32,12 +32,12 @@ from tests.support.receivers import GrpcReceiver, HttpReceiver, Received
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.otlp.encode import Encoded
-from vibevoice_otel.otlp.sender import Envelope, Sender
+from vibevoice_otel.otlp.request import EncodedRequest, Envelope
+from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
-from vibevoice_otel.sdk.exporters import EncodedRequest
 from vibevoice_otel.sdk.span_bytes import FastSpans
 from vibevoice_otel.settings import Settings
 
@@ -453,14 +453,12 @@ def test_a_refused_request_is_counted() -> None:
     assert dropped == [("spans", "export_failed", 7)]
 
 
-def test_an_exporter_that_raises_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exporter_that_raises_is_counted() -> None:
     """A fault in the exporter does not end the thread that sends."""
     one, dropped = sender(lambda: bool(1 / 0))
     one.put(ENVELOPE, [Encoded(b"x", 3)])
-    with caplog.at_level(logging.WARNING):
-        assert not one.force_flush()
+    assert not one.force_flush()
     assert dropped == [("spans", "export_failed", 3)]
-    assert caplog.records[0].getMessage() == "3 spans could not be sent"
     one.shutdown()
 
 
