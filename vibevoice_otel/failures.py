@@ -25,6 +25,11 @@ def failed(
     """Telemetry failed at ``where``; the service is served all the same. ``what``, ``reason`` and ``count`` are told to ``on_drop``."""
     with contextlib.suppress(Exception):
         on_drop(what, reason, count)
+    warn_once(where, error)
+
+
+def warn_once(where: str, error: BaseException) -> None:
+    """Log that telemetry failed at ``where``, the first time only."""
     with contextlib.suppress(Exception):
         if where not in _told:
             _told.add(where)

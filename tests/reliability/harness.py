@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import http.client
 import os
 import re
 import select
@@ -276,6 +277,22 @@ class Service:
             return await asyncio.gather(*(one() for _ in range(count)))
 
         return asyncio.run(all_of_them())
+
+    def wedge(self, seconds: float, threads: int) -> None:
+        """Have as many worker threads of the event loop's pool hang; returns when all have begun."""
+
+        def hang() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the service ends before it answers
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/wedge?seconds={seconds}", timeout=seconds)
+
+        for _ in range(threads):
+            threading.Thread(target=hang, daemon=True).start()
+        pool = min(32, (os.cpu_count() or 1) + 4)  # as concurrent.futures sizes it
+
+        def hanging() -> bool:
+            return int(self.get("/wedged")) >= pool
+
+        assert wait_for(hanging), self.log
 
     def metrics(self) -> str:
         return self.get("/metrics", self.metrics_port)

@@ -1,7 +1,8 @@
 """A service that speaks over a WebSocket as upstream's does, without a model: chunks of PCM16 at a pace, on request a failure.
 
 ``GET /stream`` (WebSocket) with text, chunks, pace (seconds between chunks), fail (raise with the text in the message); POST /speak
-raises with its body in the message; GET /alive?kind=X counts the objects of a class of that name. It knows nothing of telemetry.
+raises with its body in the message; GET /alive?kind=X counts the objects of a class of that name; GET /wedge?seconds=N holds a worker
+thread. It knows nothing of telemetry.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 
 from fastapi import FastAPI, Request, WebSocket
 
 app = FastAPI()
 CHUNK = b"\x01\x02" * 1600
+wedges: list[float] = []  # one for each thread that hangs
 
 
 @app.get("/healthz")
@@ -30,6 +33,22 @@ def alive(kind: str) -> int:
 @app.post("/speak")
 async def speak(request: Request) -> None:
     raise ValueError(f"cannot say {(await request.body()).decode()}")
+
+
+@app.get("/wedge")
+async def wedge(seconds: float) -> None:
+    """Hold a thread of the event loop's own pool, as a call that hangs on a device does."""
+
+    def hang() -> None:
+        wedges.append(seconds)
+        time.sleep(seconds)
+
+    await asyncio.to_thread(hang)
+
+
+@app.get("/wedged")
+async def wedged() -> int:
+    return len(wedges)
 
 
 @app.websocket("/stream")

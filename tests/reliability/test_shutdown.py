@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from .harness import Service, Sink, free_port, wait_for
 Start = Callable[..., Service]
 
 
+#: Seconds for a process to notice a signal and to be gone, on a busy machine.
+MARGIN = 1.5
 #: No export comes due in a test's time.
 LATE = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
 
@@ -97,6 +100,26 @@ def test_a_dead_collector_does_not_hold_the_end(start: Start, sink: Sink, state:
     took = service.stop(signal.SIGTERM)
     assert took < 2 + 3, service.log
     assert service.process.returncode == -signal.SIGTERM, "the process ends by the signal, as without us"
+
+
+@pytest.mark.parametrize("hangs", ["pool", "collector", "both"])
+def test_a_wedged_pool_does_not_hold_the_end(start: Start, sink: Sink, hangs: str) -> None:
+    """Every worker thread of the event loop's pool hangs, or the Collector, or both: SIGTERM ends the process within uvicorn's own second
+    plus the setting, and what had ended arrives where the Collector takes it.
+    """
+    port = free_port()
+    command = (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(port), "--timeout-graceful-shutdown", "1")
+    service = start(command=command, port=port, VIBEVOICE_OTEL_SHUTDOWN_TIMEOUT="2", **LATE)
+    service.speak(2)
+    if hangs != "collector":
+        service.wedge(40, threads=2 * ((os.cpu_count() or 1) + 4))
+    if hangs != "pool":
+        sink.delay = 60
+    took = service.stop(signal.SIGTERM)
+    assert took < 1 + 2 + MARGIN, service.log
+    if hangs == "pool":
+        assert sink.roots() == {"success": 2}, service.log
+        assert sink.total("vibevoice.streaming.requests", status="success") == 2
 
 
 def test_kill_9_loses_one_interval_at_most(start: Start, sink: Sink) -> None:

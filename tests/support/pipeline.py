@@ -49,9 +49,25 @@ class Pipeline:
     _collected: Any = None  # an exemplar lives for one collection, so all is read from one
 
     async def ask(
-        self, query: bytes = b"text=hello", headers: Sequence[tuple[bytes, bytes]] = (), *, leaves: bool = False
+        self,
+        query: bytes = b"text=hello",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        leaves: bool = False,
+        path: str = "/stream",
+        root_path: str = "",
+        refuses: BaseException | None = None,
     ) -> Answer:
-        """One WebSocket request through the application's own entry; ``leaves``: the listener is gone after the first message."""
+        """One WebSocket request through the application's own entry.
+
+        Args:
+            query: the query string.
+            headers: beside Host.
+            leaves: the listener is gone after the first message.
+            path: with any prefix, as uvicorn gives it.
+            root_path: the prefix, as the server was told of it.
+            refuses: what the server raises for the second chunk of audio.
+        """
         answer, asked = Answer(), iter([{"type": "websocket.connect"}])
         gone = asyncio.Event()
 
@@ -64,18 +80,21 @@ class Pipeline:
             return {"type": "websocket.disconnect", "code": 1001}
 
         async def send(message: dict[str, Any]) -> None:
+            if refuses is not None and message.get("bytes") and answer.audio:
+                raise refuses
             answer.messages.append(message)
             gone.set()
 
         scope = {
-            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream",
-            "raw_path": b"/stream",
-            "query_string": query, "root_path": "", "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1),
+            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": path, "raw_path": path.encode(),
+            "query_string": query, "root_path": root_path, "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
         }  # fmt: skip
         try:
             await self.app(scope, receive, send)  # type: ignore[arg-type]
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and error is not refuses:
+                raise
             answer.error = error
         return answer
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from vibevoice_otel import failures
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest, Envelope
 
@@ -78,12 +79,21 @@ class Sender:
                 self._bytes -= len(oldest.payload)
                 lost += oldest.count
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="vibevoice-otel-sender", daemon=True)
-                self._thread.start()
+                self._start()
         if lost:
             self._on_drop("spans", "queue_full", lost)
         if self._bytes >= MAX_REQUEST_BYTES:
             self._wake.set()
+
+    def _start(self) -> None:
+        """Start the thread. Where the system refuses one the queue waits, bounded, and the next pieces try again."""
+        thread = threading.Thread(target=self._run, name="vibevoice-otel-sender", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            failures.warn_once("starting the thread that sends spans", error)
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while not self._stopped:

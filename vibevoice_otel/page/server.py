@@ -16,6 +16,7 @@ from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.guard import host_of
 from vibevoice_otel.page.listener import Listeners
 from vibevoice_otel.page.store import Store
+from vibevoice_otel.routes import SpeechRoutes
 from vibevoice_otel.web import traceparent
 from vibevoice_otel.web.middleware import Scope
 
@@ -52,6 +53,7 @@ class LivePage:
         self, settings: Settings, on_drop: Callable[[str, str, int], None], ready: Callable[[], object]
     ) -> None:
         self._settings, self._on_drop, self._ready = settings, on_drop, ready
+        self._routes = SpeechRoutes(settings.routes)
         self._recorder: Recorder | None = None
         self._listeners: Listeners | None = None
         self.store = Store(settings.page_requests, settings.page_memory * 1024 * 1024)
@@ -121,7 +123,7 @@ class LivePage:
 
     def _adopt(self, scope: Scope) -> Scope:
         query, headers, caller = traceparent.adopt(scope["query_string"], scope["headers"])
-        if caller is not None and self._listeners is not None and scope["path"] in self._settings.routes:
+        if caller is not None and self._listeners is not None and scope["path"] in self._routes:
             self._listeners.callers.add(caller)
         return {**scope, "query_string": query, "headers": headers}
 
@@ -198,10 +200,16 @@ class LivePage:
             return
         self._serving = uvicorn.Server(config)
         setattr(self._serving, OURS, True)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=_serve, args=(self._serving, listening), name="vibevoice-otel-page", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread now: the next scope tries again
+            listening.close()
+            self._owner = self._serving = self.port = None
+            raise
+        self._thread = thread
         logger.info("the live page is at %s://%s:%d/", "https" if config.is_ssl else "http", host, self.port)
 
     def stop(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from urllib.parse import parse_qs, unquote_plus
 
 from vibevoice_otel.recording.timeline import Asked
+from vibevoice_otel.routes import SpeechRoutes
 
 TEXT_PARAMETER = "text"
 REDACTED = b"REDACTED"
@@ -44,13 +45,13 @@ class Redactor:
         known_voice: whether the service has a voice of this name.
     """
 
-    def __init__(self, routes: Collection[str], known_voice: Callable[[str], bool]) -> None:
-        self._routes = tuple(routes)
+    def __init__(self, routes: Iterable[str], known_voice: Callable[[str], bool]) -> None:
+        self._routes = SpeechRoutes(routes)
         self._known_voice = known_voice
 
     def query(self, path: str, query: bytes) -> bytes:
-        """``query`` of a request to ``path`` (a mount's prefix in front does no harm)."""
-        if not query or not path.endswith(self._routes):
+        """``query`` of a request to ``path``, without what may not be told."""
+        if not query or path not in self._routes:
             return redact(query)
         return b"&".join(self._part(*part.partition(b"=")) for part in query.split(b"&"))
 

@@ -1,11 +1,13 @@
 """The last export: whatever ends the process, requests that ended are exported, and those that are open end as ``error``, ``shutdown``.
 
 uvicorn stops gracefully on SIGTERM and then raises the signal again, which ends the process without atexit. So its shutdown is hooked,
-and a handler of our own waits on SIGTERM where nobody else does. Nothing here waits longer than the setting, a dead Collector or not.
+and a handler of our own waits on SIGTERM where nobody else does. Together they wait no longer than the setting, whatever the Collector,
+the event loop's executor and the model's threads do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NAME = "guard"
 FAILED = "the last export failed\n%s"
+#: Seconds after a last flush within which another belongs to the same end of the process.
+SAME_END = 1.0
 
 
 class LastExport:
@@ -42,6 +46,7 @@ class LastExport:
         self._providers = providers
         self._timeout = timeout
         self._once = threading.Lock()
+        self._ending = float("-inf")  # when the process's last flush must be over
 
     def used(self) -> bool:
         """Whether anything has been recorded in this very process."""
@@ -59,15 +64,47 @@ class LastExport:
 
         Runs on threads of its own: the caller may hold any lock, and force_flush of the SDK's processors heeds no timeout.
         """
-        if not self._once.acquire(timeout=self._timeout):
+        deadline = self._deadline(end_open=end_open)
+        if not self._once.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
-        deadline = time.monotonic() + self._timeout
         try:
             return self._in_time([lambda: self._end(end_open=end_open)], deadline) and self._in_time(
                 [self._flusher(each, deadline) for each in self._providers()], deadline
             )
         finally:
             self._once.release()
+
+    async def flush_beside(self, *, end_open: bool) -> bool:
+        """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold it back."""
+        import asyncio  # noqa: PLC0415 - slow to import, and who awaits has it
+
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bool] = loop.create_future()
+
+        def answer(result: bool) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        def run() -> None:
+            result = False
+            try:
+                result = self.flush(end_open=end_open)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop has not waited, and is closed
+                    loop.call_soon_threadsafe(answer, result)
+
+        threading.Thread(target=run, name="vibevoice-otel-last-export", daemon=True).start()
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            return await asyncio.wait_for(done, self._timeout)
+        return False
+
+    def _deadline(self, *, end_open: bool) -> float:
+        """When this flush must be over. An end that is told twice (uvicorn's, then the signal's) has the time of one."""
+        deadline = time.monotonic() + self._timeout
+        if end_open:
+            self._ending = min(deadline, self._ending) if time.monotonic() < self._ending + SAME_END else deadline
+            return self._ending
+        return deadline
 
     def _end(self, *, end_open: bool) -> None:
         recorder = self._recorder()
@@ -118,8 +155,6 @@ def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
 
 def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        import asyncio  # noqa: PLC0415 - slow to import, and who runs uvicorn has it
-
         def closing(*, now_closing: bool) -> None:
             try:
                 export.closing(now_closing=now_closing)
@@ -133,7 +168,7 @@ def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[...,
             # Told by a signal the process is about to end; stopped by its own program it may go on, and serve again.
             ending = bool(getattr(self, "_captured_signals", ()))
             try:
-                await asyncio.get_running_loop().run_in_executor(None, lambda: export.flush(end_open=ending))
+                await export.flush_beside(end_open=ending)
             except Exception as error:  # noqa: BLE001
                 logger.warning(FAILED, failures.stack(error))
             if not ending:

@@ -9,12 +9,26 @@ from vibevoice_otel.semconv import ErrorType, Status
 TIMEOUTS = frozenset({"TimeoutError", "Timeout", "CancelledByTimeout"})
 #: Exceptions by which servers say that the peer is gone; not failures of the service.
 DISCONNECTS = frozenset({"WebSocketDisconnect", "ClientDisconnected", "ClientDisconnect", "ConnectionClosed", "ConnectionClosedError",
-                         "ConnectionClosedOK", "BrokenPipeError", "ConnectionResetError", "CancelledError"})  # fmt: skip
+                         "ConnectionClosedOK", "BrokenPipeError", "ConnectionResetError"})  # fmt: skip
+#: The one of them that stands for a send that failed because the peer had gone, whatever the server raised.
+PEER_GONE = "ClientDisconnected"
+#: Raised into a task that is cancelled: because the listener left, but also by a timeout around it, or by the service as it stops.
+CANCELLED = "CancelledError"
 #: RFC 6455 section 7.4.1 and the IANA registry: ends that are nobody's failure.
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})
 #: Closes that refuse a request rather than fail it: unsupported, policy, too big, try again later.
 REFUSALS = frozenset({1003, 1008, 1009, 1013})
 BUSY_CLOSE = 1013
+
+
+def peer_gone(error: BaseException) -> bool:
+    """Whether ``error``, which a send raised, says that the peer has gone: an OSError (ASGI's word for it) or a server's own name for it.
+
+    A TimeoutError without an errno is not the socket's: some limit on the send ran out.
+    """
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return False
+    return isinstance(error, OSError) or type(error).__name__ in DISCONNECTS
 
 
 def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str | None]:
@@ -29,6 +43,8 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
     failed_first = left is None or (timeline.generate_end is not None and timeline.generate_end < left)
     for error in (timeline.generate_error, timeline.work_error, timeline.web_error):
         if error is None or error in DISCONNECTS:
+            continue
+        if error == CANCELLED and (left is not None or timeline.service_closed is not None):
             continue
         if error in TIMEOUTS:
             return Status.TIMEOUT, error

@@ -143,6 +143,7 @@ class Recorder:
             if timeline.parts or timeline not in self._open:
                 return
         self._ended.put(timeline)
+        self._ensure_thread()
 
     def standalone(
         self,
@@ -179,11 +180,18 @@ class Recorder:
     # -------------------------------------------------------------------------------------------------- the background thread
 
     def _ensure_thread(self) -> None:
-        if self._thread is None and not self._stopped:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="vibevoice-otel-recorder", daemon=True)
-                    self._thread.start()
+        """Start the thread. Where the system refuses one, requests wait, and the next that begins or ends tries again."""
+        if self._thread is not None or self._stopped:
+            return
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="vibevoice-otel-recorder", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    failures.warn_once("starting the recorder's thread", error)
+                else:
+                    self._thread = thread
 
     def _run(self) -> None:
         # Where threads inherit the context, this one would work for ever in the name of the request that happened to start it.
@@ -287,8 +295,10 @@ class Recorder:
         return self._ask(_EndOpen(), timeout)
 
     def _ask(self, done: threading.Event, timeout: float) -> bool:
+        if self._open:
+            self._ensure_thread()
         if not self.alive:
-            return True
+            return not self._open
         self._hurry.set()  # before it is asked: set after it has been answered, it would stay
         self._ended.put(done)
         return done.wait(timeout)
@@ -303,12 +313,14 @@ class Recorder:
         """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""
         if self._stopped:
             return
-        self._stopped = True
         self.end_open(timeout)
+        self._stopped = True
         if self._thread is not None:
             self._hurry.set()
             self._ended.put(None)
             self._thread.join(timeout)
+        elif self._open:
+            self.on_drop("records", "no_thread", len(self._open))
 
     def _after_fork(self) -> None:
         """The child has none of the parent's threads, and none of its requests."""

@@ -14,6 +14,7 @@ from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Timeline, current
+from vibevoice_otel.routes import SpeechRoutes
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
@@ -42,6 +43,7 @@ class RequestMiddleware:
     def __init__(self, app: App, recorder: Recorder) -> None:
         self.app = app
         self._recorder = recorder
+        self._routes = SpeechRoutes(recorder.settings.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if ORIGINAL_QUERY in scope:
@@ -55,7 +57,7 @@ class RequestMiddleware:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket" or scope["path"] not in self._recorder.settings.routes:
+        if scope["type"] != "websocket" or scope["path"] not in self._routes:
             await self.app(scope, receive, send)
             return
         arrived = now()
@@ -69,7 +71,7 @@ class RequestMiddleware:
         try:
             await self.app(scope, self._receiving(timeline, receive), self._sending(timeline, send))
         except BaseException as error:
-            timeline.web_error = type(error).__name__
+            timeline.web_error = timeline.web_error or type(error).__name__
             raise
         finally:
             if attached is not None:
@@ -125,9 +127,8 @@ class RequestMiddleware:
             started = self._before_send(timeline, message)
             try:
                 await send(message)
-            except BaseException:
-                if timeline.cancelled is None and timeline.service_closed is None:
-                    timeline.cancelled = now()
+            except BaseException as error:
+                _unsent(timeline, error)
                 raise
             try:
                 _sent(timeline, message, started)
@@ -162,6 +163,22 @@ def _sent(timeline: Timeline, message: Message, started: int) -> None:
         timeline.accepted = now()
     elif message["type"] == "websocket.send" and (data := message.get("bytes")):
         timeline.sent(started, now(), len(data))
+
+
+def _unsent(timeline: Timeline, error: BaseException) -> None:
+    """A send failed: because the listener has left where the error says so, else by a failure of the service's.
+
+    A cancellation says neither: a timeout or the end of the service may have caused it (outcome.decide).
+    """
+    if (
+        timeline.cancelled is not None
+        or timeline.service_closed is not None
+        or type(error).__name__ == outcome.CANCELLED
+    ):
+        return
+    timeline.web_error = type(error).__name__
+    if outcome.peer_gone(error):
+        timeline.cancelled, timeline.web_error = now(), outcome.PEER_GONE
 
 
 def _tell(server: trace.Span, timeline: Timeline) -> None:

@@ -52,6 +52,18 @@ CASES = {
     "all silent": (_set(silent=2), "error", "silent_audio"),
     "some silent": (_set(silent=1), "success", None),
     "no audio at all": (_set(first_send=None, delivered=0, sends=[]), "error", "no_audio"),
+    "the listener leaves, and its task is cancelled": (
+        _set(web_error="CancelledError", cancelled=15 * MS, service_closed=None),
+        "cancelled",
+        None,
+    ),
+    "cancelled by whom nobody saw": (_set(web_error="CancelledError", service_closed=None), "error", "CancelledError"),
+    "cancelled after all was said": (_set(web_error="CancelledError"), "success", None),
+    "cancelled as the service stops": (
+        _set(web_error="CancelledError", service_closed=None, cut_off=True),
+        "error",
+        "shutdown",
+    ),
     "a send finds the peer gone": (
         _set(web_error="WebSocketDisconnect", cancelled=15 * MS, service_closed=None),
         "cancelled",

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -135,3 +136,36 @@ def test_ids_keep_nothing_else_alive() -> None:
     first, second = ids.take(3), ids.take(3)
     assert first.base is None
     assert len({*first.tolist(), *second.tolist()}) == 6
+
+
+def _no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refused a thread once: the request that met it and all later ones are recorded, each once."""
+    sink = Heard()
+    one = recorder(sink)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread)
+        first = one.open("web", context=Context())
+        assert not one.alive
+    request(one)
+    one.release(first, "web")
+    assert one.flush()
+    assert one.alive
+    assert sorted(batch.request for batch in sink.batches) == [1, 2]
+    assert one.timelines == []
+    one.shutdown()
+
+
+def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses a thread to the end, nothing waits for it, and the requests that are lost are told."""
+    dropped: list[tuple[str, str, int]] = []
+    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    monkeypatch.setattr(threading.Thread, "start", _no_thread)
+    request(one)
+    request(one)
+    assert not one.flush()
+    one.shutdown()
+    assert dropped == [("records", "no_thread", 2)]

@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
-from vibevoice_otel.otlp.sender import Sender
+from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.spans import SpanEmitter
@@ -518,3 +519,21 @@ def test_a_release_without_the_names_is_served_plainly(
     assert instruments.fast is None
     assert "spans and measurements are made one by one" in caplog.text
     assert "made one by one, because this OpenTelemetry SDK is not as known" in fast.explain()
+
+
+def test_a_sender_whose_thread_could_not_be_started_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refused a thread once: what waited goes out with what comes next, and nothing is lost."""
+    sent = threading.Event()
+    one, dropped = sender(lambda: sent.set() or True)  # type: ignore[func-returns-value]
+
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        one.put(ENVELOPE, [Encoded(b"x", 3)])
+    one.put(ENVELOPE, [Encoded(b"y" * MAX_REQUEST_BYTES, 4)])
+    assert sent.wait(5)
+    assert one.force_flush()
+    assert dropped == []
+    one.shutdown()
