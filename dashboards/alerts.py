@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dashboards import thresholds as limits
-from dashboards.promql import SERVICE, VOICE, grew, increase, series, total
+from dashboards.promql import SERVICE, VOICE, grown, growth, series, total
 from dashboards.recording import (
     ACTIVE,
     INSTANCES,
@@ -72,10 +72,10 @@ def _voices() -> Iterator[Alert]:
         f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour ended in error or "
         f"timeout; the limit is {limits.FAILURE_RATIO:.0%}.",
     )
-    requests = f"{total(VOICE, increase(semconv.REQUESTS, '30m'))}"
+    requests = f"{total(VOICE, growth(semconv.REQUESTS, '30m'))}"
     yield Alert(
         "VibeVoiceUnderruns",
-        f"{total(VOICE, increase(semconv.UNDERRUN, '30m'))} / {requests} > {limits.UNDERRUNS_PER_REQUEST:g}\n"
+        f"{total(VOICE, growth(semconv.UNDERRUN, '30m'))} / {requests} > {limits.UNDERRUNS_PER_REQUEST:g}\n"
         f"and {requests} >= {limits.MIN_REQUESTS}",
         "10m",
         "warning",
@@ -86,10 +86,10 @@ def _voices() -> Iterator[Alert]:
 
 
 def _defects() -> Iterator[Alert]:
-    frames = total(VOICE, increase(semconv.DECODE_DURATION, "30m", suffix="_count"))
-    requests = total(VOICE, increase(semconv.REQUESTS, "30m"))
+    frames = total(VOICE, growth(semconv.DECODE_DURATION, "30m", suffix="_count"))
+    requests = total(VOICE, growth(semconv.REQUESTS, "30m"))
     for kind, share in limits.DEFECTIVE_RATIO.items():
-        defective = total(VOICE, increase(semconv.DEFECTIVE_FRAMES, "30m", f'kind="{kind}"'))
+        defective = total(VOICE, growth(semconv.DEFECTIVE_FRAMES, "30m", f'kind="{kind}"'))
         yield Alert(
             "VibeVoiceDefectiveAudio",
             f"{defective} / {frames} > {share:g}\nand {requests} >= {limits.MIN_REQUESTS}",
@@ -142,7 +142,7 @@ def _memory() -> Iterator[Alert]:
     )
     yield Alert(
         "VibeVoiceGpuOutOfMemory",
-        total(DEVICE, grew(series(semconv.GPU_MEMORY_EVENTS, 'event="oom"'), "10m")) + " > 0",
+        total(DEVICE, growth(semconv.GPU_MEMORY_EVENTS, "10m", 'event="oom"')) + " > 0",
         "0m",
         "critical",
         "GPU {{ $labels.device_id }} of " + OF + " ran out of memory",
@@ -151,7 +151,6 @@ def _memory() -> Iterator[Alert]:
 
 
 def _stalls() -> Iterator[Alert]:
-    audio = series(semconv.AUDIO_PRODUCED)
     instance = "service, environment, instance"
     yield Alert(
         "VibeVoiceStuckStream",
@@ -165,8 +164,7 @@ def _stalls() -> Iterator[Alert]:
     yield Alert(
         "VibeVoiceTotalStall",
         f"avg_over_time({ACTIVE}[2m]) > 0.5\n"
-        f"unless on ({SERVICE}) {total(SERVICE, increase(semconv.AUDIO_PRODUCED, '2m'))} > 0\n"
-        f"unless on ({SERVICE}) {total(SERVICE, f'{audio} unless {audio} offset 2m')} > 0",
+        f"unless on ({SERVICE}) {total(SERVICE, growth(semconv.AUDIO_PRODUCED, '2m'))} > 0",
         "3m",
         "critical",
         OF + " has streams open and makes no audio at all",
@@ -194,14 +192,14 @@ def _stalls() -> Iterator[Alert]:
 def _telemetry() -> Iterator[Alert]:
     yield Alert(
         "VibeVoiceTelemetryDropped",
-        total("service, environment, what, reason", grew(series(semconv.DROPPED), "10m")) + " > 0",
+        total("service, environment, what, reason", growth(semconv.DROPPED, "10m")) + " > 0",
         "0m",
         "warning",
         OF + " loses telemetry",
         "{{ $value | humanize }} {{ $labels.what }} were lost in 10 minutes, because: {{ $labels.reason }}.",
     )
     losses = (
-        f'label_replace(sum by (job, instance) ({grew(name, "10m")}), "counter", "{name}", "", "")'
+        f'label_replace(sum by (job, instance) ({grown(name, "10m")}), "counter", "{name}", "", "")'
         for name in COLLECTOR_LOSSES
     )
     yield Alert(
@@ -237,7 +235,7 @@ def _telemetry() -> Iterator[Alert]:
         "Nothing that this target stands for is seen, alerts on it included.",
     )
     probe = total(
-        "service, environment, target", increase(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"')
+        "service, environment, target", growth(semconv.PROBE_REQUESTS, "5m", f'status!="{semconv.Status.SUCCESS}"')
     )
     yield Alert(
         "VibeVoiceProbeFailing",

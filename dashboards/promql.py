@@ -6,6 +6,9 @@ from vibevoice_otel.semconv import Metric
 
 SERVICE = "service, environment"
 VOICE = "service, environment, voice"
+#: How far before a window the value at its beginning is looked for: a scrape that fails, a Collector or a Prometheus that is away for less
+#: makes no old series look new.
+BEFORE = "1h"
 
 
 def series(metric: Metric, *matchers: str, suffix: str = "") -> str:
@@ -16,12 +19,20 @@ def series(metric: Metric, *matchers: str, suffix: str = "") -> str:
     return f"{metric.prometheus}{suffix}" + (f"{{{inside}}}" if inside else "")
 
 
-def increase(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str:
-    return f"increase({series(metric, *matchers, suffix=suffix)}[{window}])"
+def growth(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str:
+    """How much each series of a counter grew within ``window``."""
+    return grown(series(metric, *matchers, suffix=suffix), window)
 
 
-def rate(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str:
-    return f"rate({series(metric, *matchers, suffix=suffix)}[{window}])"
+def grown(selector: str, window: str) -> str:
+    """The last value in ``window`` less the value at its beginning, or less 0 for a series that did not exist then.
+
+    Exact once the scrape after the last event has passed: nothing is extrapolated, and the first observation of a new series counts.
+    Every process is an instance of its own, so a series never falls; where Prometheus scrapes a service directly it falls at a restart,
+    and what follows it is counted.
+    """
+    last = f"last_over_time({selector}[{window}])"
+    return f"(({last} - last_over_time({selector}[{BEFORE}] offset {window})) >= 0 or {last})"
 
 
 def total(by: str, expression: str) -> str:
@@ -31,7 +42,7 @@ def total(by: str, expression: str) -> str:
 def quantile(q: float, metric: Metric, window: str, by: str, *matchers: str) -> str:
     """The q-quantile of a histogram over ``window`` for each ``by``, of all instances together."""
     groups = f"{by}, le" if by else "le"
-    return f"histogram_quantile({q:g}, {total(groups, rate(metric, window, *matchers, suffix='_bucket'))})"
+    return f"histogram_quantile({q:g}, {total(groups, growth(metric, window, *matchers, suffix='_bucket'))})"
 
 
 def ordered(label: str, expression: str) -> str:
@@ -44,7 +55,7 @@ def ordered(label: str, expression: str) -> str:
 
 
 def mean(metric: Metric, window: str, by: str, *matchers: str) -> str:
-    above, below = (total(by, rate(metric, window, *matchers, suffix=suffix)) for suffix in ("_sum", "_count"))
+    above, below = (total(by, growth(metric, window, *matchers, suffix=suffix)) for suffix in ("_sum", "_count"))
     return f"{above} / {below}"
 
 
@@ -58,19 +69,10 @@ def share_above(seconds: float, metric: Metric, window: str, by: str, *matchers:
         raise ValueError(f"{metric.name} has no bucket edge at {seconds:g}")
     # The edge's text is "1.0" in one exposition format and "1" in the other.
     edge = f'le=~"{_literal(seconds)}"'
-    within = total(by, rate(metric, window, *matchers, edge, suffix="_bucket"))
-    return f"1 - {within} / {total(by, rate(metric, window, *matchers, suffix='_count'))}"
+    within = total(by, growth(metric, window, *matchers, edge, suffix="_bucket"))
+    return f"1 - {within} / {total(by, growth(metric, window, *matchers, suffix='_count'))}"
 
 
 def _literal(edge: float) -> str:
     text = f"{edge:g}".replace(".", "\\\\.")
     return text if "." in f"{edge:g}" else f"{text}(\\\\.0)?"
-
-
-def grew(selector: str, window: str) -> str:
-    """Growth of a counter whose first value is already an event: such a series has no earlier sample for increase() to see.
-
-    It is new when the window before has no sample of it; a single instant of it may fall into a failed scrape.
-    """
-    earlier = f"last_over_time({selector}[{window}] offset {window})"
-    return f"((increase({selector}[{window}]) > 0) or ({selector} unless {earlier}))"

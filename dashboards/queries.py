@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from dashboards.promql import grew, increase, mean, ordered, quantile, rate, series, share_above, total
+from dashboards.promql import growth, mean, ordered, quantile, series, share_above, total
 from dashboards.recording import BAD, COUNTED, FAILED, budget_left
 from dashboards.thresholds import FIRST_AUDIO, SUCCESS
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Metric, Status
 
 NOW: Final = "$__rate_interval"
+NOW_MS: Final = "$__rate_interval_ms"
 RANGE: Final = "$__range"
 WHO: Final = 'service=~"$service", environment=~"$environment"'
 SCOPE: Final = f'{WHO}, instance=~"$instance"'
@@ -23,16 +24,21 @@ SPEAKER: Final = f'{SCOPE}, voice=~"$voice"'
 MISS: Final = f'cache="{semconv.Cache.MISS}"'
 
 
+def _milliseconds(duration: str) -> float:
+    number, unit = re.fullmatch(r"([0-9]+)(ms|s|m|h)", duration).groups()  # type: ignore[union-attr]
+    return float(number) * {"ms": 1, "s": 1e3, "m": 60e3, "h": 3600e3}[unit]
+
+
 def bound(expression: str, variables: Mapping[str, str] | None = None, interval: str = "1m", window: str = "5m") -> str:
     """The expression with Grafana's variables replaced: every one not in ``variables`` matches all."""
-    text = expression.replace(NOW, interval).replace(RANGE, window)
+    text = expression.replace(NOW_MS, f"{_milliseconds(interval):g}").replace(NOW, interval).replace(RANGE, window)
     return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
 
 
 # ------------------------------------------------------------------------------------------------------------------ outcome
 def failure_ratio(window: str, scope: str = SPEAKER, by: str = "voice") -> str:
-    failed = total(by, increase(semconv.REQUESTS, window, scope, FAILED))
-    return f"{failed} / {total(by, increase(semconv.REQUESTS, window, scope, COUNTED))}"
+    failed = total(by, growth(semconv.REQUESTS, window, scope, FAILED))
+    return f"{failed} / {total(by, growth(semconv.REQUESTS, window, scope, COUNTED))}"
 
 
 def success_ratio(window: str, scope: str = SCOPE) -> str:
@@ -41,21 +47,28 @@ def success_ratio(window: str, scope: str = SCOPE) -> str:
 
 def objective_missed(window: str, scope: str = SCOPE) -> str:
     """Share of requests that count towards the first-audio objective and missed it."""
-    bad = total("", increase(semconv.FIRST_AUDIO_SLI, window, scope, BAD))
-    return f"{bad} / {total('', increase(semconv.FIRST_AUDIO_SLI, window, scope))}"
+    bad = total("", growth(semconv.FIRST_AUDIO_SLI, window, scope, BAD))
+    return f"{bad} / {total('', growth(semconv.FIRST_AUDIO_SLI, window, scope))}"
+
+
+def per_second(count: str) -> str:
+    """A count within $__rate_interval as a rate."""
+    return f"{count} / ({NOW_MS} / 1000)"
 
 
 def requests_by(label: str, scope: str = SCOPE) -> str:
-    return total(label, rate(semconv.REQUESTS, NOW, scope))
+    return per_second(total(label, growth(semconv.REQUESTS, NOW, scope)))
 
 
 def errors_by_cause(scope: str = SPEAKER) -> str:
-    return total("error_type", grew(series(semconv.ERRORS, scope), NOW))
+    return total("error_type", growth(semconv.ERRORS, NOW, scope))
 
 
 SUCCESS_LEFT: Final = f"min({budget_left(SUCCESS)}{{{WHO}}})"
 FIRST_AUDIO_LEFT: Final = f"min({budget_left(FIRST_AUDIO)}{{{WHO}}})"
-SETBACKS: Final = total("status", rate(semconv.REQUESTS, NOW, SCOPE, f'status=~"{Status.CANCELLED}|{Status.REJECTED}"'))
+SETBACKS: Final = total(
+    "status", growth(semconv.REQUESTS, NOW, SCOPE, f'status=~"{Status.CANCELLED}|{Status.REJECTED}"')
+)
 
 
 # ------------------------------------------------------------------------------------------------------------------ latency
@@ -69,13 +82,12 @@ def slow_share(window: str, scope: str = SCOPE, by: str = "") -> str:
 
 def heat(metric: Metric, scope: str) -> str:
     """Observations by bucket, for a heat map."""
-    return total("le", increase(metric, NOW, scope, suffix="_bucket"))
+    return total("le", growth(metric, NOW, scope, suffix="_bucket"))
 
 
 def parts(scope: str = SPEAKER) -> str:
-    """Mean seconds of each part of the first-audio latency; stacked they are its mean."""
-    seconds = total("part", rate(semconv.FIRST_AUDIO_PART, NOW, scope, suffix="_sum"))
-    return f"{seconds} / ignoring(part) group_left {total('', rate(semconv.FIRST_AUDIO, NOW, scope, suffix='_count'))}"
+    """Mean seconds of each part of the first-audio latency; stacked they are its mean, for each request has every part."""
+    return mean(semconv.FIRST_AUDIO_PART, NOW, "part", scope)
 
 
 def matrix(label: str) -> str:
@@ -91,27 +103,27 @@ def step_p95(scope: str = SPEAKER) -> str:
     return ordered("step_index", quantile(0.95, semconv.INFERENCE, NOW, "step_index", scope))
 
 
-TEXT_LENGTHS: Final = total("text_length_range", rate(semconv.FIRST_AUDIO, NOW, SPEAKER, suffix="_count"))
+TEXT_LENGTHS: Final = per_second(total("text_length_range", growth(semconv.FIRST_AUDIO, NOW, SPEAKER, suffix="_count")))
 LAUNCH: Final = quantile(0.95, semconv.LAUNCH_LATENCY, NOW, "device_id", SCOPE)
 DEVICE_QUEUE: Final = quantile(0.95, semconv.DEVICE_QUEUE, NOW, "device_id", SCOPE)
 QUEUE: Final = quantile(0.95, semconv.QUEUE_DURATION, NOW, "", SPEAKER)
 
 
 def cold(metric: Metric, scope: str) -> str:
-    """Loads from cold in the interval; the first ever makes its series, so increase() alone would miss it."""
-    return total("", grew(series(metric, scope, MISS, suffix="_count"), NOW))
+    """Loads from cold in the interval."""
+    return total("", growth(metric, NOW, scope, MISS, suffix="_count"))
 
 
 # -------------------------------------------------------------------------------------------------------------------- flow
 ACTIVE: Final = total("", series(semconv.ACTIVE, SCOPE))
 PROGRESS_AGE: Final = f"max({series(semconv.PROGRESS_AGE, SCOPE)})"
 RTF: Final = (
-    f"{total('', rate(semconv.GENERATE_BUSY, NOW, SCOPE))} / {total('', rate(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
+    f"{total('', growth(semconv.GENERATE_BUSY, NOW, SCOPE))} / {total('', growth(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
 )
 RTF_P95: Final = quantile(0.95, semconv.RTF, NOW, "", SCOPE)
-UNDERRUNS: Final = total("", increase(semconv.UNDERRUN, NOW, SCOPE))
+UNDERRUNS: Final = total("", growth(semconv.UNDERRUN, NOW, SCOPE))
 BACKLOG: Final = f"max by (voice) ({series(semconv.BUFFER_LENGTH, SPEAKER)})"
-DEFECTS: Final = total("kind", increase(semconv.DEFECTIVE_FRAMES, NOW, SPEAKER))
+DEFECTS: Final = total("kind", growth(semconv.DEFECTIVE_FRAMES, NOW, SPEAKER))
 LEADING_SILENCE: Final = quantile(0.95, semconv.LEADING_SILENCE_SECONDS, NOW, "voice", SPEAKER)
 
 
@@ -124,10 +136,10 @@ MEMORY_USED: Final = memory(semconv.GPU_MEMORY)
 MEMORY_LIMIT: Final = memory(semconv.GPU_MEMORY_LIMIT)
 MEMORY_RESERVED: Final = memory(semconv.GPU_MEMORY_RESERVED)
 MEMORY_SHARE: Final = f"max({series(semconv.GPU_MEMORY, SCOPE)} / {series(semconv.GPU_MEMORY_LIMIT, SCOPE)})"
-MEMORY_EVENTS: Final = total("event", increase(semconv.GPU_MEMORY_EVENTS, NOW, SCOPE, 'event=~"oom|retry"'))
+MEMORY_EVENTS: Final = total("event", growth(semconv.GPU_MEMORY_EVENTS, NOW, SCOPE, 'event=~"oom|retry"'))
 
 # ---------------------------------------------------------------------------------------------------------------- telemetry
-DROPPED: Final = total("what, reason", grew(series(semconv.DROPPED, SCOPE), NOW))
+DROPPED: Final = total("what, reason", growth(semconv.DROPPED, NOW, SCOPE))
 INSTANCES: Final = f"count({series(semconv.BUILD_INFO, SCOPE)}) or vector(0)"
 #: Some of these are missing where the Collector is young: a refusal that never happened has no series.
 COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
@@ -136,14 +148,14 @@ EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size 
 # ------------------------------------------------------------------------------------------------------------------- voices
 #: Columns of the table of all voices: title -> expression. Of every voice, not of $voice: it is there to choose one.
 VOICES: Final = {
-    "Requests": total("voice", increase(semconv.REQUESTS, RANGE, SCOPE)),
+    "Requests": total("voice", growth(semconv.REQUESTS, RANGE, SCOPE)),
     "Failed": failure_ratio(RANGE, SCOPE),
     "P95 first audio": quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE),
     "Mean step": mean(semconv.INFERENCE, RANGE, "voice", SCOPE),
     "Underruns a request": " / ".join(
-        total("voice", increase(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)
+        total("voice", growth(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)
     ),
-    "Defective frames": total("voice", increase(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE)),
+    "Defective frames": total("voice", growth(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE)),
 }
 
 # ----------------------------------------------------------------------------------------------------------------- variables

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dashboards.promql import SERVICE, VOICE, increase, quantile, series, total
+from dashboards.promql import SERVICE, VOICE, growth, quantile, series, total
 from dashboards.thresholds import BURNS, FIRST_AUDIO, OBJECTIVES, SUCCESS, Objective
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
@@ -61,9 +61,7 @@ def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str
         SUCCESS: (semconv.REQUESTS, FAILED, COUNTED),
         FIRST_AUDIO: (semconv.FIRST_AUDIO_SLI, BAD, ""),
     }[objective]
-    return total(by, increase(metric, window, *matchers, failing)), total(
-        by, increase(metric, window, *matchers, counting)
-    )
+    return total(by, growth(metric, window, *matchers, failing)), total(by, growth(metric, window, *matchers, counting))
 
 
 def _objective(objective: Objective, window: str) -> tuple[Record, ...]:
@@ -83,7 +81,7 @@ def groups() -> tuple[Group, ...]:
     voice_failed, voice_counted = bad(SUCCESS, "1h", VOICE)
     voices = (
         Record(VOICE_P95, quantile(0.95, semconv.FIRST_AUDIO, "30m", VOICE)),
-        Record(VOICE_FIRST_AUDIOS, total(VOICE, increase(semconv.FIRST_AUDIO, "30m", suffix="_count"))),
+        Record(VOICE_FIRST_AUDIOS, total(VOICE, growth(semconv.FIRST_AUDIO, "30m", suffix="_count"))),
         Record(VOICE_REQUESTS, voice_counted),
         Record(VOICE_FAILURES, f"{voice_failed} / {VOICE_REQUESTS}"),
     )

@@ -173,7 +173,7 @@ def running(folder: Path) -> Iterator[Scenario]:
 
 def play(scenario: Scenario, healthy: int = 3) -> None:
     """Healthy rounds, then each fault; about a minute on an idle machine."""
-    # Not measured: what is loaded once, and the first of each series, which increase() cannot see.
+    # Not measured: what is loaded once.
     scenario.say((*GOOD, SLOW), times=1)
     scenario.say(GOOD[:1], cfg=HIGH_CFG, times=1)
     scenario.say(GOOD[:1], LONG, times=1)

@@ -14,6 +14,7 @@ import yaml
 
 from tests.stack.fixtures import need
 from tools import toolchain
+from tools.stack.prometheus import FEATURES, RETENTION
 from tools.toolchain.recipes import ROOT
 from vibevoice_otel import semconv
 
@@ -170,13 +171,46 @@ def test_prometheus_accepts_its_configuration(name: str) -> None:
     assert "WARNING" not in done.stdout + done.stderr
 
 
-def test_prometheus_scrapes_as_exemplars_need_it() -> None:
-    """OpenMetrics first, every 15 s, the services' own job and instance kept."""
+def test_prometheus_scrapes_as_exemplars_and_start_times_need_it() -> None:
+    """Protobuf first, which alone carries a series' start, then OpenMetrics; every 15 s, the services' own job and instance kept."""
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     assert config["global"]["scrape_interval"] == "15s"
-    assert config["global"]["scrape_protocols"][0].startswith("OpenMetrics")
+    first, second, *_ = config["global"]["scrape_protocols"]
+    assert first == "PrometheusProto"
+    assert second.startswith("OpenMetrics")
     (agent,) = (job for job in config["scrape_configs"] if job["job_name"] == "otel-agent")
     assert agent["honor_labels"] is True
+
+
+def days(duration: str) -> float:
+    """Raises AttributeError for what is no duration of Prometheus."""
+    number, unit = re.fullmatch(r"([0-9]+)([hdwy])", duration).groups()  # type: ignore[union-attr]
+    return float(number) * {"h": 1 / 24, "d": 1, "w": 7, "y": 365}[unit]
+
+
+def retentions() -> dict[str, str]:
+    """Where a Prometheus is started or told how -> how long it keeps its series there."""
+    found = {"make stack": RETENTION}
+    for path in (
+        ROOT / "docker-compose.yml",
+        *(ROOT / "deploy" / "prometheus").glob("*.yml"),
+        *(ROOT / "docs").glob("*.md"),
+    ):
+        for index, each in enumerate(re.findall(r"storage\.tsdb\.retention\.time[= ](\w+)", path.read_text())):
+            found[f"{path.name}-{index}"] = each
+    return found
+
+
+def test_prometheus_keeps_what_the_objectives_look_back_on() -> None:
+    """Every shipped retention is the objectives' window and two days more, or a budget would be reckoned from a part of its time."""
+    assert {"make stack", "docker-compose.yml-0", "otlp.yml-0", "pipeline.md-0"} <= retentions().keys()
+    assert {where: kept for where, kept in retentions().items() if days(kept) < semconv.SLO_WINDOW_DAYS + 2} == {}
+
+
+def test_compose_and_make_stack_start_prometheus_alike() -> None:
+    """The same features: one that is missing gives no error, only panels that are wrong."""
+    command = compose()["services"]["prometheus"]["command"]
+    assert f"--enable-feature={','.join(FEATURES)}" in command
 
 
 @pytest.mark.parametrize("folder", ["targets", "targets-gateway"])

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "prometheus"
 RULES = ROOT / "dashboards" / "rules"
+#: As compose starts it.
+FEATURES = ("exemplar-storage", "created-timestamp-zero-ingestion")
+RETENTION = "32d"
 
 
 class Api:
@@ -48,7 +52,9 @@ class Prometheus(Running, Api):
         targets: name of a file in deploy/prometheus/targets (without .yml) -> host:port list. What is not named has no target.
         config: file in deploy/prometheus.
         interval: scrape and evaluation interval in place of the shipped 15 s, for tests that cannot wait that long.
+        features: what --enable-feature asks for.
         flags: further command-line flags.
+        replace: texts of the configuration to replace, as an address that it names.
         port: where to listen; a free one by default.
     """
 
@@ -58,7 +64,9 @@ class Prometheus(Running, Api):
         targets: dict[str, list[str]] | None = None,
         config: str = "prometheus.yml",
         interval: str | None = None,
+        features: tuple[str, ...] = FEATURES,
         flags: tuple[str, ...] = (),
+        replace: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> None:
         (folder / "targets").mkdir(parents=True, exist_ok=True)
@@ -66,6 +74,8 @@ class Prometheus(Running, Api):
         for name, addresses in (targets or {}).items():
             self.target(name, addresses)
         text = (CONFIG / config).read_text()
+        for old, new in (replace or {}).items():
+            text = text.replace(old, new)
         if interval is not None:
             text = text.replace("_interval: 15s", f"_interval: {interval}").replace(
                 "scrape_timeout: 10s", f"scrape_timeout: {interval}"
@@ -80,7 +90,8 @@ class Prometheus(Running, Api):
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={self.address}",
-            "--enable-feature=exemplar-storage",
+            f"--storage.tsdb.retention.time={RETENTION}",
+            f"--enable-feature={','.join(features)}",
             "--log.level=warn",
             *flags,
         ]
