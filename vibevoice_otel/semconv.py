@@ -168,6 +168,8 @@ def text_length_range(characters: int) -> str:
 SLO_SUCCESS_RATIO: Final = 0.99
 SLO_FIRST_AUDIO_RATIO: Final = 0.95
 SLO_FIRST_AUDIO_SECONDS: Final = 0.45
+SLO_GAP_RATIO: Final = 0.99
+SLO_GAP_SECONDS: Final = 0.1
 SLO_WINDOW_DAYS: Final = 30
 SLOW_FIRST_AUDIO_SECONDS: Final = 0.5  # the dashboards' "share above 500 ms"
 
@@ -232,6 +234,13 @@ RATIO_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1
 MEMORY_BUCKETS: Final = (
     0.0, 4096.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0, 268435456.0, 1073741824.0,
 )  # fmt: skip
+# C50, C100 and C200 (share of requests whose worst gap is at most 50, 100, 200 ms) are exact; 0 holds those without any gap.
+GAP_BUCKETS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+UNDERRUN_BUCKETS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+INTERVAL_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+REQUEST_BUCKETS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+AUDIO_BUCKETS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TEXT_BUCKETS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
 SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 # ------------------------------------------------------------------------------------------------------- metric attributes
@@ -318,6 +327,24 @@ FIRST_AUDIO_LATENCY = Attribute(
 UNDERRUNS = Attribute("vibevoice.underruns", "int", "Times a listener who plays at once ran out of audio.", (0,))
 UNDERRUN_DURATION = Attribute(
     "vibevoice.underrun.duration", "double", "Seconds of silence that such underruns made.", (0.0,)
+)
+WORST_GAP = Attribute(
+    "vibevoice.playback.gap",
+    "double",
+    "Seconds of the longest silence between two pieces of audio that the listener heard.",
+    (0.0,),
+)
+CHUNK_JITTER = Attribute(
+    "vibevoice.chunk.jitter",
+    "double",
+    "Mean absolute difference in seconds between one interval between sends and the next.",
+    (0.004,),
+)
+SEND_BLOCKED = Attribute(
+    "vibevoice.send.blocked",
+    "double",
+    "Seconds that the slowest send took to return: beside the worst gap it tells a listener who reads slowly from a slow service.",
+    (0.0002,),
 )
 FRAMES_SILENT = Attribute("vibevoice.frames.silent", "int", "Frames with no sound in them.", (0,))
 FRAMES_NAN = Attribute("vibevoice.frames.nan", "int", "Frames with a sample that is not a number.", (0,))
@@ -464,7 +491,8 @@ SYNTHESIZE = Span(
     "One speech request, from the arrival of its WebSocket to the last thing done for it.",
     (
         VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT, STATUS, ERROR_TYPE,
-        FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS, UNDERRUN_DURATION, FRAMES_SILENT, FRAMES_NAN,
+        FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS, UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED,
+        FRAMES_SILENT, FRAMES_NAN,
         FRAMES_CLIPPED, LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED,
         EVENT_LOOP_BLOCKED, CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
     ),
@@ -680,6 +708,42 @@ UNDERRUN = Metric(
     "vibevoice.playback.underrun", "counter", "{underrun}", "Times a listener who plays at once ran out of audio.",
     (M_VOICE,), "span vibevoice.synthesize",
 )  # fmt: skip
+GAP = Metric(
+    "vibevoice.playback.gap", "histogram", "s",
+    "The longest silence of a request that its listener heard between two pieces of audio, 0 for none. A listener who left counts only "
+    "after a gap above the objective; a request without any audio does not count.",
+    (M_VOICE,), "span vibevoice.synthesize", GAP_BUCKETS,
+)  # fmt: skip
+UNDERRUN_SECONDS = Metric(
+    "vibevoice.playback.underrun.duration", "histogram", "s", "All silence of a request for want of audio, 0 for none.",
+    (M_VOICE,), "span vibevoice.synthesize", UNDERRUN_BUCKETS,
+)  # fmt: skip
+CONTINUITY_SLI = Metric(
+    "vibevoice.continuity.slo", "counter", "{request}",
+    "Requests that count towards the continuity objective: good when no gap was longer than it allows. A failure before audio and a "
+    "listener who left before such a gap do not count.",
+    (M_VOICE, M_RESULT), "span vibevoice.synthesize",
+)  # fmt: skip
+CHUNK_INTERVAL = Metric(
+    "vibevoice.chunk.interval", "histogram", "s", "From one send that carries audio to the next.",
+    (M_VOICE,), "span vibevoice.synthesize", INTERVAL_BUCKETS,
+)  # fmt: skip
+REQUEST_DURATION = Metric(
+    "vibevoice.request.duration", "histogram", "s", "From the arrival of a request that succeeded to the last thing done for it.",
+    (M_VOICE, M_TEXT_RANGE), "span vibevoice.synthesize", REQUEST_BUCKETS,
+)  # fmt: skip
+AUDIO_SECONDS = Metric(
+    "vibevoice.audio.duration", "histogram", "s", "Audio made for a request.",
+    (M_VOICE,), "span vibevoice.synthesize", AUDIO_BUCKETS,
+)  # fmt: skip
+TEXT_LENGTHS = Metric(
+    "vibevoice.text.length", "histogram", "{character}", "Characters of a request's text, where that is known; rejected requests left out.",
+    (M_VOICE,), "span vibevoice.synthesize", TEXT_BUCKETS,
+)  # fmt: skip
+CHARACTERS = Metric(
+    "vibevoice.text.characters", "counter", "{character}", "Characters asked to be spoken; rejected requests left out.",
+    (M_VOICE,), "span vibevoice.synthesize",
+)  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
     "vibevoice.leading_silence",
     "histogram",
@@ -746,7 +810,8 @@ METRICS: Final = (
     VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, FIRST_AUDIO_SLI,
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
-    GENERATE_BUSY, RTF, UNDERRUN, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
+    GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
+    TEXT_LENGTHS, CHARACTERS, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 

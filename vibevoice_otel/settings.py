@@ -120,6 +120,16 @@ class Settings:
     slo_first_audio: float = _setting(
         semconv.SLO_FIRST_AUDIO_SECONDS, _number(0.001, 3600, "seconds"), "First-audio objective in seconds."
     )
+    slo_gap: float = _setting(
+        semconv.SLO_GAP_SECONDS,
+        _number(0.001, 60, "seconds"),
+        "Continuity objective: the longest gap in seconds that is good.",
+    )
+    playback_buffer: float = _setting(
+        0.0,
+        _number(0, 60, "seconds"),
+        "Seconds of audio that your listeners gather before they play; gaps are told for such a listener.",
+    )
     max_attribute_sets: int = _setting(
         2000, _whole(10, 1_000_000), "Attribute sets an instrument before the overflow series."
     )

@@ -37,7 +37,9 @@ def build(
     recorder = Recorder(
         chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options
     )
-    derive = FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio, chosen.trace_share)
+    derive = FromSpans(
+        instruments, recorder.bounds.step_labels(), chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap
+    )
     recorder.sinks.append(derive)
     recorder.on_voices = derive.start_at_zero
     if chosen.fast_path:

@@ -70,15 +70,22 @@ class FromSpans:
         instruments: where to record.
         step_labels: label of each step index, the last one for all beyond (guard.cardinality.Bounds.step_labels).
         slo_first_audio: seconds within which first audio is good.
+        slo_gap: seconds of the longest gap that is good.
         trace_share: the share of ordinary traces that a gateway keeps; exemplars of the others are not offered.
     """
 
     def __init__(
-        self, instruments: Instruments, step_labels: tuple[str, ...], slo_first_audio: float, trace_share: float = 1.0
+        self,
+        instruments: Instruments,
+        step_labels: tuple[str, ...],
+        slo_first_audio: float,
+        trace_share: float = 1.0,
+        slo_gap: float = semconv.SLO_GAP_SECONDS,
     ) -> None:
         self._ledger = Ledger(instruments)
         self._step_labels = step_labels
         self._slo = slo_first_audio
+        self._slo_gap = slo_gap
         self._share = trace_share
         self._drained: set[int] = set()
         self._combinations: set[tuple[str, str, str]] = set()
@@ -98,7 +105,8 @@ class FromSpans:
                     semconv.REQUESTS, 0, {**voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps}
                 )
             for result in ("good", "bad"):
-                put.add(semconv.FIRST_AUDIO_SLI, 0, {**voice, "result": result})
+                for sli in (semconv.FIRST_AUDIO_SLI, semconv.CONTINUITY_SLI):
+                    put.add(sli, 0, {**voice, "result": result})
             put.add(semconv.UNDERRUN, 0, voice)
             for kind in semconv.Defect.ALL:
                 put.add(semconv.DEFECTIVE_FRAMES, 0, {**voice, "kind": kind})
@@ -147,6 +155,9 @@ class FromSpans:
         ):
             if amount:
                 put.add(metric, amount, voice)
+        if len(batch.chunk_intervals):
+            spans = np.full(len(batch.chunk_intervals), batch.root_id if batch.sampled else 0, np.uint64)
+            put.record_many(semconv.CHUNK_INTERVAL, batch.chunk_intervals, voice, batch.trace_id, spans)
         if batch.underruns:
             put.add(semconv.UNDERRUN, batch.underruns, voice)
         for kind, count in batch.defects.items():
@@ -199,6 +210,7 @@ class FromSpans:
         good = self.first_audio_good(batch.status, root)
         if good is not None:
             put.add(semconv.FIRST_AUDIO_SLI, 1, {**voice, "result": "good" if good else "bad"})
+        self._listener(batch, batch.status, root)
         ratio = root.attributes.get(semconv.REAL_TIME_FACTOR.key)
         if isinstance(ratio, float):
             put.record(semconv.RTF, ratio, {**voice, "cfg": labels.cfg, "steps": labels.steps}, _exemplar(batch, root))
@@ -214,6 +226,35 @@ class FromSpans:
         if status in {Status.REJECTED, Status.SUCCESS} or (status is Status.CANCELLED and root.seconds <= self._slo):
             return None  # a success without first audio had no socket: a program that speaks to itself
         return False
+
+    def _listener(self, batch: Batch, status: Status, root: Operation) -> None:
+        """What was asked for, and what the listener got."""
+        voice, put, exemplar = {"voice": batch.labels.voice}, self._ledger, _exemplar(batch, root)
+        of = root.attributes
+        continuous = self.continuity_good(status, root)
+        if continuous is not None:
+            put.add(semconv.CONTINUITY_SLI, 1, {**voice, "result": "good" if continuous else "bad"})
+            put.record(semconv.GAP, float(of[semconv.WORST_GAP.key]), voice, exemplar)
+            silence = float(of.get(semconv.UNDERRUN_DURATION.key, 0.0))
+            put.record(semconv.UNDERRUN_SECONDS, silence, voice, exemplar)
+        if status is Status.SUCCESS:
+            length = {"text_length_range": batch.labels.text_length_range}
+            put.record(semconv.REQUEST_DURATION, root.seconds, {**voice, **length}, exemplar)
+        audio, characters = of.get(semconv.AUDIO_DURATION.key), of.get(semconv.TEXT_LENGTH.key)
+        if audio:
+            put.record(semconv.AUDIO_SECONDS, float(audio), voice, exemplar)
+        if characters is not None and status is not Status.REJECTED:
+            put.record(semconv.TEXT_LENGTHS, float(characters), voice, exemplar)
+            put.add(semconv.CHARACTERS, float(characters), voice)
+
+    def continuity_good(self, status: Status, root: Operation) -> bool | None:
+        """Whether the request met the continuity objective; None when it does not count towards it."""
+        gap = root.attributes.get(semconv.WORST_GAP.key)
+        if not isinstance(gap, float):
+            return None  # no audio reached anybody, or nobody could see it
+        if status is Status.CANCELLED and gap <= self._slo_gap:
+            return None  # the listener left a stream that had kept its promise so far
+        return gap <= self._slo_gap
 
     def _kept(self, batch: Batch) -> bool:
         """Whether collector/gateway.yaml is sure to keep this trace; its policies, in the same order."""

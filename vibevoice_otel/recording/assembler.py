@@ -19,7 +19,7 @@ from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.generation import Generation
 from vibevoice_otel.recording.labels import Bounds
-from vibevoice_otel.recording.playback import Playback
+from vibevoice_otel.recording.playback import Cadence, Playback
 from vibevoice_otel.recording.records import AttributeValue, Batch, Ids, IdSource, Ints, Labels, Operation
 from vibevoice_otel.recording.timeline import Note, Timeline
 from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SILENCE_PEAK, Defect, Part
@@ -31,6 +31,8 @@ NOTE_PARTS = {
     semconv.VOICE_LOAD: Part.VOICE_LOAD,
     semconv.PREPROCESS: Part.PREPROCESS,
 }
+#: Ends of a stream that leave its listener waiting for more.
+UNFINISHED = frozenset({semconv.Status.CANCELLED, semconv.Status.ERROR, semconv.Status.TIMEOUT})
 #: A timeline's columns that batches empty.
 COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "frames", "bases", "steps", "puts")
 
@@ -53,6 +55,7 @@ class Assembly:
         timeline: the request's facts; this object is the only one that removes from its columns.
         trace_id, root_id, server_id: of vibevoice.synthesize and its parent (0 for none).
         sampled, recording: the sampler's word on vibevoice.synthesize.
+        ahead: seconds of audio that the modelled listener gathers before playing.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Assembly:
         *,
         sampled: bool,
         recording: bool,
+        ahead: float = 0.0,
     ) -> None:
         self.timeline = timeline
         self._trace = (trace_id, root_id, server_id, sampled, recording)
@@ -78,7 +82,8 @@ class Assembly:
         self._defects = dict.fromkeys(Defect.ALL, 0)
         self._defective: dict[int, str] = {}  # by number, frames that have no record yet
         self._after_disconnect = 0
-        self._playback = Playback()
+        self._playback = Playback(ahead)
+        self._cadence = Cadence()
         self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
         self._first_send: int | None = None
 
@@ -126,7 +131,8 @@ class Assembly:
         twin._generation = copy.copy(self._generation)
         twin._generation.timeline, twin._generation.ids = twin.timeline, twin._ids
         twin._defects, twin._defective = dict(self._defects), dict(self._defective)
-        twin._playback, twin._parts = copy.copy(self._playback), copy.deepcopy(self._parts)
+        twin._playback, twin._cadence = copy.copy(self._playback), copy.copy(self._cadence)
+        twin._parts = copy.deepcopy(self._parts)
         batch = twin._batch(cut=None, end=at)
         batch.final, batch.status, batch.error_type = False, None, None
         return batch
@@ -248,6 +254,7 @@ class Assembly:
         self._sent += len(sends) // 3
         batch.underruns = self._playback.play(sends)
         batch.sends = np.array(sends, np.int64).reshape(-1, 3)
+        batch.chunk_intervals = self._cadence.take(batch.sends)
         batch.sends[:, :2] = self._wall(batch.sends[:, :2])
         del t.sends[: len(sends)]
 
@@ -270,6 +277,9 @@ class Assembly:
             batch.operations.append(generate)
         status, error = outcome.decide(t, shutdown=shutdown)
         batch.status, batch.error_type = status, error
+        if status in UNFINISHED:
+            left = t.cancelled if status is semconv.Status.CANCELLED else t.web_closed
+            batch.underruns += self._playback.give_up(left if left is not None else end)
         root = self._operation(semconv.SYNTHESIZE, t.opened, end, server_id, root_id)
         root.error_type = error
         root.attributes = self._root_attributes(status, generate_end)
@@ -284,6 +294,7 @@ class Assembly:
         asked, used = t.asked, t.used
         audio = self._samples / SAMPLE_RATE_HZ
         generated = (generate_end - t.generate_start) / 1e9 if t.generate_start is not None else 0.0
+        heard, cadence = self._playback if self._first_send is not None else None, self._cadence
         after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled
         values: tuple[tuple[semconv.Attribute, AttributeValue | None], ...] = (
             (semconv.GEN_AI_OUTPUT, "speech"),
@@ -305,8 +316,11 @@ class Assembly:
                 semconv.FIRST_AUDIO_LATENCY,
                 (self._first_send - t.opened) / 1e9 if self._first_send is not None else None,
             ),
-            (semconv.UNDERRUNS, self._playback.underruns),
-            (semconv.UNDERRUN_DURATION, self._playback.stalled_seconds or None),
+            (semconv.UNDERRUNS, heard.underruns if heard else None),
+            (semconv.UNDERRUN_DURATION, (heard.stalled_seconds or None) if heard else None),
+            (semconv.WORST_GAP, heard.worst_gap if heard else None),
+            (semconv.CHUNK_JITTER, cadence.jitter),
+            (semconv.SEND_BLOCKED, cadence.longest_send / 1e9 if heard else None),
             (semconv.FRAMES_SILENT, self._defects[Defect.SILENT]),
             (semconv.FRAMES_NAN, self._defects[Defect.NAN]),
             (semconv.FRAMES_CLIPPED, self._defects[Defect.CLIPPED]),

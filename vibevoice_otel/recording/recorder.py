@@ -116,7 +116,7 @@ class Recorder:
         timeline.parts.add(part)
         assembly = Assembly(
             timeline, own.trace_id, own.span_id, server.span_id if server.is_valid else 0, self.bounds, self._ids,
-            sampled=own.trace_flags.sampled, recording=span.is_recording(),
+            sampled=own.trace_flags.sampled, recording=span.is_recording(), ahead=self.settings.playback_buffer,
         )  # fmt: skip
         if not own.is_valid:  # no SDK, or tracing is off: the records still need ids of their own for the metrics' sake
             assembly.without_trace(int(self._ids.take(1)[0]))

@@ -100,6 +100,8 @@ class Batch:
     #: Frames by semconv.Defect kind, in this batch.
     defects: Mapping[str, int] = field(default_factory=dict)
     underruns: int = 0  # in this batch
+    #: Seconds between consecutive sends that carry audio, shape (n,), in this batch.
+    chunk_intervals: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     audio_seconds: float = 0.0  # made in this batch
     generate_seconds: float = 0.0  # spent generating, in this batch
     device_id: str | None = None

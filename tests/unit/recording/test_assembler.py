@@ -52,6 +52,8 @@ def test_the_request_span_says_what_was_used_and_heard() -> None:
         "vibevoice.real_time_factor": pytest.approx(0.023 / 0.26667, rel=1e-3),
         "vibevoice.first_audio.latency": 0.017,
         "vibevoice.underruns": 0,
+        "vibevoice.playback.gap": 0.0,
+        "vibevoice.send.blocked": 0.001,
         "vibevoice.frames.silent": 0,
         "vibevoice.frames.nan": 0,
         "vibevoice.frames.clipped": 0,
