@@ -53,7 +53,7 @@ def naive(frames: int, each: int, requests: int, *, traced: bool) -> Callable[[]
 def ours(
     frames: int, each: int, requests: int, *, traced: bool, fast: bool, foreign: bool = False
 ) -> Callable[[], float]:
-    stack, model = observed(traced=traced, fast=fast), Model.observed()
+    stack, model = observed(traced=traced, fast_path=fast), Model.observed()
     if foreign:
         stack.tracer_provider.add_span_processor(SpanProcessor())
 

@@ -85,7 +85,7 @@ def providers(*, traced: bool = True) -> tuple[TracerProvider, MeterProvider, In
     return tracer_provider, MeterProvider([reader], shutdown_on_exit=False, resource=RESOURCE), reader, sink
 
 
-def observed(*, traced: bool = True, fast: bool = True, settings: Settings | None = None) -> Observed:
+def observed(*, traced: bool = True, fast_path: bool = True, settings: Settings | None = None) -> Observed:
     tracer_provider, meter_provider, reader, sink = providers(traced=traced)
     chosen = settings or Settings(max_spans_per_second=10_000_000, max_trace_spans=10_000_000)
     instruments = Instruments(meter_provider, "0", Limits(chosen.max_attribute_sets, chosen.max_series))
@@ -97,6 +97,6 @@ def observed(*, traced: bool = True, fast: bool = True, settings: Settings | Non
     recorder = Recorder(chosen, tracer_provider, on_drop=drop)
     recorder.bounds.learn_voices(["en-Carter_man"])
     recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
-    path = fast.attach(recorder, instruments) if fast else None
+    path = fast.attach(recorder, instruments) if fast_path else None
     live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

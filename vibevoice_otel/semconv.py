@@ -196,24 +196,7 @@ FIRST_AUDIO_BUCKETS: Final = (
     10.0,
     30.0,
 )
-STEP_BUCKETS: Final = (
-    0.00025,
-    0.0005,
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-)
+STEP_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.5, 1.0)
 LOAD_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 LAUNCH_BUCKETS: Final = (
     0.000005,
@@ -230,15 +213,16 @@ LAUNCH_BUCKETS: Final = (
     0.05,
     0.1,
 )
-RATIO_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
-MEMORY_BUCKETS: Final = (
-    0.0, 4096.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0, 268435456.0, 1073741824.0,
-)  # fmt: skip
+RATIO_BUCKETS: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+MEMORY_BUCKETS: Final = (0.0, 65536.0, 1048576.0, 67108864.0, 1073741824.0)
+# A part is often milliseconds.
+PART_BUCKETS: Final = (0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.45, 1.0, 5.0)
+SMALL_LOAD_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0)
 # C50, C100 and C200 (share of requests whose worst gap is at most 50, 100, 200 ms) are exact; 0 holds those without any gap.
 GAP_BUCKETS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 UNDERRUN_BUCKETS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 INTERVAL_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-REQUEST_BUCKETS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+REQUEST_BUCKETS: Final = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0)
 AUDIO_BUCKETS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TEXT_BUCKETS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
 SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -626,11 +610,11 @@ VOICE_LOAD_DURATION = Metric(
     "Making a voice ready.",
     (M_VOICE, M_CACHE),
     "span vibevoice.voice.load",
-    LOAD_BUCKETS,
+    SMALL_LOAD_BUCKETS,
 )
 PREPROCESS_DURATION = Metric(
     "vibevoice.preprocess.duration", "histogram", "s", "Text to model inputs.",
-    (M_VOICE, M_TEXT_RANGE, M_CACHE), "span vibevoice.preprocess", LOAD_BUCKETS,
+    (M_VOICE, M_TEXT_RANGE, M_CACHE), "span vibevoice.preprocess", SMALL_LOAD_BUCKETS,
 )  # fmt: skip
 QUEUE_DURATION = Metric(
     "vibevoice.queue.duration",
@@ -656,7 +640,7 @@ PREFILL_DURATION = Metric(
 )  # fmt: skip
 FIRST_AUDIO_PART = Metric(
     "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to it.",
-    (M_VOICE, M_PART), "span vibevoice.first_chunk", FIRST_AUDIO_BUCKETS,
+    (M_VOICE, M_PART), "span vibevoice.first_chunk", PART_BUCKETS,
 )  # fmt: skip
 FIRST_AUDIO_SLI = Metric(
     "vibevoice.first_audio.slo", "counter", "{request}",

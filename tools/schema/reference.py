@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from tools.schema import series
 from tools.schema.registry import RESOURCE, metric_attributes, span_attributes
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Attribute, Metric, Span
@@ -17,6 +18,11 @@ OpenTelemetry semantic conventions: `weaver registry check -r registry` reads it
 
 Histograms in Prometheus end in `_bucket`, `_sum` and `_count`. Every series carries also `service`, `environment`, `job` and `instance`.
 """
+
+SERIES = (
+    f"Of one process with {series.VOICES} voices, {series.SETTINGS} settings of cfg and steps ({series.STEPS} steps each) and a GPU, "
+    f"when every combination has occurred. A test fails above {series.BOUND:,}."
+)
 
 
 def _row(*cells: str) -> str:
@@ -80,6 +86,10 @@ def text() -> str:
         ("histograms", "upper bounds"),
         ((", ".join(names), ", ".join(f"{edge:g}" for edge in edges)) for edges, names in bounds.items()),
     )
+    lines += ["", "### Series", "", SERIES, ""]
+    counted = series.table()
+    rows = [(f"`{metric.prometheus}`", f"{number:,}") for metric, number in counted.items()]
+    lines += _table(("Prometheus", "series"), [*rows, ("all together", f"{sum(counted.values()):,}")])
     lines += ["", "### Metric attributes (labels)", ""]
     lines += _table(("label", "type", "meaning", "values"), map(_attribute, metric_attributes()))
     lines += ["", "## Spans", "", "```"]

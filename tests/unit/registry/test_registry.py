@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tools import schema
+from tools.schema import series
 from tools.schema.registry import metric_attributes, span_attributes
 from vibevoice_otel import semconv
 
@@ -98,6 +99,15 @@ def test_the_page_names_every_metric_span_and_attribute() -> None:
     )
     for name in [*names, *(a.key for a in (*span_attributes(), *metric_attributes()))]:
         assert f"`{name}`" in page
+
+
+def test_series_stay_below_their_bound() -> None:
+    """25 voices and 3 settings on a GPU make fewer than 30,000 series; a label or a bucket too many fails here."""
+    counted = series.table()
+    assert sum(counted.values()) < series.BOUND == 30_000
+    # By hand: 25 voices x 3 settings x 5 steps, 14 edges and the last bucket, _sum and _count.
+    assert counted[semconv.INFERENCE] == 25 * 3 * 5 * (len(semconv.STEP_BUCKETS) + 3)
+    assert counted[semconv.GAP] == 25 * (7 + 3)
 
 
 def test_the_command_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
