@@ -55,7 +55,7 @@ pictures: $(VENV)/.test tools ## draw docs/images/dashboard-*.png from a real Pr
 	@$(BIN)/python -m dashboards.pictures
 
 test: $(VENV)/.test ## every test that this machine can run
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tools.test $(ARGS)
 
 test-upstream: $(VENV)/.test ## the server's tests against a checkout of microsoft/VibeVoice, with weights made here (UPSTREAM=path)
 	@test -f "$(UPSTREAM)/demo/web/app.py" || { echo "UPSTREAM=path must name a checkout of microsoft/VibeVoice: no $(UPSTREAM)/demo/web/app.py" >&2; exit 2; }

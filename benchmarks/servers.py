@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ from typing import Any
 
 import psutil
 from typing_extensions import Self
+
+from tools.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE, NAIVE = "vibevoice_otel.service.main:app", "benchmarks.naive_service:app"
@@ -79,12 +80,6 @@ class Server:
             times = each.cpu_times()
             total += times.user + times.system
         return total
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.upstream.sink import Sink
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +37,6 @@ REPOSITORY = Path(__file__).parents[2]
 def chromium() -> str | None:
     """Where Chromium is."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -396,6 +396,7 @@ SCROLL = """async () => {
 }"""
 
 
+@pytest.mark.serial
 def test_ten_thousand_spans_scroll_smoothly(page: Page, service: Running, record_property: Any) -> None:
     """With every frame of a 10,005-span trace open, a fast scroll shows a frame every 20 ms, and the page's own work fits in 16 of them.
 

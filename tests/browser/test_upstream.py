@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.running import Running, free_port, opened, speak, until
+from tests.browser.running import Running, opened, speak, until
 from tests.upstream.server import serve
 from tests.upstream.sink import Sink
 from tests.upstream.trees import make_double
+from tools.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

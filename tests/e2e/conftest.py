@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import psutil
 import pytest
 import websockets
 
+from tools.ports import free_port
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
 
 ROOT = "vibevoice.synthesize"
@@ -45,7 +45,7 @@ class Running:
 
     def __init__(self, receiver: Receiver, environment: Mapping[str, str], launcher: bool = True) -> None:
         self.receiver = receiver
-        self.port, self.metrics_port = _free_port(), _free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
         values = {
             **os.environ,
@@ -176,12 +176,6 @@ class Trace:
     def durations(self, name: str) -> list[float]:
         """Milliseconds of every span of that name."""
         return [(span.end - span.start) / 1e6 for span in self.named(name)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from .harness import ROOT, Service, Sink, free_port, wait_for
+from tools.ports import free_port
+
+from .harness import ROOT, Service, Sink, wait_for
 
 Start = Callable[..., Service]
 CANARY = "canary7f3a"

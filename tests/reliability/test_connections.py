@@ -16,7 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from .harness import Service, Sink, free_port, wait_for
+from tools.ports import free_port
+
+from .harness import Service, Sink, wait_for
 
 Start = Callable[..., Service]
 UPGRADE = (

@@ -11,8 +11,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.stack.certificates import self_signed
+from tools.ports import free_port
 
-from .harness import Service, free_port, wait_for
+from .harness import Service, wait_for
 
 Start = Callable[..., Service]
 TOKEN = "a-token-of-this-test"

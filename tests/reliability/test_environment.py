@@ -7,7 +7,9 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from .harness import Service, Sink, free_port, wait_for
+from tools.ports import free_port
+
+from .harness import Service, Sink, wait_for
 
 Start = Callable[..., Service]
 GOOD, BAD = 30, 10

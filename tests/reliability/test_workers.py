@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Service, Sink, free_port, wait_for
+from tools.ports import free_port
+
+from .harness import Service, Sink, wait_for
 
 Start = Callable[..., Service]
 REQUESTS = 24

@@ -23,7 +23,10 @@ QUERIES = [
     for panel in board.panels
     for index, query in enumerate(panel.queries)
 ]
-pytestmark = pytest.mark.timeout(900)  # the scenario plays inside the first test: a minute on an idle machine
+pytestmark = [
+    pytest.mark.serial,
+    pytest.mark.timeout(900),
+]  # the scenario plays inside the first test: a minute on an idle machine
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.stack.fixtures import eventually, need
 from tests.unit.insight.simulator import MemorySource, Scrapes, Service, Setting, observe
 from tests.unit.insight.test_capacity import truth, whole
 from tools import toolchain
-from tools.stack.process import free_ports
+from tools.ports import free_ports
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import PrometheusSource, capacity, cli, recommend, voices

@@ -10,7 +10,7 @@ import sys
 import psutil
 
 from tests.stack.fixtures import eventually, need
-from tools.stack.process import free_ports
+from tools.ports import free_ports
 from tools.toolchain.recipes import ROOT
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools import toolchain
-from tools.stack.process import Process, Running, free_ports
+from tools.ports import free_ports
+from tools.stack.process import Process, Running
 from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"

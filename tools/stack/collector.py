@@ -6,7 +6,8 @@ import urllib.request
 from pathlib import Path
 
 from tools import toolchain
-from tools.stack.process import Process, Running, free_ports
+from tools.ports import free_ports
+from tools.stack.process import Process, Running
 from tools.toolchain.recipes import ROOT
 
 CONFIGS = ROOT / "collector"

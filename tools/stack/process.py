@@ -22,18 +22,6 @@ class NotReadyError(RuntimeError):
     """The program ended early or never answered; the message holds the end of its log."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now; all distinct."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 def taken(port: int) -> bool:
     """Whether somebody already listens on this port of 127.0.0.1."""
     with socket.socket() as probe:

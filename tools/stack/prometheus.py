@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tools import toolchain
-from tools.stack.process import Process, Running, free_ports
+from tools.ports import free_ports
+from tools.stack.process import Process, Running
 from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "prometheus"

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tools.stack.process import Process, Running, free_ports
+from tools.ports import free_ports
+from tools.stack.process import Process, Running
 
 
 class Service(Running):

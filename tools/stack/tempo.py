@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from tools.stack.process import Process, Running, free_ports
+from tools.ports import free_ports
+from tools.stack.process import Process, Running
 from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "tempo" / "tempo.yaml"

@@ -13,6 +13,8 @@ import pytest
 
 from benchmarks import harness, instructions
 
+pytestmark = pytest.mark.serial
+
 ROOT = Path(__file__).resolve().parents[3]
 #: Instructions may grow by this much before somebody must look; numpy's and the SDK's releases move them by a few percent.
 TOLERANCE = 1.15

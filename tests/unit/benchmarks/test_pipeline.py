@@ -14,6 +14,8 @@ from benchmarks import pipeline, pipeline_load
 from tools import toolchain
 from vibevoice_otel.sampling.share import in_share
 
+pytestmark = pytest.mark.serial
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

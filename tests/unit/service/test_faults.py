@@ -18,6 +18,8 @@ from vibevoice_otel.service.settings import ServiceSettings
 
 from .harness import TEXT, Running, generations, running, wait_until
 
+pytestmark = pytest.mark.serial
+
 CARTER, EMMA = "en-Carter_man", "en-Emma_woman"
 
 

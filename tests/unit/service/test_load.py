@@ -20,6 +20,8 @@ from vibevoice_otel.service.engine import frames_of
 
 from .harness import TEXT, Running, generations, running, wait_until
 
+pytestmark = pytest.mark.serial
+
 LONG = "A sentence that goes on. " * 40  # 500 frames
 
 
