@@ -94,7 +94,8 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         guard = GuardAdapter(chosen, self._deferred, *providers)
         page = self._page(chosen, self._deferred)
         web = WebAdapter(cast("Recorder", self._deferred), page.scope if page is not None else None)
-        self._adapters = (guard, web, page) if page is not None else (guard, web)
+        # The hiding of the text goes in first and leaves last.
+        self._adapters = (guard.privacy, guard, web, *((page,) if page is not None else ()))
         for adapter in self._adapters:
             adapter.instrument()
         for package in PACKAGES:

@@ -6,32 +6,75 @@ For the spans of a web request, and for those made while one is served, both are
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
 from opentelemetry.trace import Span, Status
 
-from vibevoice_otel.failures import HIDDEN, stack
+from vibevoice_otel.failures import HIDDEN, MAX_CHAIN, stack
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.timeline import thread
 
 _private: weakref.WeakSet[Any] = weakref.WeakSet()
 _serving: ContextVar[bool] = ContextVar("vibevoice_otel_serving", default=False)
+#: Attribute of an exception that came out of a served request: what logs it later does so outside of any.
+OF_REQUEST = "_vibevoice_otel_of_request"
+
+
+class _Served:
+    """How many blocks of :func:`protected` are open, in all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._waiting: list[Callable[[], None]] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            self._open += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open or not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each()
+
+    def when_none(self, do: Callable[[], None]) -> None:
+        with self._lock:
+            if self._open:
+                self._waiting.append(do)
+                return
+        do()
+
+
+_served = _Served()
+#: Call a function once no request is served: at once, or when the last of them ends, on its thread.
+when_none_is_served = _served.when_none
 
 
 @contextmanager
 def protected(span: Span) -> Iterator[None]:
-    """Let no exception's message onto ``span``, nor onto any that records one before the block ends."""
+    """Let no exception's message onto ``span``, nor onto any that records one before the block ends, nor that of one that ends it."""
     _private.add(span)
     token = _serving.set(True)
+    _served.enter()
     try:
         yield
+    except BaseException as error:
+        with suppress(Exception):  # a kind without attributes
+            setattr(error, OF_REQUEST, True)
+        raise
     finally:
         _serving.reset(token)
+        _served.leave()
 
 
 def attach(hooks: Hooks, module: ModuleType) -> None:
@@ -46,6 +89,19 @@ def _is_private(span: Any) -> bool:
         return _serving.get() or thread.timeline is not None or span in _private
     except Exception:  # noqa: BLE001 - a span of a foreign kind: what cannot be known is not told
         return True
+
+
+def is_private_error(error: BaseException) -> bool:
+    """Whether ``error`` may quote the spoken text: it is looked at while a request is served, or it came out of one."""
+    if _serving.get() or thread.timeline is not None:
+        return True
+    links: list[BaseException] = [error]
+    for link in links:  # grows by each one's causes and, of a group, its members
+        if getattr(link, OF_REQUEST, False) or len(links) > MAX_CHAIN:  # of what is too long to be read nothing is told
+            return True
+        nearest = (link.__cause__, link.__context__, *getattr(link, "exceptions", ()))
+        links += [each for each in nearest if each is not None and not any(each is known for known in links)]
+    return False
 
 
 def _stack(error: BaseException) -> str:

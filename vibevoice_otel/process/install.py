@@ -1,4 +1,4 @@
-"""Puts the guards in: the last export, the hiding of the spoken text in logs and exceptions, several workers, tail sampling."""
+"""Puts the guards in: the hiding of the spoken text, the last export, several workers, tail sampling."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from vibevoice_otel.hooks.hooks import Hooks
-from vibevoice_otel.privacy import exceptions
-from vibevoice_otel.privacy.logs import LogGuard
+from vibevoice_otel.privacy.install import PrivacyGuard
 from vibevoice_otel.privacy.query import Redactor
 from vibevoice_otel.process import metrics_page, shutdown, workers
 
@@ -43,6 +42,9 @@ class GuardAdapter:
         self._tracers = tracer_provider
         self._meters = meter_provider
         self.hooks = Hooks(shutdown.NAME, recorder.on_drop)
+        self.privacy = PrivacyGuard(
+            Hooks(shutdown.NAME, recorder.on_drop), self._redactor(), message_spans=settings.websocket_spans
+        )
         self.tail: TailProcessor | None = None
         self.export = shutdown.LastExport(lambda: recorder.built, self._providers, settings.shutdown_timeout)
 
@@ -54,9 +56,7 @@ class GuardAdapter:
         self.tail = self._safely("tail sampling", self._tail)
         self._safely("counting what exporters lose", self._count_losses)
         self._safely("service.instance.id", self._identify)
-        self._safely("access logs", lambda: LogGuard(hooks, self._redactor().query).instrument())
         self._safely("SIGTERM", lambda: shutdown.SignalGuard(self.export).install(hooks))
-        hooks.on_import("opentelemetry.sdk.trace", lambda module: exceptions.attach(hooks, module))
         hooks.on_import("uvicorn.server", lambda module: shutdown.hook_uvicorn(hooks, module, self.export))
         workers.attach(hooks)
         self._safely("/metrics", lambda: metrics_page.protect(self._settings))

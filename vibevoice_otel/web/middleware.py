@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import failures, semconv
@@ -25,10 +25,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Where the outer layer keeps the query string that it hid from everything between it and us.
-ORIGINAL_QUERY = "vibevoice_otel.query_string"
-#: The same for headers that it had to mend.
-ORIGINAL_HEADERS = "vibevoice_otel.headers"
+#: When the outermost application of the process was called with the scope.
+ARRIVED = "vibevoice_otel.arrived"
 SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
 
 
@@ -46,10 +44,6 @@ class RequestMiddleware:
         self._routes = SpeechRoutes(recorder.settings.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if ORIGINAL_QUERY in scope:
-            scope["query_string"] = scope[ORIGINAL_QUERY]
-        if ORIGINAL_HEADERS in scope:
-            scope["headers"] = scope[ORIGINAL_HEADERS]
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -57,11 +51,10 @@ class RequestMiddleware:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket" or scope["path"] not in self._routes:
+        if scope["type"] != "websocket" or scope["path"] not in self._routes or _is_further_in(scope):
             await self.app(scope, receive, send)
             return
-        arrived = now()
-        timeline = self._open(scope, arrived)
+        timeline = self._open(scope, scope.get(ARRIVED) or now())
         if timeline is None:
             await self.app(scope, receive, send)
             return
@@ -98,7 +91,7 @@ class RequestMiddleware:
     def _open(self, scope: Scope, arrived: int) -> Timeline | None:
         try:
             asked = query.asked(scope.get("query_string", b""), keep_text=self._recorder.settings.capture_text)
-            context = otel_context.get_current()
+            context = _context(scope)
             asked.synthetic = _synthetic(scope)
             return self._recorder.open("web", context=context, asked=asked, opened=arrived)
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
@@ -146,6 +139,36 @@ class RequestMiddleware:
         except Exception as error:  # noqa: BLE001
             self._failed("a message to the listener", error)
         return now()
+
+
+def _is_further_in(scope: Scope) -> bool:
+    """Whether another RequestMiddleware of the request is nearer to what makes its SERVER span, or has begun.
+
+    An application without a layer of OpenTelemetry's leaves the request to the one that it has mounted, which may have one.
+    """
+    if current.get() is not None:
+        return True
+    if trace.get_current_span().get_span_context().is_valid:
+        return False
+    for route in getattr(scope.get("app"), "routes", ()):
+        match, _ = route.matches(scope)
+        if match.name == "FULL":
+            mounted = getattr(route, "app", None)
+            while mounted is not None and not hasattr(mounted, "build_middleware_stack"):
+                mounted = getattr(mounted, "app", None)
+            return mounted is not None
+    return False
+
+
+def _context(scope: Scope) -> otel_context.Context:
+    """The current context; where no layer of OpenTelemetry's has taken the caller's trace from the headers, with that."""
+    context = otel_context.get_current()
+    if trace.get_current_span(context).get_span_context().is_valid:
+        return context
+    headers: dict[str, list[str]] = {}
+    for name, value in scope.get("headers", ()):
+        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return propagate.extract(headers, context)
 
 
 def _synthetic(scope: Scope) -> bool:

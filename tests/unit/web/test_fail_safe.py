@@ -7,10 +7,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -67,7 +69,7 @@ def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch, cap
         await socket.send_bytes(audio)
         await socket.close(1000)
 
-    app = Starlette(routes=[WebSocketRoute("/stream", speak)])
+    app = Starlette(routes=[WebSocketRoute("/stream", speak)], middleware=[Middleware(OpenTelemetryMiddleware)])
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
     instrumentor = VibeVoiceInstrumentor()

@@ -1,0 +1,61 @@
+"""Puts in what hides the spoken text: from URLs, exceptions and log records. It leaves last, after the last request that it serves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.privacy import exceptions, log_records
+from vibevoice_otel.privacy.layers import LayerGuard
+from vibevoice_otel.privacy.logs import LogGuard
+from vibevoice_otel.privacy.query import Redactor
+
+#: The guard that waits for its last request; there is at most one, for the next one that is put in takes over from it.
+_leaving: list[PrivacyGuard] = []
+_lock = threading.Lock()
+
+
+class PrivacyGuard:
+    """Hides the text while it is in, and after that for as long as a request that began under it is served.
+
+    Args:
+        hooks: its own; nothing else is put in by them.
+        redactor: says what of a query string may be told.
+        message_spans: whether OpenTelemetry's layers keep their span of every WebSocket message.
+    """
+
+    def __init__(self, hooks: Hooks, redactor: Redactor, *, message_spans: bool) -> None:
+        self.hooks = hooks
+        self._redactor = redactor
+        self._message_spans = message_spans
+
+    def instrument(self) -> None:
+        with _lock:
+            for guard in _leaving:
+                guard.hooks.undo()
+            _leaving.clear()
+        hooks, redactor = self.hooks, self._redactor
+        parts: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("access logs", LogGuard(hooks, redactor.query).instrument),
+            ("OpenTelemetry's layers", LayerGuard(hooks, redactor, message_spans=self._message_spans).instrument),
+            ("exceptions", lambda: hooks.on_import("opentelemetry.sdk.trace", lambda m: exceptions.attach(hooks, m))),
+            ("log records", lambda: log_records.attach(hooks)),
+        )
+        for what, put_in in parts:
+            try:
+                put_in()
+            except Exception as error:  # noqa: BLE001, PERF203 - one that cannot be put in costs itself alone
+                hooks.failed(f"the guard of {what}", error)
+
+    def uninstrument(self) -> None:
+        with _lock:
+            _leaving.append(self)
+        exceptions.when_none_is_served(_leave)
+
+
+def _leave() -> None:
+    with _lock:
+        for guard in _leaving:
+            guard.hooks.undo()
+        _leaving.clear()

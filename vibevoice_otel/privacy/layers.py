@@ -1,0 +1,172 @@
+"""OpenTelemetry's own ASGI layers read a request's scope without the spoken text; everything else reads the scope as it came.
+
+A layer is recognised by module and class, wherever it stands: around the application, between its middlewares, in a mount, or inside
+FastAPI itself. Its ``__call__`` is given a :class:`Told`, a view of the scope, and whatever it calls next is given the scope again.
+Nothing is put into an application, so nothing has to leave one, and a request in flight at uninstrument ends as it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from types import MethodType, ModuleType
+from typing import Any
+
+from opentelemetry import trace
+
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.privacy import exceptions
+from vibevoice_otel.privacy.query import Redactor
+
+#: Module and class of each layer, contrib's first. FastAPI's runs in ``FastAPI.__call__``, before any middleware.
+LAYERS = (
+    ("opentelemetry.instrumentation.asgi", "OpenTelemetryMiddleware"),
+    ("starlette.middleware.opentelemetry", "OpenTelemetryMiddleware"),
+    ("fastapi.telemetry._asgi", "NativeTelemetry"),
+)
+PART = "the hiding of the spoken text from OpenTelemetry's spans of web requests"
+#: contrib's switches for its span of every single message.
+MESSAGE_SPANS = frozenset({"exclude_receive_span", "exclude_send_span"})
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Told(MutableMapping[str, Any]):
+    """A scope as it may be told: ``hidden`` stands in place of the scope's own values, all else is read from and written to it.
+
+    Args:
+        scope: the true one.
+        hidden: what is read instead, by key.
+    """
+
+    __slots__ = ("_hidden", "scope")
+
+    def __init__(self, scope: Scope, hidden: Mapping[str, Any]) -> None:
+        self.scope = scope
+        self._hidden = {key: value for key, value in hidden.items() if key in scope}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._hidden[key] if key in self._hidden else self.scope[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        (self._hidden if key in self._hidden else self.scope)[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.scope[key]
+        self._hidden.pop(key, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scope)
+
+    def __len__(self) -> int:
+        return len(self.scope)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def true(self, told: Scope) -> Scope:
+        """The true scope of ``told``: of this view itself, or of a copy that the layer made of it."""
+        if told is self:
+            return self.scope
+        for key, value in self._hidden.items():
+            if told.get(key) == value:
+                told[key] = self.scope[key]
+        return told
+
+
+class _Layer:
+    """A layer for the length of one request: the layer itself, but for the application inside it and its spans of single messages."""
+
+    __slots__ = ("_layer", "_quiet", "app")
+
+    def __init__(self, layer: Any, app: App, *, quiet: bool) -> None:
+        for name, value in (("_layer", layer), ("app", app), ("_quiet", quiet)):
+            object.__setattr__(self, name, value)
+
+    @property  # type: ignore[misc]  # zero-argument super() in the layer's own methods asks for it
+    def __class__(self) -> Any:
+        return type(self._layer)
+
+    def __getattr__(self, name: str) -> Any:
+        if self._quiet and name in MESSAGE_SPANS:
+            return True
+        found = getattr(self._layer, name)
+        is_own = isinstance(found, MethodType) and found.__self__ is self._layer
+        return MethodType(found.__func__, self) if is_own else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._layer, name, value)
+
+
+class LayerGuard:
+    """Hooks every layer of :data:`LAYERS` as its module is imported.
+
+    Args:
+        hooks: where taking the hooks out again is remembered.
+        redactor: says what of a query string may be told.
+        message_spans: whether the layers keep their span of every WebSocket message.
+    """
+
+    def __init__(self, hooks: Hooks, redactor: Redactor, *, message_spans: bool) -> None:
+        self._hooks, self._redactor, self._quiet = hooks, redactor, not message_spans
+
+    def instrument(self) -> None:
+        for module, name in LAYERS:
+            self._hooks.on_import(module, lambda loaded, name=name: self._attach(loaded, name))  # type: ignore[misc]
+
+    def _attach(self, module: ModuleType, name: str) -> None:
+        layer = self._hooks.owner(module, name, PART)
+        if layer is not None:
+            self._hooks.replace(layer, "__call__", self._call, PART)
+
+    def _call(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def call(layer: Any, *args: Any, **kwargs: Any) -> None:
+            scope = args[0] if args else kwargs["scope"]
+            if scope["type"] not in {"http", "websocket"}:
+                await original(layer, *args, **kwargs)
+                return
+            told = self._told(scope)
+            if args:
+                seen = _Layer(layer, _restoring(told, layer.app), quiet=self._quiet)
+                await original(seen, told, *args[1:], **kwargs)
+            else:  # FastAPI's, which is given the application with each request
+                await original(layer, **{**kwargs, "scope": told, "app": _restoring(told, kwargs["app"])})
+
+        return call
+
+    def _told(self, scope: Scope) -> Told:
+        true = scope.scope if isinstance(scope, Told) else scope
+        try:
+            hidden: dict[str, Any] = {"query_string": self._redactor.query(true["path"], true.get("query_string", b""))}
+            if not all(value.isascii() for _, value in true["headers"]):
+                hidden["headers"] = readable(true["headers"])
+        except Exception as error:  # noqa: BLE001 - the request is served, and nothing of its query is told
+            self._hooks.failed("the hiding of a query string", error)
+            hidden = {"query_string": b""}
+        return Told(true, hidden)
+
+
+def readable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """``headers`` in UTF-8: contrib's layer takes others for Python's escapes, and a stray backslash then fails the request."""
+    return [(name, value if _is_utf8(value) else value.decode("latin-1").encode()) for name, value in headers]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _restoring(told: Told, app: App) -> App:
+    async def inside(scope: Scope, receive: Any, send: Any) -> None:
+        with exceptions.protected(trace.get_current_span()):
+            await app(told.true(scope), receive, send)
+
+    return inside
+
+
+def is_layer(candidate: object) -> bool:
+    """Whether ``candidate`` is one of :data:`LAYERS`, or an instance of a class that extends one."""
+    return any((kind.__module__, kind.__name__) in LAYERS for kind in type(candidate).__mro__)
