@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from vibevoice_otel import failures
 from vibevoice_otel.page import guard
-from vibevoice_otel.privacy import exceptions, logs, query
+from vibevoice_otel.privacy import exceptions, layers, logs, query
 from vibevoice_otel.recording import assembler
 from vibevoice_otel.routes import SpeechRoutes
-from vibevoice_otel.web import bearer, install, middleware, traceparent
+from vibevoice_otel.web import bearer, middleware, traceparent
 
 REDACTOR = query.Redactor(("/stream",), lambda name: name == "en-Emma_woman")
 HIDE = logs.HideQuery(REDACTOR.query)
@@ -52,7 +52,10 @@ BYTES: dict[str, Callable[[bytes], object]] = {
     "the query of another request": lambda raw: REDACTOR.query("/other", raw),
     "what is asked for": _asked,
     "a traceparent in the query": lambda raw: traceparent.adopt(raw, [(b"host", raw)]),
-    "a header's encoding": lambda raw: install.readable([(b"x", raw)]),
+    "a header's encoding": lambda raw: layers.readable([(b"x", raw)]),
+    "the caller's context": lambda raw: middleware._context(
+        {"headers": [(name, raw) for name in (b"traceparent", b"tracestate", b"baggage")]}
+    ),
     "baggage": lambda raw: middleware._synthetic({"headers": [(b"baggage", raw)]}),
 }
 #: What makes a careless expression try every place, or every length at every place.
