@@ -20,6 +20,7 @@ from vibevoice_otel import settings
 from vibevoice_otel.deferred import DeferredRecorder
 from vibevoice_otel.privacy.logs import be_heard
 from vibevoice_otel.process.install import GuardAdapter
+from vibevoice_otel.process.metrics_page import MetricsPages
 from vibevoice_otel.web.install import WebAdapter
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED"
+#: Keywords of instrument() that are no settings.
+ARGUMENTS = frozenset({"tracer_provider", "meter_provider", "logger_provider", "settings", "recorder_options"})
 #: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold the hooks.
 PACKAGES = ("transformers.models.vibevoice", "vibevoice", "vibevoice_otel.service")
 
@@ -45,9 +48,12 @@ class Adapter(Protocol):
 class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Observes VibeVoice in this process.
 
-    ``instrument(tracer_provider=, meter_provider=, settings=)`` uses the given providers, else the global ones. Instrumenting
-    twice is harmless. ``uninstrument()`` restores every function.
+    ``instrument(tracer_provider=, meter_provider=, settings=)`` uses the given providers, else the global ones. A setting may be
+    a keyword too, and wins over its variable. Instrumenting twice is harmless. ``uninstrument()`` restores every function.
     """
+
+    #: The section of a configuration file, as opentelemetry-configuration reads it.
+    configuration = settings.Options
 
     _deferred: DeferredRecorder | None = None
     _adapters: tuple[Adapter, ...] = ()
@@ -67,18 +73,35 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
             return
         be_heard()
+        reading = self._read(kwargs)
+        chosen = reading.settings
+        pages = MetricsPages(chosen, lambda *_: None, closed=bool(reading.refused))
+        self._adapters = (pages,)
         try:
-            chosen = kwargs.get("settings") or settings.load()
-        except settings.SettingsError as error:
-            for problem in error.problems:
-                logger.error(  # noqa: TRY400 - the sentence says it all
-                    "%s. The service runs without VibeVoice telemetry until it is mended.", problem
-                )
-            return
-        try:
-            self._wire(chosen, kwargs)
+            pages.instrument()  # a token that is set holds with telemetry off too
+            if reading.enabled and not reading.problems:
+                self._wire(chosen, kwargs)
         except Exception:
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
+
+    @staticmethod
+    def _read(kwargs: dict[str, Any]) -> settings.Reading:
+        """The settings, every doubt about them logged."""
+        if kwargs.get("settings"):
+            return settings.Reading(kwargs["settings"], [], [], [])
+        options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
+        options |= options.pop("misspelt", None) or {}
+        reading = settings.read(options=options)
+        for problem in reading.problems:
+            logger.error("%s. The service runs without VibeVoice telemetry until it is mended.", problem)
+        if reading.refused:
+            logger.error(
+                "%s. Until it is mended the live page and /metrics are closed and no text is captured; the rest holds.",
+                "; ".join(reading.refused),
+            )
+        for warning in reading.warnings:
+            logger.warning("%s. It changes nothing.", warning)
+        return reading
 
     def _wire(self, chosen: settings.Settings, kwargs: dict[str, Any]) -> None:
         providers = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
@@ -95,8 +118,9 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         page = self._page(chosen, self._deferred)
         web = WebAdapter(cast("Recorder", self._deferred), page.scope if page is not None else None)
         # The hiding of the text goes in first and leaves last.
-        self._adapters = (guard.privacy, guard, web, *((page,) if page is not None else ()))
-        for adapter in self._adapters:
+        added: tuple[Adapter, ...] = (guard.privacy, guard, web, *((page,) if page is not None else ()))
+        self._adapters = (*self._adapters, *added)
+        for adapter in added:
             adapter.instrument()
         for package in PACKAGES:
             if package in sys.modules:
@@ -134,7 +158,10 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
 
     def _names(self) -> list[str]:
-        return sorted({adapter.hooks.adapter for adapter in self._adapters if adapter.hooks.modules} - {"web", "page"})
+        return sorted(
+            {adapter.hooks.adapter for adapter in self._adapters if adapter.hooks.modules}
+            - {"web", "page", "metrics page"}
+        )
 
     def _uninstrument(self, **kwargs: Any) -> None:
         del kwargs

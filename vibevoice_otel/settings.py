@@ -1,22 +1,28 @@
-"""Every setting, typed and validated: ``VIBEVOICE_OTEL_*`` from the environment.
+"""Every setting, typed and validated: from ``OTEL_CONFIG_FILE``, from ``VIBEVOICE_OTEL_*``, else the default.
 
-A wrong value never stops the service: :func:`load` collects every problem, and the instrumentor then logs them and leaves
-telemetry off. Each message names the variable, the value and what is allowed.
+A wrong value never stops the service. A wrong variable leaves VibeVoice telemetry off (:class:`SettingsError` holds every
+problem); a wrong option of a configuration file costs its own effect and shuts the doors (:func:`read`). Each message names
+the variable or the key, the value and what is allowed. An unknown variable is a warning and nothing more.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, TypeVar
 
-from vibevoice_otel import semconv
+from vibevoice_otel import config_file, semconv
 
 PREFIX = "VIBEVOICE_OTEL_"
 T = TypeVar("T")
+#: What follows a Service's name in the variables that Kubernetes sets for it in every pod of its namespace (service links).
+_LINK = re.compile(
+    r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
 class SettingsError(ValueError):
@@ -189,8 +195,16 @@ class Settings:
         _whole(100, 10_000_000),
         "Spans that wait for their trace's outcome (OTEL_TRACES_SAMPLER=vibevoice_tail).",
     )
+    tail_share: float = _setting(
+        0.0,
+        _number(0, 1),
+        "Share of traces that vibevoice_tail keeps whatever their outcome, where OTEL_TRACES_SAMPLER_ARG says nothing.",
+    )
     tail_override_caller: bool = _setting(
         False, _boolean, "vibevoice_tail keeps a failed or slow request even where the caller decided not to sample it."
+    )
+    worker_instance: bool = _setting(
+        True, _boolean, "Tell workers apart that share a service.instance.id set from outside: .N behind the id."
     )
     shutdown_timeout: float = _setting(
         5.0, _number(0.1, 300, "seconds"), "How long a shutdown waits for the last export."
@@ -202,37 +216,116 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's by default).
+def is_service_link(name: str) -> bool:
+    """Whether ``name`` is a variable that Kubernetes sets for a Service whose name begins like our prefix."""
+    return name.startswith(PREFIX) and _LINK.fullmatch(name[len(PREFIX) :]) is not None
 
-    Raises:
-        SettingsError: with every wrong or unknown variable, not only the first.
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the sources of settings give: :func:`read`."""
+
+    settings: Settings
+    problems: list[str]  # wrong variables: telemetry stays off
+    refused: list[str]  # wrong or unknown options of a configuration file: the doors stay shut
+    warnings: list[str]  # unknown variables: nothing follows
+    enabled: bool = True  # False: the configuration file says ``enabled: false``
+
+
+def read(environ: Mapping[str, str] | None = None, options: Mapping[str, Any] | None = None) -> Reading:
+    """The settings: an option wins over the variable, and that over the default.
+
+    Args:
+        environ: the variables; the process's by default.
+        options: keywords of ``instrument()``. They stand beside what ``OTEL_CONFIG_FILE`` says below
+            ``instrumentation/development: python: vibevoice:``, and win over it.
+
+    Returns:
+        The settings and what was wrong. With an option refused the live page is off and the text is not captured,
+        for the key that was not understood may be the one that guards them.
     """
     env = os.environ if environ is None else environ
+    known = {f.name: f for f in fields(Settings)}
     values: dict[str, Any] = {}
     problems: list[str] = []
-    known = {variable(f.name): f for f in fields(Settings)}
     for name, spec in known.items():
-        text = env.get(name)
+        text = env.get(variable(name))
         if text is None:
             continue
         try:
-            values[spec.name] = spec.metadata["parse"](text)
+            values[name] = spec.metadata["parse"](text)
         except ValueError as error:
-            problems.append(f"{name}={text!r} is not valid: allowed is {error}")
+            problems.append(f"{variable(name)}={text!r} is not valid: allowed is {error}")
+    section = config_file.section(env)
+    refused: list[str] = []
+    for where, each in ((section.where, section.options), ("instrument()", options or {})):
+        for key, value in each.items():
+            if key not in known:
+                refused.append(f"{where}: {key} is not a setting{_nearest(key, known)}")
+            elif value is not None:
+                try:
+                    values[key] = known[key].metadata["parse"](_text(value))
+                except ValueError as error:
+                    refused.append(f"{where}: {key}={value!r} is not valid: allowed is {error}")
     for one, other in (("page_cert", "page_key"), ("metrics_cert", "metrics_key")):
         if bool(values.get(one)) != bool(values.get(other)) and not any(
             name.startswith(variable(one[:-4])) for name in problems
         ):
             problems.append(f"{variable(one)} and {variable(other)}: allowed is both or neither")
-    # A misspelt setting must not be silently ignored. Names used by the command line alone are not ours to judge.
-    unknown = (
-        name for name in sorted(env) if name.startswith(PREFIX) and name not in known and name not in CLI_VARIABLES
-    )
-    problems.extend(f"{name} is not a setting: known are {', '.join(sorted(known))}" for name in unknown)
-    if problems:
-        raise SettingsError(problems)
-    return Settings(**values)
+    chosen = Settings(**values) if not problems else Settings()
+    if refused:
+        chosen = replace(chosen, page="", capture_text=False)
+    return Reading(chosen, problems, refused, unknown(env), section.enabled)
+
+
+def unknown(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each VIBEVOICE_OTEL_ variable that is no setting and no service link."""
+    known = {variable(f.name) for f in fields(Settings)}
+    return [
+        f"{name} is not a setting{_nearest(name, known)}"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in known | CLI_VARIABLES and not is_service_link(name)
+    ]
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings by :func:`read`, of variables and the configuration file.
+
+    Raises:
+        SettingsError: with every wrong variable, not only the first.
+    """
+    reading = read(environ)
+    if reading.problems:
+        raise SettingsError(reading.problems)
+    return reading.settings
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; the nearest is {found[0]}" if found else ""
+
+
+def _text(value: object) -> str:
+    """An option as the text of the variable that means the same."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _options(self: Any, **given: Any) -> None:
+    for each in fields(self):
+        setattr(self, each.name, given.pop(each.name, None))
+    self.misspelt = given
+
+
+#: What declarative configuration makes of ``instrumentation/development: python: vibevoice:``. It takes any key, so that
+#: one that is misspelt reaches :func:`read`; a dataclass of its own would end in a stack trace and in defaults.
+Options = make_dataclass(
+    "Options",
+    [*((f.name, Any, field(default=None)) for f in fields(Settings)), ("misspelt", Any, field(default=None))],
+    init=False,
+    namespace={"__init__": _options, "__doc__": "The settings as a configuration file names them."},
+)
 
 
 #: Read elsewhere (the command line, the build), so not unknown to us.

@@ -12,7 +12,7 @@ from opentelemetry import metrics, trace
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy.install import PrivacyGuard
 from vibevoice_otel.privacy.query import Redactor
-from vibevoice_otel.process import metrics_page, shutdown, workers
+from vibevoice_otel.process import shutdown, workers
 
 if TYPE_CHECKING:
     from vibevoice_otel.deferred import DeferredRecorder
@@ -58,8 +58,10 @@ class GuardAdapter:
         self._safely("service.instance.id", self._identify)
         self._safely("SIGTERM", lambda: shutdown.SignalGuard(self.export).install(hooks))
         hooks.on_import("uvicorn.server", lambda module: shutdown.hook_uvicorn(hooks, module, self.export))
+        hooks.on_import(
+            "multiprocessing.util", lambda module: shutdown.hook_multiprocessing(hooks, module, self.export)
+        )
         workers.attach(hooks)
-        self._safely("/metrics", lambda: metrics_page.protect(self._settings))
 
     def uninstrument(self) -> None:
         self.hooks.undo()
@@ -111,6 +113,7 @@ class GuardAdapter:
         provider: Any = self._providers()[0]
         if not getattr(getattr(provider, "sampler", None), "vibevoice_tail", False):
             return None
+        provider.sampler.follow(self._settings)
         from vibevoice_otel.sampling.tail import TailProcessor  # noqa: PLC0415 - for those who chose it
         from vibevoice_otel.sdk.chain import exporting, room  # noqa: PLC0415
 

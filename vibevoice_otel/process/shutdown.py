@@ -177,6 +177,24 @@ def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[...,
     return shutdown
 
 
+def hook_multiprocessing(hooks: Hooks, util: ModuleType, export: LastExport) -> None:
+    """Have the last export of a child that ``multiprocessing`` forked: it ends by ``os._exit``, and atexit never runs.
+
+    Its own finalizers do run. They can be registered once the child has begun, for it forgets its parent's.
+    """
+
+    def begin(each: LastExport) -> None:
+        def finish() -> None:
+            if each.used():
+                each.flush(end_open=True)
+
+        util.Finalize(None, finish, exitpriority=0)
+
+    active = [True]
+    util.register_after_fork(export, lambda each: begin(each) if active else None)  # holds the export weakly
+    hooks.on_undo(active.clear)
+
+
 class SignalGuard:
     """Where SIGTERM would end the process at once, the last export comes first.
 

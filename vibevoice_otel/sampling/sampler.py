@@ -18,6 +18,7 @@ from opentelemetry.util.types import Attributes
 
 from vibevoice_otel import settings
 from vibevoice_otel.sampling.share import in_share
+from vibevoice_otel.settings import Settings
 
 logger = logging.getLogger(__name__)
 NAME = "vibevoice_tail"
@@ -28,18 +29,24 @@ class TailSampler(Sampler):
     """Samples ``share`` of the traces that begin here and records the others; a caller's decision is his own.
 
     Args:
-        share: 0 to 1, of traces that are kept whatever their outcome.
-        override: record what a caller decided not to sample too, so that it is kept when it fails.
+        share: 0 to 1, of traces that are kept whatever their outcome; None for what the settings say at the first decision.
+        override: record what a caller decided not to sample too, so that it is kept when it fails. Read from the settings
+            as well where ``share`` is None.
     """
 
     #: Says to the instrumentor that a TailProcessor belongs beside this sampler, whatever wraps or names the class.
     vibevoice_tail = True
 
-    def __init__(self, share: float = 0.0, *, override: bool = False) -> None:
-        if not 0.0 <= share <= 1.0:
+    def __init__(self, share: float | None = 0.0, *, override: bool = False) -> None:
+        if share is not None and not 0.0 <= share <= 1.0:
             raise ValueError(f"share {share!r} is not from 0 to 1")
         self._share = share
         self._override = override
+
+    def follow(self, chosen: Settings) -> None:
+        """Take the share and the override from ``chosen``, where none was given to the constructor."""
+        if self._share is None:
+            self._share, self._override = chosen.tail_share, chosen.tail_override_caller
 
     def should_sample(
         self,
@@ -52,6 +59,8 @@ class TailSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         del name, kind, links, trace_state  # the caller's trace state is what goes on
+        if self._share is None:
+            self.follow(settings.read().settings)
         parent = trace.get_current_span(parent_context)
         decision = self._decide(parent, trace_id)
         state = parent.get_span_context().trace_state if parent.get_span_context().is_valid else None
@@ -60,7 +69,7 @@ class TailSampler(Sampler):
     def _decide(self, parent: trace.Span, trace_id: int) -> Decision:
         caller = parent.get_span_context()
         if not caller.is_valid:
-            return Decision.RECORD_AND_SAMPLE if in_share(trace_id, self._share) else Decision.RECORD_ONLY
+            return Decision.RECORD_AND_SAMPLE if in_share(trace_id, self._share or 0.0) else Decision.RECORD_ONLY
         if caller.trace_flags.sampled:
             return Decision.RECORD_AND_SAMPLE
         if caller.is_remote:
@@ -69,12 +78,25 @@ class TailSampler(Sampler):
         return Decision.RECORD_ONLY if isinstance(parent, ReadableSpan) else Decision.DROP
 
     def get_description(self) -> str:
-        return f"VibeVoiceTail{{share={self._share:g},override={self._override}}}"
+        share = "settings" if self._share is None else f"{self._share:g}"
+        return f"VibeVoiceTail{{share={share},override={self._override}}}"
+
+
+def from_settings() -> TailSampler:
+    """The sampler of a configuration file (``sampler: vibevoice_tail:``), which the SDK makes without arguments.
+
+    Its share is the setting ``tail_share``. What the file says is read at the first decision, after the file has been applied.
+    """
+    return TailSampler(None)
 
 
 def from_environment(argument: str | None) -> TailSampler:
     """The sampler for ``OTEL_TRACES_SAMPLER_ARG`` (the entry point). A wrong value is told, and every trace kept: none is lost by it."""
-    share = 0.0
+    try:
+        chosen = settings.load()
+    except settings.SettingsError:  # the instrumentor says what is wrong
+        chosen = settings.Settings()
+    share = chosen.tail_share
     if argument is not None and argument.strip():
         try:
             share = float(argument)
@@ -86,8 +108,4 @@ def from_environment(argument: str | None) -> TailSampler:
                 "Every trace is kept until it is mended.", ARGUMENT, argument, NAME,
             )  # fmt: skip
             share = 1.0
-    try:
-        override = settings.load().tail_override_caller
-    except settings.SettingsError:  # the instrumentor says what is wrong
-        override = False
-    return TailSampler(share, override=override)
+    return TailSampler(share, override=chosen.tail_override_caller)

@@ -1,4 +1,8 @@
-"""What the service can be told, by ``VIBEVOICE_SERVICE_*``, each validated with a message that names it."""
+"""What the service can be told, by ``VIBEVOICE_SERVICE_*``, each validated with a message that names it.
+
+No variable ends in ``_HOST`` or ``_PORT``: Kubernetes sets VIBEVOICE_SERVICE_HOST and VIBEVOICE_SERVICE_PORT in every pod beside a
+Service called ``vibevoice``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from vibevoice_otel.service import voices
 from vibevoice_otel.service.faults import Faults
 
 PREFIX = "VIBEVOICE_SERVICE_"
+LISTEN = PREFIX + "LISTEN"
 DEFAULT_VOICE = "en-Carter_man"
 
 
@@ -22,7 +27,7 @@ class ServiceSettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """The variable of field ``x_y`` is ``VIBEVOICE_SERVICE_X_Y``."""
+    """The variable of field ``x_y`` is ``VIBEVOICE_SERVICE_X_Y``; of ``host`` and ``port``, VIBEVOICE_SERVICE_LISTEN=host:port."""
 
     model: str = "random"  # or a path, or a hub id
     device: str = "cpu"
@@ -58,9 +63,8 @@ class ServiceSettings:
         }
         for name, (ok, allowed) in checks.items():
             if not ok:
-                raise ServiceSettingsError(
-                    f"{PREFIX}{name.upper()}={getattr(self, name)!r} is not valid: allowed is {allowed}"
-                )
+                variable = "--port" if name == "port" else PREFIX + name.upper()
+                raise ServiceSettingsError(f"{variable}={getattr(self, name)!r} is not valid: allowed is {allowed}")
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> ServiceSettings:
@@ -72,11 +76,22 @@ class ServiceSettings:
         env = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for spec in fields(cls):
+            if spec.name in {"host", "port"}:
+                continue
             text = env.get(PREFIX + spec.name.upper())
             if text is not None:
                 values[spec.name] = _parse(spec.name, str(spec.type), text)
+        if LISTEN in env:
+            values["host"], values["port"] = _listen(env[LISTEN])
         values.update({name: value for name, value in overrides.items() if value is not None})
         return cls(**values)
+
+
+def _listen(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\s*(\[[0-9A-Fa-f:]+\]|[^\s:\[\]]+):(\d{1,5})\s*", text)
+    if not match or int(match.group(2)) > 65535:
+        raise ServiceSettingsError(f"{LISTEN}={text!r} is not valid: allowed is host:port (for example 0.0.0.0:8000)")
+    return match.group(1).strip("[]"), int(match.group(2))
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

@@ -29,8 +29,9 @@ def test_the_environment_sets_and_the_command_line_wins() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("PORT", "70000", "0 to 65535"),
-        ("PORT", "http", "a whole number"),
+        ("LISTEN", "0.0.0.0:70000", "host:port"),
+        ("LISTEN", "http", "host:port"),
+        ("LISTEN", "tcp://10.96.3.4:8000", "host:port"),
         ("CFG", "nan", "a number above 0, at most 10"),
         ("CFG", "0", "a number above 0, at most 10"),
         ("STEPS", "0", "1 to 100"),
@@ -81,4 +82,4 @@ def test_the_command_says_so_too() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: VIBEVOICE_SERVICE_PORT=-1 is not valid: allowed is 0 to 65535\n"
+    assert done.stderr == "error: --port=-1 is not valid: allowed is 0 to 65535\n"
