@@ -26,6 +26,7 @@ from vibevoice_otel.process import metrics_page
 logger = logging.getLogger(__name__)
 VARIABLE = "OTEL_METRICS_EXPORTER"
 EXPORTER = "prometheus"
+PORT = "OTEL_EXPORTER_PROMETHEUS_PORT"
 PART = "metrics of several workers"
 SEVERAL = "with several worker processes"
 COPIES = "under %s, whose workers are copies of the process that serves the page"
@@ -129,8 +130,12 @@ def unless_free() -> None:
     if path:
         pages = config_file.pages(config_file.load(path))
     elif EXPORTER in chosen():
-        port = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
-        pages = [(os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost", int(port))] if port.isdigit() else []
+        port = os.environ.get(PORT) or "9464"
+        if not port.isdigit():  # tcp://...: Kubernetes' link to a Service called otel-exporter-prometheus
+            del os.environ[PORT]
+            logger.warning("%s=%s is no port and is left out; /metrics is at 9464.", PORT, port)
+            port = "9464"
+        pages = [(os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost", int(port))]
     else:
         return
     for host, port_number in pages:
