@@ -281,6 +281,17 @@ def test_compose_mounts_what_exists_and_is_used_without_docker_too() -> None:
                 assert Path(volume["source"]).exists(), (name, volume["source"])
 
 
+def test_the_host_s_root_is_mounted_without_propagation_unless_asked_for() -> None:
+    """Docker Desktop, WSL and many containers refuse propagation; deploy/compose-rslave.yml adds it, and nothing else."""
+    files = ("-f", "docker-compose.yml", "-f", "deploy/compose-rslave.yml")
+    plain, overlaid = compose()["services"], compose(*files)["services"]
+    for services, wanted in ((plain, None), (overlaid, "rslave")):
+        (root,) = (each for each in services["collector"]["volumes"] if each["target"] == "/hostfs")
+        assert root["read_only"]
+        assert root.get("bind", {}).get("propagation") == wanted
+    assert len(plain["collector"]["volumes"]) == len(overlaid["collector"]["volumes"])
+
+
 def test_the_two_tiers_are_one_command() -> None:
     """deploy/gateway.env sends the agent's traces through the tiers, scrapes them, and gives service and gateways the same share."""
     services = compose("--env-file", "deploy/gateway.env", "--profile", "gateway")["services"]

@@ -51,10 +51,21 @@ class Service(Running):
 
 
 def speak(
-    address: str, text: str = "One request, followed from its histogram to its trace.", voice: str = "en-Carter_man"
+    address: str,
+    text: str = "One request, followed from its histogram to its trace.",
+    voice: str = "en-Carter_man",
+    headers: dict[str, str] | None = None,
 ) -> int:
-    """One request of a listener to host:port; returns how many chunks of audio he got. Raises what websockets raises."""
+    """One request to host:port as a listener makes it; returns the number of audio chunks. Raises what websockets raises.
+
+    Args:
+        address: the service's host:port.
+        text: what is spoken.
+        voice: by which voice.
+        headers: further ones of the handshake, such as a traceparent.
+    """
     from websockets.sync.client import connect  # noqa: PLC0415 - the service's own dependency
 
-    with connect(f"ws://{address}/stream?{urlencode({'text': text, 'voice': voice})}", max_size=None) as socket:
+    address = f"ws://{address}/stream?{urlencode({'text': text, 'voice': voice})}"
+    with connect(address, max_size=None, additional_headers=headers) as socket:
         return sum(isinstance(message, bytes) and bool(message) for message in socket)

@@ -5,8 +5,10 @@ It stands where Tempo has no binary: `make stack` follows an exemplar to its tra
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
+import signal
 import threading
 from collections import OrderedDict
 from concurrent import futures
@@ -159,3 +161,20 @@ def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="trace-store-http", daemon=True).start()
     return server
+
+
+def main() -> None:
+    """``python -m tools.stack.traces``: the store alone, for a container; ends at SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m tools.stack.traces", description=__doc__)
+    parser.add_argument("--otlp", default="127.0.0.1:4317", help="host:port of OTLP/gRPC")
+    parser.add_argument("--http", default="127.0.0.1:3200", help="host:port of Tempo's by-id API and of the page")
+    chosen = parser.parse_args()
+    host, _, port = chosen.http.rpartition(":")
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    with TraceStore(chosen.otlp, (host, int(port))):
+        stopped.wait()
+
+
+if __name__ == "__main__":
+    main()

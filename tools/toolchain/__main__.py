@@ -8,7 +8,7 @@ import sys
 from tools.toolchain import cache
 from tools.toolchain.build import BuildFailedError, build, lock
 from tools.toolchain.go import GoMissingError
-from tools.toolchain.recipes import BY_NAME, PROGRAMS
+from tools.toolchain.recipes import BY_NAME, PROGRAMS, RECIPES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,8 +16,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.toolchain", description=__doc__)
     known = ", ".join(BY_NAME)
     parser.add_argument(
-        "sets", nargs="*", metavar="SET", choices=[[], *BY_NAME], help=f"what to build (default: all): {known}"
+        "sets",
+        nargs="*",
+        metavar="SET",
+        choices=[[], *BY_NAME],
+        help=f"what to build (default: all but those of --platform): {known}",
     )
+    parser.add_argument("--platform", action="store_true", help="build what `make e2e-platform` runs against")
     parser.add_argument("--path", choices=sorted(PROGRAMS), help="print where this program lies, building nothing")
     parser.add_argument("--lock", action="store_true", help="write collector/go.mod and go.sum anew from builder.yaml")
     arguments = parser.parse_args(argv)
@@ -27,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments.path:
             print(cache.require(arguments.path))
         else:
-            build(arguments.sets or None)
+            platform = [recipe.name for recipe in RECIPES if recipe.platform] if arguments.platform else []
+            build([*arguments.sets, *platform] or None)
             print(f"toolchain: ready in {cache.root() / 'bin'}")
     except (BuildFailedError, GoMissingError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

@@ -26,9 +26,14 @@ class BuildFailedError(RuntimeError):
 
 
 def build(names: list[str] | None = None) -> None:
-    """Build every recipe named (all when None) that the cache lacks. Raises BuildFailedError or GoMissingError."""
+    """Build every recipe named that the cache lacks; those of ``make tools`` when None.
+
+    Raises:
+        BuildFailedError: a go command failed.
+        GoMissingError: there is no Go, and none could be installed.
+    """
     for recipe in RECIPES:
-        if (names is None or recipe.name in names) and not (recipe.hidden and names is None):
+        if recipe.name in names if names is not None else not (recipe.hidden or recipe.platform):
             _ensure(recipe)
 
 

@@ -40,6 +40,18 @@ def test_every_manifest_is_committed_with_its_checksums() -> None:
     assert len(PROGRAMS) == sum(len(recipe.packages) for recipe in RECIPES)
 
 
+def test_what_takes_long_is_built_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make tools` builds neither the platform's programs nor what only another recipe needs; --platform builds just those."""
+    built: list[str] = []
+    monkeypatch.setattr("tools.toolchain.build._ensure", lambda recipe: built.append(recipe.name))
+    assert main([]) == 0
+    assert "helm" in built
+    assert not {"ocb", "jaeger", "kubernetes", "etcd", "victoriametrics"} & set(built)
+    built.clear()
+    assert main(["--platform"]) == 0
+    assert set(built) == {"jaeger", "kubernetes", "etcd", "victoriametrics"}
+
+
 def test_a_missing_program_is_named_with_the_command_that_builds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
