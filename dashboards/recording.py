@@ -23,6 +23,11 @@ VOICE_FAILURES = f"voice:{semconv.REQUESTS.prometheus}:failed_ratio_1h"
 VOICE_REQUESTS = f"voice:{semconv.REQUESTS.prometheus}:counted_1h"
 ACTIVE = f"service:{semconv.ACTIVE.prometheus}:sum"
 INSTANCES = "service:vibevoice_instances:count"
+#: What autoscaling reads (deploy/kubernetes): open and waiting requests over the capacity of all, the same in capacities of one
+#: process, and 1 while the first-audio budget burns faster than the objective allows, which forbids scaling down.
+SATURATION = "service:vibevoice_saturation:ratio"
+LOAD = "service:vibevoice_load:pods"
+HELD = "service:vibevoice_scale_down_held:bool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,12 @@ def groups() -> tuple[Group, ...]:
         Record(ACTIVE, total(SERVICE, series(semconv.ACTIVE))),
         Record(INSTANCES, f"count by ({SERVICE}) ({series(semconv.BUILD_INFO)})"),
     )
+    busy, capacity = total(SERVICE, series(semconv.SERVICE_REQUESTS)), series(semconv.SERVICE_CAPACITY)
+    scaling = (
+        Record(SATURATION, f"{busy} / {total(SERVICE, capacity)}"),
+        Record(LOAD, f"{busy} / avg by ({SERVICE}) ({capacity})"),
+        Record(HELD, f"{bad_ratio(FIRST_AUDIO, '5m')} > bool {FIRST_AUDIO.budget:g}"),
+    )
     short = tuple(
         rule for objective in OBJECTIVES for window in _windows(long=False) for rule in _objective(objective, window)
     )
@@ -105,6 +116,7 @@ def groups() -> tuple[Group, ...]:
         Group("vibevoice-voices", voices),
         Group("vibevoice-state", state),
         Group("vibevoice-objectives", short),
+        Group("vibevoice-scaling", scaling),
         # Days move slowly, and cost most to read.
         Group("vibevoice-objectives-days", (*long, *left), "1m"),
     )

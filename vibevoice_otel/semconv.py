@@ -261,6 +261,9 @@ M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_f
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
 M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
 M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
+M_STATE = Attribute(
+    "state", "string", "Whether the request has a slot or waits for one.", ("working",), members=("working", "waiting")
+)
 M_TARGET = Attribute("target", "string", "Host and port of the probed service.", ("localhost:8000",))
 M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transformers", "realtime"))
 
@@ -778,6 +781,15 @@ LISTENER_UNDERRUN = Metric(
     "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports it (opt-in).",
     (M_VOICE,), "span vibevoice.listen", stability="development",
 )  # fmt: skip
+SERVICE_CAPACITY = Metric(
+    "vibevoice.service.capacity", "gauge", "{request}", "Requests that the embedded service works on at once.",
+    (), "the service's own slots",
+)  # fmt: skip
+SERVICE_REQUESTS = Metric(
+    "vibevoice.service.requests", "gauge", "{request}",
+    "Requests that have one of the embedded service's slots, and those that wait for one.",
+    (M_STATE,), "the service's own slots",
+)  # fmt: skip
 PROBE_REQUESTS = Metric(
     "vibevoice.probe.requests", "counter", "{request}",
     "Synthetic requests of `vibevoice-otel probe`, as its client saw them end; they are in no objective.",
@@ -796,7 +808,7 @@ METRICS: Final = (
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
     TEXT_LENGTHS, CHARACTERS, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
-    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
+    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 
 # The resource says what was measured (target_info in Prometheus).

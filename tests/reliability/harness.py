@@ -249,13 +249,15 @@ class Service:
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode({'text': 'hello', **query})}"
         try:
             async with websockets.connect(url, additional_headers=headers or {}, open_timeout=30) as connection:
-                async for message in connection:
-                    if isinstance(message, bytes):
-                        heard.first = heard.first or time.perf_counter() - began
-                        heard.chunks += 1
-                        if until is not None and heard.chunks >= until:
-                            break
-                heard.close_code = connection.close_code
+                try:
+                    async for message in connection:
+                        if isinstance(message, bytes):
+                            heard.first = heard.first or time.perf_counter() - began
+                            heard.chunks += 1
+                            if until is not None and heard.chunks >= until:
+                                break
+                finally:
+                    heard.close_code = connection.close_code
         except (websockets.WebSocketException, OSError):
             pass
         return heard

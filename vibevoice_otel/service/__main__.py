@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 
@@ -33,12 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     import uvicorn  # noqa: PLC0415 - after the settings, so that a wrong one is told at once
 
     from vibevoice_otel.service.app import create_app  # noqa: PLC0415
+    from vibevoice_otel.service.drain import DrainingServer  # noqa: PLC0415
 
+    app = create_app(settings)
     # Noise-like PCM hardly compresses; the attempt would cost every chunk time.
-    uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False
-    )
-    return 0
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False)
+    server = DrainingServer(config, app.state.drain, settings.drain)
+    with contextlib.suppress(KeyboardInterrupt):  # as uvicorn.run does
+        server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The WebSocket interface of the upstream realtime server, in FastAPI.
 
-GET /config, GET /healthz, and WebSocket /stream?text=&voice=&cfg=&steps= which answers with binary PCM16 chunks (24 kHz, mono,
-little-endian) and JSON log messages. Unlike upstream, waiting requests queue, a listener who leaves is noticed at once, and a failure
-closes 1011 instead of 1000.
+GET /config, /healthz (the process answers) and /readyz (new streams may come), and WebSocket /stream?text=&voice=&cfg=&steps=
+which answers with binary PCM16 chunks (24 kHz, mono, little-endian) and JSON log messages. Unlike upstream, waiting requests
+queue, a listener who leaves is noticed at once, and a failure closes 1011 instead of 1000.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from vibevoice_otel.service.auto import AUTO, Chooser, chooser
+from vibevoice_otel.service.drain import Drain
 from vibevoice_otel.service.engine import StreamingTTSService
+from vibevoice_otel.service.gauges import publish
 from vibevoice_otel.service.session import Session
 from vibevoice_otel.service.settings import ServiceSettings
 from vibevoice_otel.service.slots import Slots
@@ -35,7 +37,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     """The application, for one event loop. The model is loaded by the first request."""
     chosen = settings or ServiceSettings.load()
     service = StreamingTTSService(chosen)
-    slots = Slots(chosen.concurrency, chosen.queue)
+    slots, drain = Slots(chosen.concurrency, chosen.queue), Drain()
+    publish(slots)
     auto = chooser(chosen.auto_parameters)
     _keep_text_out_of_access_logs()
 
@@ -51,7 +54,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
             await asyncio.to_thread(auto.stop)
 
     app = FastAPI(title="VibeVoice streaming service", openapi_url=None, lifespan=lifespan)
-    app.state.tts_service = service
+    app.state.tts_service, app.state.drain = service, drain
 
     @app.get("/")
     async def about() -> dict[str, Any]:
@@ -71,9 +74,19 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     async def healthz() -> dict[str, Any]:
         return {"ok": True, "model_loaded": service.model is not None}
 
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, Any]:
+        response.status_code = 503 if drain.begun else 200
+        return {"ready": not drain.begun, "open": drain.open}
+
     @app.websocket("/stream")
     async def stream(socket: WebSocket) -> None:
-        await _serve(socket, service, slots, chosen, auto)
+        if drain.begun:
+            await socket.accept()
+            await socket.close(BUSY, "Service is shutting down")
+            return
+        with drain.stream():
+            await _serve(socket, service, slots, chosen, auto)
 
     return app
 

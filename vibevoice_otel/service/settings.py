@@ -39,6 +39,7 @@ class ServiceSettings:
     concurrency: int = 2
     queue: int = 8  # requests that may wait for a slot; beyond, the service is busy
     timeout: float = 60.0  # seconds, waiting included
+    drain: float = 0.0  # seconds that SIGTERM waits for open streams; 0 cuts them off
     max_text: int = 2000  # characters; the random model speaks that many well within the timeout
     seed: int = 0
     auto_parameters: str = ""  # a Prometheus whose measurements decide for steps=auto and cfg=auto; nothing for off
@@ -55,6 +56,7 @@ class ServiceSettings:
             "concurrency": (1 <= self.concurrency <= 1024, "1 to 1024"),
             "queue": (0 <= self.queue <= 100_000, "0 to 100000"),
             "timeout": (0 < self.timeout <= 3600, "seconds above 0, at most 3600"),
+            "drain": (0 <= self.drain <= 3600, "seconds, 0 (cut open streams off) to 3600"),
             "auto_parameters": (
                 re.fullmatch(r"(https?://[^\s/@?#]+(/[^\s?#]*)?)?", self.auto_parameters) is not None,
                 "nothing for off, or a Prometheus' address such as http://127.0.0.1:9090",

@@ -10,8 +10,19 @@ class Slots:
     """At most ``concurrency`` requests work and ``queue`` wait, first come, first served. For one event loop, never several threads."""
 
     def __init__(self, concurrency: int, queue: int) -> None:
+        self.capacity = concurrency
         self._free, self._queue = concurrency, queue
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def working(self) -> int:
+        """Requests that work now. Any thread may read it."""
+        return self.capacity - self._free
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn. Any thread may read it."""
+        return len(self._waiting)
 
     def enter(self) -> asyncio.Future[None] | None:
         """What is done when it is this request's turn; None when no place is left. A place is given back by ``leave``."""

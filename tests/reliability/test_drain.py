@@ -1,0 +1,101 @@
+"""A pod that is taken away: SIGTERM stops new streams, lets the open ones end, and then the telemetry and the process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+import urllib.error
+from collections.abc import Callable
+
+from .harness import Heard, Service, Sink, free_port, wait_for
+
+Start = Callable[..., Service]
+GRACE = 20.0  # seconds: what Kubernetes' terminationGracePeriodSeconds stands for
+#: No export comes due in a test's time, and each frame takes long enough that three streams last some seconds.
+SLOW = {
+    "OTEL_BSP_SCHEDULE_DELAY": "60000",
+    "OTEL_METRIC_EXPORT_INTERVAL": "60000",
+    "VIBEVOICE_SERVICE_CONCURRENCY": "3",
+    "VIBEVOICE_SERVICE_FAULTS": '{"decode_delay": 0.15}',
+}
+TEXT = "Three listeners hear all of this sentence."
+
+
+def _service(start: Start, **environment: str) -> Service:
+    port = free_port()
+    command = (sys.executable, "-m", "vibevoice_otel.service", "--port", str(port))
+    service = start(command=command, port=port, **{**SLOW, **environment})
+    service.speak(text="load")  # the model is loaded
+    return service
+
+
+def _ready(service: Service) -> bool:
+    try:
+        service.get("/readyz")
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    return True
+
+
+async def _three_streams_and_sigterm(service: Service) -> tuple[list[Heard], Heard, bool]:
+    """What the three heard, what a fourth got that came after the signal, and whether the service then said it was ready."""
+    open_streams = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(3)]
+    await asyncio.to_thread(wait_for, lambda: '"open":3' in service.get("/readyz"))
+    await asyncio.sleep(0.3)
+    service.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.5)
+    ready = await asyncio.to_thread(_ready, service)
+    late = await service.listen(text="too late")
+    return list(await asyncio.gather(*open_streams)), late, ready
+
+
+def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> None:
+    """SIGTERM with three open streams: not ready, a fourth is refused, all three are heard to their end, all is exported, in time."""
+    service = _service(start, VIBEVOICE_SERVICE_DRAIN="15")
+    assert _ready(service)
+    began = time.monotonic()
+    heard, late, ready = asyncio.run(_three_streams_and_sigterm(service))
+    service.process.wait(max(0.1, GRACE - (time.monotonic() - began)))
+    assert not ready
+    assert (late.close_code, late.chunks) == (1013, 0)
+    assert [each.close_code for each in heard] == [1000] * 3, service.log
+    assert {each.chunks for each in heard} == {len(TEXT) // 2}
+    assert sink.roots()["success"] == 4, sink.roots()
+    assert sink.total("vibevoice.streaming.requests", status="success") == 4
+    assert service.process.returncode == -signal.SIGTERM
+
+
+def test_what_outlasts_the_drain_is_cut_off_and_said(start: Start, sink: Sink) -> None:
+    """A drain shorter than the streams ends in time all the same; the log names the setting."""
+    service = _service(start, VIBEVOICE_SERVICE_DRAIN="0.5")
+    began = time.monotonic()
+    heard, _, _ = asyncio.run(_three_streams_and_sigterm(service))
+    service.process.wait(GRACE)
+    assert time.monotonic() - began < GRACE
+    assert all(each.close_code != 1000 for each in heard)
+    assert "3 streams are still open 0.5 s after SIGTERM" in service.log
+    assert sink.roots()["error/shutdown"] == 3
+
+
+def test_the_slots_are_exported(start: Start, sink: Sink) -> None:
+    """What autoscaling reads: capacity, and requests that work and that wait, from the service's own slots."""
+    service = _service(start, VIBEVOICE_SERVICE_CONCURRENCY="2", OTEL_METRIC_EXPORT_INTERVAL="200")
+
+    async def four() -> list[float]:
+        listeners = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(5)]
+
+        def seen() -> bool:
+            return sink.total("vibevoice.service.requests", state="waiting") == 3
+
+        assert await asyncio.to_thread(wait_for, seen, 10)
+        found = [sink.total("vibevoice.service.requests", state=state) for state in ("working", "waiting")]
+        for each in listeners:
+            each.cancel()
+        return found
+
+    assert asyncio.run(four()) == [2, 3]
+    assert sink.total("vibevoice.service.capacity") == 2
+    assert wait_for(lambda: sink.total("vibevoice.service.requests") == 0)
