@@ -401,7 +401,7 @@ def mark_microseconds(count: int = 2000) -> float:
         raise ValueError("there is no card")
     taken = 0
     for _ in range(2):  # the first time the pool makes its events
-        notes = StreamNotes(Timeline(1, Anchor.take(), now()), card)
+        notes = StreamNotes(Timeline(1, Anchor.take(), now()).runs[0], card)
         notes.base(now())
         began = time.perf_counter_ns()
         for _ in range(count):

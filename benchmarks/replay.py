@@ -16,7 +16,7 @@ from typing_extensions import Self
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import upstream
 from vibevoice_otel.adapters.realtime import RealtimeAdapter
-from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
@@ -111,7 +111,7 @@ class Model:
         upstream._scheduler(hooks, module)  # type: ignore[arg-type]
         upstream._tokenizers(hooks, module)  # type: ignore[arg-type]
         upstream.hook_connector(hooks, module)  # type: ignore[arg-type]
-        service.hook_streamer(hooks, module)  # type: ignore[arg-type]
+        hook_streamer(hooks, module)  # type: ignore[arg-type]
         RealtimeAdapter(recorder)._model(module)  # type: ignore[arg-type]
         return cls(classes)
 
@@ -185,7 +185,7 @@ def open_request(recorder: Recorder, steps: int = STEPS, voice: str = "en-Carter
     timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
     for span in (semconv.MODEL_LOAD, semconv.VOICE_LOAD, semconv.PREPROCESS):
         timeline.note(span, now(), now(), **{semconv.CACHE.key: semconv.Cache.HIT})
-    timeline.generate_start = now()
+    timeline.runs[0].start = now()
     return timeline
 
 
@@ -198,7 +198,7 @@ def deliver(timeline: Timeline, model: Model) -> None:
 
 def close_request(recorder: Recorder, timeline: Timeline) -> None:
     """The audio has ended and the service closes the socket."""
-    timeline.generate_end = now()
+    timeline.runs[0].end = now()
     timeline.work_end = timeline.service_closed = now()
     timeline.close_code = 1000
     timeline.web_closed = now()

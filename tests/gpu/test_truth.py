@@ -141,7 +141,7 @@ def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNo
     timeline = Timeline(1, Anchor.take(), now())
     card = device.opened("cuda", torch.cuda.current_device())
     assert card is not None
-    notes = StreamNotes(timeline, card)
+    notes = StreamNotes(timeline.runs[0], card)
     notes.begin()
     numbers = torch.zeros(1 << 20, device="cuda")
 
@@ -151,7 +151,7 @@ def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNo
 
     for _ in range(frames):
         at = now()
-        timeline.frames.append(at)
+        timeline.runs[0].frames.append(at)
         notes.frame(at)
         notes.base(now())
         for _ in range(5):
@@ -160,7 +160,7 @@ def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNo
         notes.enter(Leaf.DECODE)
         started = now()
         numbers.mul_(2)
-        timeline.leave(Leaf.DECODE, started)
+        timeline.runs[0].leave(Leaf.DECODE, started)
         notes.leave(Leaf.DECODE)
         notes.seen()
     return timeline, notes
@@ -176,8 +176,8 @@ def test_our_hooks_never_wait() -> None:
         notes.placing.collect(final=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(notes.placing.placed.frames) == len(timeline.frames)
-    assert len(notes.placing.placed.steps) == len(timeline.steps)
+    assert len(notes.placing.placed.frames) == len(timeline.runs[0].frames)
+    assert len(notes.placing.placed.steps) == len(timeline.runs[0].steps)
 
 
 def test_the_hosts_view_bounds_what_is_placed() -> None:
@@ -191,7 +191,7 @@ def test_the_hosts_view_bounds_what_is_placed() -> None:
         assert entry <= frame.start
         assert frame.end <= after + frame.error * 1e9
         assert frame.error < 0.005
-    assert len(notes.placing.placed.frames) == len(timeline.frames)
+    assert len(notes.placing.placed.frames) == len(timeline.runs[0].frames)
 
 
 def test_a_capture_survives_a_thread_that_reads() -> None:

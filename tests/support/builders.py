@@ -60,26 +60,28 @@ def request(frames: int = 2, steps: int = 2, *, opened: int = 0) -> Timeline:
         **{semconv.CACHE.key: "miss", semconv.VOICE.key: "en-Carter_man"},
     )
     t.note(semconv.PREPROCESS, opened + 5 * MS, opened + 6 * MS, **{semconv.CACHE.key: "miss"})
-    t.generate_start = opened + 7 * MS
-    t.leaves[Leaf.PREFILL].extend((opened + 8 * MS, opened + 10 * MS))
+    run = t.runs[0]
+    run.taken, run.start = True, opened + 7 * MS
+    run.leaves[Leaf.PREFILL].extend((opened + 8 * MS, opened + 10 * MS))
     at = opened + 10 * MS
     for _ in range(frames):
         add_frame(t, at, steps)
         at += 10 * MS
-    t.generate_end = at
+    run.end = at
     t.work_end = t.service_closed = at + 1 * MS
     t.web_closed, t.close_code = at + 2 * MS, 1000
     return t
 
 
 def add_frame(t: Timeline, at: int, steps: int) -> None:
-    t.frames.append(at)
-    t.bases.append(at + 1 * MS)
-    t.steps.extend(at + (3 + 2 * step) * MS for step in range(steps))
+    run = t.runs[-1]
+    run.frames.append(at)
+    run.bases.append(at + 1 * MS)
+    run.steps.extend(at + (3 + 2 * step) * MS for step in range(steps))
     decoded = at + (2 + 2 * steps) * MS
-    t.leaves[Leaf.DECODE].extend((decoded - 1 * MS, decoded))
-    t.leaves[Leaf.LM_POSITIVE].extend((decoded, decoded + 1 * MS))
-    t.leaves[Leaf.LM_NEGATIVE].extend((decoded + 1 * MS, decoded + 2 * MS))
+    run.leaves[Leaf.DECODE].extend((decoded - 1 * MS, decoded))
+    run.leaves[Leaf.LM_POSITIVE].extend((decoded, decoded + 1 * MS))
+    run.leaves[Leaf.LM_NEGATIVE].extend((decoded + 1 * MS, decoded + 2 * MS))
     t.puts.append(decoded)
     t.audio_low.append(-0.5)
     t.audio_high.append(0.5)

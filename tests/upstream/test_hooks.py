@@ -128,7 +128,7 @@ def test_a_renamed_function_costs_its_part_and_one_warning(
 
 def test_doctor_tells_which_hooks_are_there(tree: Tree) -> None:
     """In upstream's folder doctor imports its server and model, and finds every hook."""
-    code = "import sys; from vibevoice_otel import doctor; sys.exit(doctor.main(['--hooks']))"
+    code = "import sys; from vibevoice_otel.commands import doctor; sys.exit(doctor.main(['--hooks']))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tree.path,

@@ -14,7 +14,7 @@ from vibevoice_otel.adapters.shared import standalone
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.recording.timeline import Run
 
 NAME = "longform"
 
@@ -50,14 +50,14 @@ class LongFormAdapter:
             self.hooks.replace(processor, "__call__", standalone.remember, part)
 
 
-def _pass_begins(timeline: Timeline, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:
+def _pass_begins(run: Run, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:
     """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one only the last."""
     if "speech_tensors" not in kwargs:
-        return upstream.pass_begins(timeline, Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE)
-    timeline.prefilling = True
-    return upstream.pass_begins(timeline, Leaf.PREFILL)
+        return upstream.pass_begins(run, Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE)
+    run.prefilling = True
+    return upstream.pass_begins(run, Leaf.PREFILL)
 
 
-def _pass_ends(timeline: Timeline, begun: tuple[Leaf, int], result: Any) -> None:
-    timeline.prefilling = False
-    upstream.pass_ends(timeline, begun, result)
+def _pass_ends(run: Run, begun: tuple[Leaf, int], result: Any) -> None:
+    run.prefilling = False
+    upstream.pass_ends(run, begun, result)

@@ -16,7 +16,7 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.recording.timeline import Run
 
 NAME = "realtime"
 
@@ -60,18 +60,18 @@ class RealtimeAdapter:
             self.hooks.replace(processor, "process_input_with_cached_prompt", standalone.remember, part)
 
 
-def _window_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+def _window_begins(run: Run, _args: Any, _kwargs: Any) -> None:
     """A window of text: the text model reads it in forward_lm, the speech model right after, in forward_tts_lm."""
-    timeline.prefilling = True
-    timeline.pass_start = timeline.pass_start or now()
-    if timeline.device is not None:
-        timeline.device.enter(Leaf.PREFILL)
+    run.prefilling = True
+    run.pass_start = run.pass_start or now()
+    if run.device is not None:
+        run.device.enter(Leaf.PREFILL)
 
 
-def _pass_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> tuple[Leaf, int]:
+def _pass_begins(run: Run, _args: Any, _kwargs: Any) -> tuple[Leaf, int]:
     """After forward_lm the end of a prefill; else, once a frame each, the positive and then the negative pass."""
-    if timeline.prefilling:
-        timeline.prefilling = False
-        return upstream.pass_begins(timeline, Leaf.PREFILL, entered=True)
-    leaf, timeline.negative = Leaf.LM_NEGATIVE if timeline.negative else Leaf.LM_POSITIVE, not timeline.negative
-    return upstream.pass_begins(timeline, leaf)
+    if run.prefilling:
+        run.prefilling = False
+        return upstream.pass_begins(run, Leaf.PREFILL, entered=True)
+    leaf, run.negative = Leaf.LM_NEGATIVE if run.negative else Leaf.LM_POSITIVE, not run.negative
+    return upstream.pass_begins(run, leaf)

@@ -9,15 +9,17 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.hooks.wrappers import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.recording.timeline import Run
 
 NAME = "transformers"
 
@@ -43,7 +45,7 @@ class TransformersAdapter:
             "vibevoice_otel.service.engine",
             lambda m: service.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
         )
-        on_import("vibevoice_otel.service.streamer", lambda m: service.hook_streamer(self.hooks, m))
+        on_import("vibevoice_otel.service.streamer", lambda m: hook_streamer(self.hooks, m))
 
     def uninstrument(self) -> None:
         self.hooks.undo()
@@ -62,7 +64,7 @@ class TransformersAdapter:
 
     def _modeling(self, module: ModuleType) -> None:
         model, note = module.VibeVoiceForConditionalGeneration, self.hooks.note
-        service.hook_generate(self.hooks, self._recorder, model)
+        hook_generate(self.hooks, self._recorder, model)
         note(model, "_prefill", "vibevoice.prefill", _prefill_begins, _prefill_ends)
         note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward (positive)", _positive_prepared)
         note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, _positive_ends)
@@ -89,7 +91,7 @@ class TransformersAdapter:
         hooks, known = self.hooks, set[type]()
 
         def sampled(
-            timeline: Timeline,
+            run: Run,
             model: Any,
             positive: Any,  # noqa: ARG001 - upstream's own parameters, by position or by name
             negative: Any,  # noqa: ARG001
@@ -100,11 +102,11 @@ class TransformersAdapter:
             **__: Any,
         ) -> None:
             at = now()
-            timeline.frames.append(at)
-            if timeline.device is not None:
-                timeline.device.frame(at)
-            if timeline.used.steps is None:
-                timeline.used.steps, timeline.used.cfg = int(num_diffusion_steps), float(guidance_scale)
+            run.frames.append(at)
+            if run.device is not None:
+                run.device.frame(at)
+            if run.used.steps is None:
+                run.used.steps, run.used.cfg = int(num_diffusion_steps), float(guidance_scale)
             if (
                 type(noise_scheduler) not in known
             ):  # any scheduler may be passed in; hook its class when it is first seen
@@ -119,67 +121,65 @@ class TransformersAdapter:
                         *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True),
                     )
 
-        return lambda timeline, args, kwargs: sampled(timeline, *args, **kwargs)
+        return lambda run, args, kwargs: sampled(run, *args, **kwargs)
 
 
 _prefill_entered, _prefill_left = times(Leaf.PREFILL)
 
 
-def _prefill_begins(timeline: Timeline, args: Any, kwargs: Any) -> Any:
-    started = _prefill_entered(timeline, args, kwargs)
-    timeline.prefilling = True
+def _prefill_begins(run: Run, args: Any, kwargs: Any) -> Any:
+    started = _prefill_entered(run, args, kwargs)
+    run.prefilling = True
     return started
 
 
-def _prefill_ends(timeline: Timeline, started: int, result: Any) -> None:
-    timeline.prefilling = False
-    _prefill_left(timeline, started, result)
+def _prefill_ends(run: Run, started: int, result: Any) -> None:
+    run.prefilling = False
+    _prefill_left(run, started, result)
 
 
-def _negative_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+def _negative_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
     """The negative branch's cache is put right at the head of its pass."""
-    timeline.pass_start = now()
+    run.pass_start = now()
 
 
-def _negative_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int:
-    started, timeline.pass_start = timeline.pass_start or now(), 0
-    if timeline.device is not None:
-        timeline.device.seen()  # to choose this branch the model has just read a mask from the device
-        timeline.device.enter(Leaf.LM_NEGATIVE)
-    timeline.negative = True
+def _negative_begins(run: Run, _args: Any, _kwargs: Any) -> int:
+    started, run.pass_start = run.pass_start or now(), 0
+    if run.device is not None:
+        run.device.seen()  # to choose this branch the model has just read a mask from the device
+        run.device.enter(Leaf.LM_NEGATIVE)
+    run.negative = True
     return started
 
 
-def _negative_ends(timeline: Timeline, started: int, _result: Any) -> None:
-    timeline.negative = False
-    timeline.leave(Leaf.LM_NEGATIVE, started)
+def _negative_ends(run: Run, started: int, _result: Any) -> None:
+    run.negative = False
+    run.leave(Leaf.LM_NEGATIVE, started)
 
 
-def _positive_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
+def _positive_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
     """A positive pass begins with the preparation of its inputs; the loop that calls both is inline upstream."""
-    if not timeline.prefilling and not timeline.negative:
-        timeline.pass_start = now()
+    if not run.prefilling and not run.negative:
+        run.pass_start = now()
 
 
-def _positive_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None:
-    if timeline.prefilling or timeline.negative:
+def _positive_begins(run: Run, _args: Any, _kwargs: Any) -> int | None:
+    if run.prefilling or run.negative:
         return None
-    started, timeline.pass_start = timeline.pass_start or now(), 0
-    if timeline.device is not None:
-        timeline.device.enter(Leaf.LM_POSITIVE)
+    started, run.pass_start = run.pass_start or now(), 0
+    if run.device is not None:
+        run.device.enter(Leaf.LM_POSITIVE)
     return started
 
 
-def _positive_ends(timeline: Timeline, started: int, _result: Any) -> None:
-    timeline.leave(Leaf.LM_POSITIVE, started)
+def _positive_ends(run: Run, started: int, _result: Any) -> None:
+    run.leave(Leaf.LM_POSITIVE, started)
 
 
-def _positive_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> bool | None:
-    return True if not timeline.negative and not timeline.prefilling and timeline.leaves[Leaf.LM_POSITIVE] else None
+def _positive_has_run(run: Run, _args: Any, _kwargs: Any) -> bool | None:
+    return True if not run.negative and not run.prefilling and run.leaves[Leaf.LM_POSITIVE] else None
 
 
-def _carried_on(timeline: Timeline, _token: Any, _result: Any) -> None:
+def _carried_on(run: Run, _token: Any, _result: Any) -> None:
     """A positive pass ends with its caches and masks carried on, which directly follows ``forward``."""
-    timeline.leaves[Leaf.LM_POSITIVE][-1] = (
-        now()
-    )  # younger than the last frame's start, so no drain can be taking it now
+    run.leaves[Leaf.LM_POSITIVE][-1] = now()  # younger than the last frame's start, so no drain can be taking it now

@@ -10,14 +10,16 @@ from typing import Any, TypeGuard
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import service
 from vibevoice_otel.adapters.shared.audio import note_chunk
+from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Timeline, current
+from vibevoice_otel.recording.timeline import Run, Timeline, current, thread
 from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.
@@ -40,7 +42,7 @@ class UpstreamAdapter:
         hooks, recorder = self.hooks, self._recorder
         hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
         hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
-        hooks.on_import("vibevoice.modular.streamer", lambda m: service.hook_streamer(hooks, m))
+        hooks.on_import("vibevoice.modular.streamer", lambda m: hook_streamer(hooks, m))
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
@@ -89,9 +91,12 @@ def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
 _decode_begins, _decode_ends = times(Leaf.DECODE)
 
 
-def _decoded(timeline: Timeline, started: int, audio: Any) -> None:
-    _decode_ends(timeline, started, audio)
-    if timeline.backlog is None and audio is not None:  # no audio queue whose reader would look at the chunk
+def _decoded(run: Run, started: int, audio: Any) -> None:
+    _decode_ends(run, started, audio)
+    timeline = thread.timeline
+    if (
+        timeline is not None and timeline.backlog is None and audio is not None
+    ):  # no audio queue whose reader would look
         note_chunk(timeline, audio)
 
 
@@ -107,7 +112,7 @@ def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
     hooks.replace(
         model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name
     )
-    service.hook_generate(hooks, recorder, model)
+    hook_generate(hooks, recorder, model)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
     hooks.note(model, "sample_speech_tokens", semconv.FRAME.name, _frame_begins)
     hooks.note(
@@ -130,14 +135,14 @@ def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
 NUMBER = (int, float)  # made once, for every frame asks
 
 
-def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _frame_begins(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     at = now()
-    timeline.frames.append(at)
-    if timeline.device is not None:
-        timeline.device.frame(at)
-    timeline.negative = timeline.prefilling = False
-    timeline.pass_start = 0
-    used = timeline.used
+    run.frames.append(at)
+    if run.device is not None:
+        run.device.frame(at)
+    run.negative = run.prefilling = False
+    run.pass_start = 0
+    used = run.used
     steps = getattr(args[0], "ddpm_inference_steps", None)
     if isinstance(steps, int) and steps != used.steps:
         used.steps = steps
@@ -151,33 +156,33 @@ def _frame_begins(timeline: Timeline, args: tuple[Any, ...], kwargs: dict[str, A
 # it runs, its caches and masks are carried on.
 
 
-def _pass_prepared(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
-    if not timeline.pass_start:
-        timeline.pass_start = now()
+def _pass_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
+    if not run.pass_start:
+        run.pass_start = now()
 
 
-def pass_begins(timeline: Timeline, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, int]:
+def pass_begins(run: Run, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, int]:
     """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it already."""
-    started, timeline.pass_start, timeline.pass_run = timeline.pass_start or now(), 0, None
-    if timeline.device is not None and not entered:
-        timeline.device.enter(leaf)
+    started, run.pass_start, run.pass_run = run.pass_start or now(), 0, None
+    if run.device is not None and not entered:
+        run.device.enter(leaf)
     return leaf, started
 
 
-def pass_ends(timeline: Timeline, begun: tuple[Leaf, int], _result: Any) -> None:
+def pass_ends(run: Run, begun: tuple[Leaf, int], _result: Any) -> None:
     """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
     leaf, started = begun
-    timeline.leave(leaf, started)
-    timeline.pass_run = leaf
+    run.leave(leaf, started)
+    run.pass_run = leaf
 
 
-def _pass_has_run(timeline: Timeline, _args: Any, _kwargs: Any) -> Leaf | None:
-    leaf, timeline.pass_run = timeline.pass_run, None
+def _pass_has_run(run: Run, _args: Any, _kwargs: Any) -> Leaf | None:
+    leaf, run.pass_run = run.pass_run, None
     return leaf
 
 
-def _pass_carried_on(timeline: Timeline, leaf: Leaf, _result: Any) -> None:
-    passes = timeline.leaves[leaf]
+def _pass_carried_on(run: Run, leaf: Leaf, _result: Any) -> None:
+    passes = run.leaves[leaf]
     if passes:  # the last pass is younger than the last frame's start, so no drain can be taking it now
         passes[-1] = now()
 

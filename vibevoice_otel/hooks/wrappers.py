@@ -8,15 +8,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vibevoice_otel.recording.timeline import Timeline, thread
+from vibevoice_otel.recording.timeline import thread
 
 Failed = Callable[[BaseException], None]
-#: Called before the original with the request and the call's arguments; None says that there is nothing to note after it.
-Before = Callable[[Timeline, tuple[Any, ...], dict[str, Any]], Any]
-#: Called after the original with the request, what Before returned, and the result (None where the original raised).
-After = Callable[[Timeline, Any, Any], None]
-#: Whose call it is, from its arguments.
-Find = Callable[[tuple[Any, ...]], Timeline | None]
+#: Called before the original with the Run that the thread makes (or what Find found) and the call's arguments; None says that
+#: there is nothing to note after it.
+Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+#: Called after the original with the same, what Before returned, and the result (None where the original raised).
+After = Callable[[Any, Any, Any], None]
+#: For what a call works, from its arguments; None for nothing that is observed.
+Find = Callable[[tuple[Any, ...]], Any]
 
 
 class _Call:
@@ -51,7 +52,7 @@ def _never() -> bool:
     return False
 
 
-def always(_timeline: Timeline, _args: Any, _kwargs: Any) -> bool:
+def always(_run: Any, _args: Any, _kwargs: Any) -> bool:
     """A Before with nothing to note but that After must."""
     return True
 
@@ -70,12 +71,12 @@ def noted(
         if compiling():
             return original(*args, **kwargs)
         try:
-            timeline = local.timeline if find is None else find(args)
-            token = None if timeline is None else before(timeline, args, kwargs)
+            run = local.run if find is None else find(args)
+            token = None if run is None else before(run, args, kwargs)
         except Exception as error:  # noqa: BLE001 - the call goes on whatever its note meets
             failed(error)
-            timeline = token = None
-        if timeline is None or token is None or after is None:
+            run = token = None
+        if run is None or token is None or after is None:
             return original(*args, **kwargs)
         result = None
         try:
@@ -83,7 +84,7 @@ def noted(
             return result
         finally:
             try:
-                after(timeline, token, result)
+                after(run, token, result)
             except Exception as error:  # noqa: BLE001
                 failed(error)
 

@@ -39,7 +39,9 @@ def backlog(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
 def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     """Seconds since the least recent open stream made a frame (or arrived); 0 when none is open."""
     at = now()
-    ages = [(at - max(t.last_progress, t.frames[-1] if t.frames else 0)) / 1e9 for t in recorder.timelines]
+    ages = [
+        (at - max(t.last_progress, *(run.frames[-1] for run in t.runs if run.frames))) / 1e9 for t in recorder.timelines
+    ]
     return [(max(ages, default=0.0), {})]
 
 

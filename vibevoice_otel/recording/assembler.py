@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.first_audio import FirstAudioParts
-from vibevoice_otel.recording.generation import Generation
+from vibevoice_otel.recording.generation import Generation, joined
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.playback import Cadence, Playback
-from vibevoice_otel.recording.records import AttributeValue, Batch, Ids, IdSource, Ints, Labels, Operation
-from vibevoice_otel.recording.timeline import Note, Timeline
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Ints, Labels, Operation
+from vibevoice_otel.recording.timeline import Note, Run, Timeline
 from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SILENCE_PEAK, Defect, Part
 
 #: Cold operation -> part of the first-audio latency.
@@ -34,7 +34,9 @@ NOTE_PARTS = {
 #: Ends of a stream that leave its listener waiting for more.
 UNFINISHED = frozenset({semconv.Status.CANCELLED, semconv.Status.ERROR, semconv.Status.TIMEOUT})
 #: A timeline's columns that batches empty.
-COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "frames", "bases", "steps", "puts")
+COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "puts")
+#: A run's.
+RUN_COLUMNS = ("frames", "bases", "steps")
 
 
 class Provisional:
@@ -46,6 +48,16 @@ class Provisional:
     def take(self, count: int) -> Ids:
         first, self._next = self._next, self._next + count
         return np.arange(first, self._next, dtype=np.uint64)
+
+
+def _twin(run: Run) -> Run:
+    """The same run with columns of its own; its times are the host's."""
+    twin = copy.copy(run)
+    twin.device = None
+    for name in RUN_COLUMNS:
+        setattr(twin, name, list(getattr(run, name)))
+    twin.leaves = tuple(list(column) for column in run.leaves)
+    return twin
 
 
 class Assembly:
@@ -75,8 +87,9 @@ class Assembly:
         self._trace = (trace_id, root_id, server_id, sampled, recording)
         self._bounds = bounds
         self._ids = ids
-        self._generation = Generation(timeline, ids)
+        self._generations: list[Generation] = []  # one for each run that has begun
         self._delivered = 0
+        self._unread = 0  # of them, chunks on a device that were counted and not read
         self._samples = 0
         self._sent = 0
         self._defects = dict.fromkeys(Defect.ALL, 0)
@@ -95,25 +108,28 @@ class Assembly:
 
     def drain(self) -> Batch | None:
         """The frames that are complete in a request that is still open; None when there are fewer than one."""
-        frames = self.timeline.frames
-        last = len(frames) - 1
-        if (
-            self.timeline.backlog is not None
-        ):  # each frame's audio will be looked at, a moment after it was made: the frame waits for it
-            last = min(last, self._delivered + len(self.timeline.audio_samples) - self._generation.frames)
-        if self.timeline.device is not None:  # a frame waits for the device, which may be behind
-            placing = self.timeline.device.placing
-            placing.collect()
-            last = min(last, bisect_left(frames, placing.until) if placing.until is not None else last)
-        if last < 1:
-            return None
-        return self._batch(cut=frames[last], end=None)
+        cuts: dict[Generation, int] = {}
+        handed, made = self._delivered + len(self.timeline.audio_samples), 0
+        for generation in self._begun():
+            run = generation.run
+            last = len(run.frames) - 1
+            if self.timeline.backlog is not None:  # each frame's audio will be looked at, a moment after it was made
+                last = min(last, handed - made - generation.frames)
+            if run.device is not None:  # a frame waits for the device, which may be behind
+                placing = run.device.placing
+                placing.collect()
+                last = min(last, bisect_left(run.frames, placing.until) if placing.until is not None else last)
+            made += generation.frames + len(run.frames)
+            if last >= 1:
+                cuts[generation] = run.frames[last]
+        return self._batch(cuts, end=None) if cuts else None
 
     def finish(self, *, end: int, shutdown: bool = False) -> Batch:
         """Everything that is left, and the request itself, which ended at ``end`` (monotonic nanoseconds)."""
-        if self.timeline.device is not None:
-            self.timeline.device.placing.collect(final=True, **({"patience": 0.0} if shutdown else {}))
-        return self._batch(cut=None, end=end, shutdown=shutdown)
+        for run in self.timeline.runs:
+            if run.device is not None:
+                run.device.placing.collect(final=True, **({"patience": 0.0} if shutdown else {}))
+        return self._batch({}, end=end, shutdown=shutdown)
 
     def peek(self, at: int) -> Batch:
         """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live view.
@@ -123,43 +139,52 @@ class Assembly:
         """
         twin = copy.copy(self)
         twin.timeline = copy.copy(self.timeline)
-        twin.timeline.device = None
         for name in COLUMNS:
             setattr(twin.timeline, name, list(getattr(self.timeline, name)))
-        twin.timeline.leaves = tuple(list(column) for column in self.timeline.leaves)
+        twin.timeline.runs = [_twin(run) for run in self.timeline.runs]
         twin._ids = Provisional()
-        twin._generation = copy.copy(self._generation)
-        twin._generation.timeline, twin._generation.ids = twin.timeline, twin._ids
+        twin._generations = [copy.copy(generation) for generation in self._generations]
+        for generation, run in zip(twin._generations, twin.timeline.started, strict=False):
+            generation.run, generation.ids = run, twin._ids
         twin._defects, twin._defective = dict(self._defects), dict(self._defective)
         twin._playback, twin._cadence = copy.copy(self._playback), copy.copy(self._cadence)
         twin._parts = copy.deepcopy(self._parts)
-        batch = twin._batch(cut=None, end=at)
+        batch = twin._batch({}, end=at)
         batch.final, batch.status, batch.error_type = False, None, None
         return batch
 
-    def _batch(self, cut: int | None, end: int | None, *, shutdown: bool = False) -> Batch:
+    def _begun(self) -> list[Generation]:
+        """The memory of each run that has begun, in the order in which they began."""
+        runs = self.timeline.started
+        known = {id(generation.run) for generation in self._generations}
+        self._generations += [Generation(run, self.timeline.anchor, self._ids) for run in runs if id(run) not in known]
+        return self._generations
+
+    def _batch(self, cuts: dict[Generation, int], end: int | None, *, shutdown: bool = False) -> Batch:
+        """What is complete: of each generation in ``cuts`` up to that moment, or all of all where the request has an ``end``."""
         t = self.timeline
         trace_id, root_id, server_id, sampled, recording = self._trace
         batch = Batch(
             request=t.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
             labels=self._labels(), operations=[], blocks=[], final=end is not None, synthetic=t.asked.synthetic,
         )  # fmt: skip
-        limit = end if end is not None else cut
-        assert limit is not None
-        generate_end = min(t.generate_end if t.generate_end is not None else limit, limit)
-        generation = self._generation
-        if t.generate_start is not None:
-            until = generate_end if batch.final else limit
-            batch.device_id = t.device.device_id if t.device is not None else None
-            batch.blocks = generation.blocks(limit, until, self._parts, final=batch.final)
-            batch.generate_seconds = generation.seconds_until(until)
-        if end is not None and generation.device_until > generate_end:  # the host was done before the device
-            generate_end, end = generation.device_until, max(end, generation.device_until)
+        ends: dict[Generation, int] = {}  # of the generations, in the last batch
+        made: list[tuple[Generation, list[Block]]] = []
+        for generation in self._begun() if end is not None else cuts:
+            run = generation.run
+            limit = end if end is not None else cuts[generation]
+            until = min(run.end, limit) if end is not None and run.end is not None else limit
+            batch.device_id = run.device.device_id if run.device is not None else batch.device_id
+            made.append((generation, generation.blocks(limit, until, self._parts, final=batch.final)))
+            batch.generate_seconds += generation.seconds_until(until)
+            ends[generation] = max(until, generation.device_until)  # the host may be done before the device
         self._notes(batch)
         self._audio(batch)
+        self._mark_defects(made)
+        batch.blocks = joined([blocks for _, blocks in made])
         self._sends(batch)
         if end is not None:
-            self._close(batch, end, generate_end, shutdown=shutdown)
+            self._close(batch, max((end, *ends.values())), ends, shutdown=shutdown)
         return batch
 
     def _labels(self) -> Labels:
@@ -207,24 +232,21 @@ class Assembly:
         count = min(len(t.audio_samples), len(t.audio_low), len(t.audio_high))
         samples = t.audio_samples[:count]
         low, high = np.array(t.audio_low[:count]), np.array(t.audio_high[:count])
+        unread = low > high
+        self._unread += int(unread.sum())
         for column in (t.audio_samples, t.audio_low, t.audio_high):
             del column[:count]
         peak = np.maximum(-low, high)  # not a number where either is
-        if not ((peak >= SILENCE_PEAK) & (peak <= 1.0)).all():
+        if not (unread | ((peak >= SILENCE_PEAK) & (peak <= 1.0))).all():
             nan = np.isnan(peak)
             self._defective_frames(
                 batch,
-                {Defect.NAN: nan, Defect.SILENT: ~nan & (peak < SILENCE_PEAK), Defect.CLIPPED: ~nan & (peak > 1.0)},
+                {
+                    Defect.NAN: nan,
+                    Defect.SILENT: ~nan & ~unread & (peak < SILENCE_PEAK),
+                    Defect.CLIPPED: ~nan & (peak > 1.0),
+                },
             )
-        frames = batch.block(semconv.FRAME)
-        if frames is not None and self._defective:
-            names = np.full(len(frames), "", dtype="<U7")
-            for number in [number for number in self._defective if number < self._generation.frames]:
-                row = number - (self._generation.frames - len(frames))
-                kind = self._defective.pop(number)
-                if row >= 0:
-                    names[row] = kind
-            frames.attributes[semconv.FRAME_DEFECT.key] = names
         self._delivered += count
         self._samples += sum(samples)
         batch.audio_seconds = sum(samples) / SAMPLE_RATE_HZ
@@ -242,6 +264,26 @@ class Assembly:
             self._defects[kind] += batch.defects[kind]
             self._defective.update(dict.fromkeys((np.nonzero(mask)[0] + self._delivered).tolist(), kind))
 
+    def _mark_defects(self, made: list[tuple[Generation, list[Block]]]) -> None:
+        """Say of the frames in ``made`` which are defective: the runs of a request follow one another, so do their frames."""
+        if not self._defective:
+            return
+        first = {}
+        total = 0
+        for generation in self._generations:
+            first[generation] = total
+            total += generation.frames + len(generation.run.frames)
+        for generation, blocks in made:
+            number = first[generation]
+            for frames in (block for block in blocks if block.span is semconv.FRAME):
+                names = np.full(len(frames), "", dtype="<U7")
+                for each in [each for each in self._defective if number <= each < number + generation.frames]:
+                    row = each - number - (generation.frames - len(frames))
+                    kind = self._defective.pop(each)
+                    if row >= 0:
+                        names[row] = kind
+                frames.attributes[semconv.FRAME_DEFECT.key] = names
+
     def _sends(self, batch: Batch) -> None:
         t = self.timeline
         sends = t.sends[: len(t.sends) // 3 * 3]
@@ -258,23 +300,21 @@ class Assembly:
         batch.sends[:, :2] = self._wall(batch.sends[:, :2])
         del t.sends[: len(sends)]
 
-    def _close(self, batch: Batch, end: int, generate_end: int, *, shutdown: bool) -> None:
+    def _close(self, batch: Batch, end: int, ends: dict[Generation, int], *, shutdown: bool) -> None:
         t = self.timeline
         root_id, server_id = self._trace[1:3]
-        if t.generate_start is not None:
-            generate = self._operation(
-                semconv.GENERATE,
-                t.generate_start,
-                max(t.generate_start, generate_end),
-                root_id,
-                self._generation.span_id,
-            )
-            generate.error_type = t.generate_error
-            uncovered = max(0, generate_end - t.generate_start - self._generation.covered) / 1e9
-            generate.attributes = {semconv.FRAMES.key: self._generation.frames, semconv.UNATTRIBUTED.key: uncovered}
-            if t.device is not None:
-                generate.attributes.update(t.device.summary)
-            batch.operations.append(generate)
+        spent = 0
+        for generation, until in ends.items():
+            run = generation.run
+            assert run.start is not None
+            operation = self._operation(semconv.GENERATE, run.start, max(run.start, until), root_id, generation.span_id)
+            operation.error_type = run.error
+            spent += max(0, until - run.start)
+            uncovered = max(0, until - run.start - generation.covered) / 1e9
+            operation.attributes = {semconv.FRAMES.key: generation.frames, semconv.UNATTRIBUTED.key: uncovered}
+            if run.device is not None:
+                operation.attributes.update(run.device.summary)
+            batch.operations.append(operation)
         status, error = outcome.decide(t, shutdown=shutdown)
         batch.status, batch.error_type = status, error
         if status in UNFINISHED:
@@ -282,20 +322,24 @@ class Assembly:
             batch.underruns += self._playback.give_up(left if left is not None else end)
         root = self._operation(semconv.SYNTHESIZE, t.opened, end, server_id, root_id)
         root.error_type = error
-        root.attributes = self._root_attributes(status, generate_end)
+        root.attributes = self._root_attributes(status, spent / 1e9, max(ends.values(), default=end))
         batch.operations.append(root)
 
     def _asked_voice(self) -> str | None:
         """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text too."""
         return self._bounds.voice(self.timeline.asked.voice)
 
-    def _root_attributes(self, status: semconv.Status, generate_end: int) -> dict[str, AttributeValue]:
+    def _root_attributes(
+        self, status: semconv.Status, generated: float, generate_end: int
+    ) -> dict[str, AttributeValue]:
+        """Of a request whose runs took ``generated`` seconds together, the last of them until ``generate_end``."""
         t = self.timeline
         asked, used = t.asked, t.used
         audio = self._samples / SAMPLE_RATE_HZ
-        generated = (generate_end - t.generate_start) / 1e9 if t.generate_start is not None else 0.0
         heard, cadence = self._playback if self._first_send is not None else None, self._cadence
         after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled
+        made = sum(generation.frames for generation in self._generations)
+        judged = self._delivered - self._unread  # chunks whose samples were read
         values: tuple[tuple[semconv.Attribute, AttributeValue | None], ...] = (
             (semconv.GEN_AI_OUTPUT, "speech"),
             (semconv.GEN_AI_MODEL, used.model),
@@ -309,7 +353,7 @@ class Assembly:
             (semconv.TEXT_LENGTH, asked.text_length),
             (semconv.TEXT, asked.text),
             (semconv.STATUS, status.value),
-            (semconv.FRAMES, self._generation.frames),
+            (semconv.FRAMES, made),
             (semconv.AUDIO_DURATION, audio),
             (semconv.REAL_TIME_FACTOR, generated / audio if audio and generated else None),
             (
@@ -321,10 +365,10 @@ class Assembly:
             (semconv.WORST_GAP, heard.worst_gap if heard else None),
             (semconv.CHUNK_JITTER, cadence.jitter),
             (semconv.SEND_BLOCKED, cadence.longest_send / 1e9 if heard else None),
-            (semconv.FRAMES_SILENT, self._defects[Defect.SILENT]),
-            (semconv.FRAMES_NAN, self._defects[Defect.NAN]),
-            (semconv.FRAMES_CLIPPED, self._defects[Defect.CLIPPED]),
-            (semconv.LEADING_SILENCE, t.leading_silence / SAMPLE_RATE_HZ if self._delivered else None),
+            (semconv.FRAMES_SILENT, self._defects[Defect.SILENT] if judged or not self._delivered else None),
+            (semconv.FRAMES_NAN, self._defects[Defect.NAN] if judged or not self._delivered else None),
+            (semconv.FRAMES_CLIPPED, self._defects[Defect.CLIPPED] if judged or not self._delivered else None),
+            (semconv.LEADING_SILENCE, t.leading_silence / SAMPLE_RATE_HZ if judged and not self._unread else None),
             (
                 semconv.AFTER_DISCONNECT_DURATION,
                 (generate_end - t.cancelled) / 1e9 if after and t.cancelled is not None else None,
@@ -332,7 +376,7 @@ class Assembly:
             (semconv.AFTER_DISCONNECT_FRAMES, self._after_disconnect if after else None),
             (
                 semconv.FRAMES_UNDELIVERED,
-                max(0, self._generation.frames - (self._delivered if t.accepted is None else self._sent)) or None,
+                max(0, made - (self._delivered if t.accepted is None else self._sent)) or None,
             ),
             (semconv.EVENT_LOOP_BLOCKED, t.events_blocked / 1e9 or None),
             (semconv.CLOSE_CODE, t.close_code),

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.device.times import OnDevice, Timed
 from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import AttributeValue, Block, Column, Ids, IdSource, Ints
-from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.recording.timeline import Run
 from vibevoice_otel.semconv import Branch, Part
 
 #: Leaf -> (span, attributes, part of the first-audio latency).
@@ -48,16 +49,18 @@ class _Batch:
 
 
 class Generation:
-    """The memory of one request's generation between its batches.
+    """The memory of one run between the request's batches.
 
     Args:
-        timeline: whose columns of frames, bases, steps and leaves this object empties.
+        run: whose columns of frames, bases, steps and leaves this object empties.
+        anchor: the request's, from the host's clock to the wall's.
         ids: where span ids come from.
     """
 
-    def __init__(self, timeline: Timeline, ids: IdSource) -> None:
-        self.timeline = timeline
+    def __init__(self, run: Run, anchor: Anchor, ids: IdSource) -> None:
+        self.run = run
         self.ids = ids
+        self._to_wall = anchor.wall - anchor.monotonic
         self.span_id = 0  # of vibevoice.generate, chosen when the first record needs its parent
         self.frames = 0  # finished so far
         self.covered = 0  # ns under named leaves
@@ -67,20 +70,19 @@ class Generation:
 
     def seconds_until(self, until: int) -> float:
         """Seconds spent generating up to ``until`` that have not been reported yet."""
-        since = self._reported_until if self._reported_until is not None else self.timeline.generate_start
+        since = self._reported_until if self._reported_until is not None else self.run.start
         self._reported_until = until
         return max(0, until - since) / 1e9 if since is not None else 0.0
 
     def blocks(self, limit: int, until: int, parts: FirstAudioParts | None, *, final: bool) -> list[Block]:
         """Blocks of what was done by ``limit``, the last frame ending at ``until`` (monotonic ns); ``parts`` hears of the first."""
-        t = self.timeline
         if not self.span_id:
             self.span_id = int(self.ids.take(1)[0])
         starts, bases, step_ends, *leaves = self._take(limit, final=final)
         frame_starts = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
         ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
         shared: dict[str, AttributeValue] = {} if final else {semconv.STREAM_PARTIAL.key: True}
-        batch = _Batch(OnDevice(t.device.placing.placed if t.device is not None else None), frame_starts, ends,
+        batch = _Batch(OnDevice(self.run.device.placing.placed if self.run.device is not None else None), frame_starts, ends,
                        self.ids.take(len(frame_starts)), shared, parts)  # fmt: skip
         frames = batch.on_device.frames(frame_starts, ends)
         frame = np.searchsorted(frame_starts, step_ends, "right") - 1
@@ -114,7 +116,7 @@ class Generation:
 
         A frame that begins at the limit of a batch that is not the last is not finished.
         """
-        t = self.timeline
+        t = self.run
         taken: list[int] = []
         ends: list[int] = []
         for column, stride in ((t.frames, 1), (t.bases, 1), (t.steps, 1), *((leaf, 2) for leaf in t.leaves)):
@@ -129,7 +131,7 @@ class Generation:
         return [columns[first:last] for first, last in pairwise([0, *ends])]
 
     def _wall(self, times: Ints) -> Ints:
-        return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)
+        return times + self._to_wall
 
     def _steps(
         self,
@@ -216,3 +218,33 @@ def _base_of_frame(frame_starts: Ints, frame_ends: Ints, bases: Ints) -> Ints:
     at = np.minimum(np.searchsorted(bases, frame_starts), len(bases) - 1)
     candidate = bases[at]
     return np.where((candidate >= frame_starts) & (candidate <= frame_ends), candidate, frame_starts)
+
+
+def joined(runs: list[list[Block]]) -> list[Block]:
+    """The blocks of all ``runs``, those of one kind made one: sinks see at most one block of a kind and clock."""
+    if len(runs) == 1:
+        return runs[0]
+    alike: dict[tuple[object, ...], list[Block]] = {}
+    for block in (block for blocks in runs for block in blocks):
+        fixed = tuple(sorted((k, str(v)) for k, v in block.attributes.items() if not isinstance(v, np.ndarray)))
+        alike.setdefault((block.span.name, fixed, *sorted(block.attributes), *sorted(block.measures)), []).append(block)
+    return [_one(blocks) if len(blocks) > 1 else blocks[0] for blocks in alike.values()]
+
+
+def _one(blocks: list[Block]) -> Block:
+    first = blocks[0]
+
+    def column(key: str) -> Column:
+        if not isinstance(first.attributes[key], np.ndarray):
+            return first.attributes[key]
+        return np.concatenate([np.asarray(block.attributes[key]) for block in blocks])
+
+    return Block(
+        first.span,
+        np.concatenate([block.start for block in blocks]),
+        np.concatenate([block.end for block in blocks]),
+        np.concatenate([block.span_id for block in blocks]),
+        np.concatenate([block.parent_id for block in blocks]),
+        {key: column(key) for key in first.attributes},
+        measures={key: np.concatenate([block.measures[key] for block in blocks]) for key in first.measures},
+    )

@@ -61,7 +61,9 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
     if timeline.delivered and timeline.silent == timeline.delivered:
         return Status.ERROR, ErrorType.SILENT_AUDIO
     served = timeline.web_closed is not None or timeline.accepted is not None
-    if timeline.first_send is None and (served or not (timeline.delivered or timeline.steps or timeline.frames)):
+    if timeline.first_send is None and (
+        served or not (timeline.delivered or any(run.frames or run.steps for run in timeline.runs))
+    ):
         return Status.ERROR, ErrorType.NO_AUDIO
     return Status.SUCCESS, None
 

@@ -236,11 +236,11 @@ class Recorder:
         """See how far the devices of open requests got; seconds until that should be seen again."""
         wait = math.inf
         for timeline in self.timelines:
-            device = timeline.device
-            if device is not None:
-                with contextlib.suppress(Exception):
-                    device.placing.collect()
-                wait = DEVICE_POLL_SECONDS
+            for run in timeline.runs:
+                if run.device is not None:
+                    with contextlib.suppress(Exception):
+                        run.device.placing.collect()
+                    wait = DEVICE_POLL_SECONDS
         return wait
 
     def _drain_long_streams(self) -> None:

@@ -93,15 +93,47 @@ class DeviceNotes(Protocol):
     def device_id(self) -> str: ...
 
 
+class Run:
+    """What one call of ``generate`` noted. Its columns are appended to by the thread that generates, emptied by the recorder's."""
+
+    __slots__ = (
+        "bases", "device", "end", "error", "frames", "leaves", "negative", "pass_run", "pass_start", "prefilling", "request",
+        "start", "steps", "taken", "used",
+    )  # fmt: skip
+
+    def __init__(self, request: int, used: Used) -> None:
+        self.request = request
+        self.used = used  # the request's
+        self.taken = False  # a thread makes it, or has made it
+        self.start: int | None = None
+        self.end: int | None = None
+        self.error: str | None = None
+        self.frames: list[int] = []  # entry of each frame's sampling
+        self.bases: list[int] = []  # start of each frame's first step
+        self.steps: list[int] = []  # end of each diffusion step
+        self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
+        self.device: DeviceNotes | None = None
+        # Where the thread stands: what one hook leaves for the next.
+        self.negative = False  # a language-model pass now serves, or the next one will serve, the negative branch
+        self.prefilling = False
+        self.pass_start = 0  # when the inputs of a language-model pass began to be prepared
+        self.pass_run: Leaf | None = None  # the pass that has just run, until its caches have been carried on
+
+    def leave(self, leaf: Leaf, started: int) -> None:
+        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start, then end."""
+        self.leaves[leaf].extend((started, now()))
+        if self.device is not None:
+            self.device.leave(leaf)
+
+
 class Timeline:
     """The facts of one request. Times are ``clock.now()`` nanoseconds."""
 
     __slots__ = (
-        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "bases",
-        "cancelled", "close_code", "context", "cut_off", "delivered", "device", "events_blocked", "first_send", "frames",
-        "generate_end", "generate_error", "generate_start", "heard", "last_progress", "leading_silence", "leaves", "nan", "negative",
-        "notes", "opened", "parts", "pass_run", "pass_start", "prefilling", "puts", "request", "sends", "service_closed", "silent", "steps",
-        "streams_active", "used", "web_closed", "web_error", "work_end", "work_error", "work_start",
+        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "cancelled", "close_code",
+        "context", "cut_off", "delivered", "events_blocked", "first_send", "heard", "last_progress", "leading_silence", "nan", "notes",
+        "opened", "parts", "puts", "request", "runs", "sends", "service_closed", "silent", "streams_active", "unread", "used",
+        "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
 
     def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:
@@ -139,38 +171,44 @@ class Timeline:
         self.delivered = 0  # frames handed over; how many of them hold not-a-number, how many no sound
         self.nan = 0
         self.silent = 0
+        self.unread = 0  # those on a device, whose samples were counted and not read
         self.leading_silence = 0  # samples before the first sound
         self.heard = False
-        # The model, on the generation thread.
-        self.generate_start: int | None = None
-        self.generate_end: int | None = None
-        self.generate_error: str | None = None
-        self.frames: list[int] = []  # entry of each frame's sampling
-        self.bases: list[int] = []  # start of each frame's first step
-        self.steps: list[int] = []  # end of each diffusion step
-        self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
         self.puts: list[int] = []  # when each frame was put in the audio queue
-        self.device: DeviceNotes | None = None
-        # Where the generation thread stands: what one hook leaves for the next.
-        self.negative = False  # a language-model pass now serves, or the next one will serve, the negative branch
-        self.prefilling = False
-        self.pass_start = 0  # when the inputs of a language-model pass began to be prepared
-        self.pass_run: Leaf | None = None  # the pass that has just run, until its caches have been carried on
+        # The model, on the threads that generate.
+        self.runs: list[Run] = [
+            Run(request, self.used)
+        ]  # the first waits for its generate; a loop over sentences adds more
         # Live state, read at collection.
         self.last_progress = opened
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
-
-    def leave(self, leaf: Leaf, started: int) -> None:
-        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start, then end."""
-        self.leaves[leaf].extend((started, now()))
-        if self.device is not None:
-            self.device.leave(leaf)
 
     def sent(self, start: int, end: int, size: int) -> None:
         """Note a non-empty binary send of ``size`` bytes."""
         if self.first_send is None:
             self.first_send = end
         self.sends.extend((start, end, size))
+
+    @property
+    def started(self) -> list[Run]:
+        """The runs that have begun."""
+        return [run for run in self.runs if run.start is not None]
+
+    @property
+    def generate_start(self) -> int | None:
+        """When the first run began."""
+        return min((run.start for run in self.runs if run.start is not None), default=None)
+
+    @property
+    def generate_end(self) -> int | None:
+        """When the last run ended; None while one goes on."""
+        ends = [run.end for run in self.started]
+        return max((end for end in ends if end is not None), default=None) if None not in ends else None
+
+    @property
+    def generate_error(self) -> str | None:
+        """The exception that ended the first run that failed."""
+        return next((run.error for run in self.runs if run.error is not None), None)
 
     def note(self, span: semconv.Span, start: int, end: int, error_type: str | None = None, **attributes: Any) -> None:
         """Note a cold operation. ``attributes`` are span attribute keys with ``__`` for dots."""
@@ -181,6 +219,7 @@ class _Thread(threading.local):
     """What the generation thread looks up on every step. Class defaults serve every thread that has no request."""
 
     timeline: Timeline | None = None
+    run: Run | None = None
     step: Callable[[int], None] | None = None  # appends a step's end; bound once a generation
 
 
@@ -190,16 +229,31 @@ thread = _Thread()
 current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", default=None)
 
 
+_taking = threading.Lock()
+
+
+def _take_run(timeline: Timeline) -> Run:
+    """The request's run that no thread makes or has made; a new one where there is none."""
+    with _taking:
+        run = timeline.runs[-1]
+        if run.taken:
+            run = Run(timeline.request, timeline.used)
+            timeline.runs.append(run)
+        run.taken = True
+        return run
+
+
 @contextmanager
-def bound(timeline: Timeline) -> Iterator[Timeline]:
-    """The calling thread generates for ``timeline`` until the block ends."""
-    before = (thread.timeline, thread.step)
-    thread.timeline = timeline
-    thread.step = timeline.steps.append if timeline.device is None else timeline.device.append
+def bound(timeline: Timeline) -> Iterator[Run]:
+    """The calling thread generates for ``timeline``, one run of its own, until the block ends."""
+    before = (thread.timeline, thread.run, thread.step)
+    run = _take_run(timeline)
+    thread.timeline, thread.run = timeline, run
+    thread.step = run.steps.append if run.device is None else run.device.append
     try:
-        yield timeline
+        yield run
     finally:
-        thread.timeline, thread.step = before
-        # What a generation that failed in the midst of a pass has left is nothing to the request's next one.
-        timeline.negative = timeline.prefilling = False
-        timeline.pass_start, timeline.pass_run = 0, None
+        thread.timeline, thread.run, thread.step = before
+        run.taken = run.end is not None  # what has not ended may be gone on with, from the beginning of a pass
+        run.negative = run.prefilling = False
+        run.pass_start, run.pass_run = 0, None

@@ -38,10 +38,10 @@ class Run:
             1, Anchor(wall=0, monotonic=0), host(), Asked(voice="en-Carter_man", text_length=5)
         )
         t.used.voice, t.used.cfg, t.used.steps = "en-Carter_man", 1.5, 5
-        self.notes = StreamNotes(t, self.gpu, host)
+        self.notes = StreamNotes(t.runs[0], self.gpu, host)
         self.notes.placing._sleep = host.sleep  # time passes while the recorder waits
-        t.device = self.notes
-        t.generate_start = host()
+        t.runs[0].device = self.notes
+        t.runs[0].start = host()
         self.notes.begin()
 
     def leaf(self, leaf: Leaf, nanoseconds: float) -> tuple[float, float]:
@@ -51,19 +51,19 @@ class Run:
         started = self.gpu.host()
         for _ in range(self.kernels):
             self.gpu.kernel(nanoseconds / self.kernels, self.host_ns)
-        self.timeline.leaves[leaf].extend((started, self.gpu.host()))
+        self.timeline.runs[0].leaves[leaf].extend((started, self.gpu.host()))
         self.notes.leave(leaf)
         return begins, self._marked()
 
     def frame(self, steps: int = 5) -> None:
         t, host = self.timeline, self.gpu.host
         at = host()
-        t.frames.append(at)
+        t.runs[0].frames.append(at)
         self.notes.frame(at)
         self.gpu.kernel(20 * US, self.host_ns)
         host.pass_(150 * US)  # set_timesteps is the host's alone
         at = host()
-        t.bases.append(at)
+        t.runs[0].bases.append(at)
         self.notes.base(at)
         before = self._marked()
         for _ in range(steps):
@@ -80,7 +80,7 @@ class Run:
         self.leaf(Leaf.LM_NEGATIVE, self.pass_ns)
 
     def end(self, *, failed: bool = False) -> None:
-        self.timeline.generate_end = self.gpu.host()
+        self.timeline.runs[0].end = self.gpu.host()
         self.notes.end(failed=failed)
 
     def finish(self) -> Batch:

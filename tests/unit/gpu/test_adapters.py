@@ -7,9 +7,10 @@ from collections.abc import Callable
 from tests.fake_gpu.device import MS, US, FakeGpu, HostClock
 from vibevoice_otel.adapters import realtime, upstream
 from vibevoice_otel.adapters import transformers as native
+from vibevoice_otel.adapters.shared import links
+from vibevoice_otel.adapters.shared.audio_queue import _has_put, _put_begins
 from vibevoice_otel.adapters.shared.intervals import times
-from vibevoice_otel.adapters.shared.service import TIMELINE, _has_put, _put_begins
-from vibevoice_otel.hooks.wrappers import After, Before, noted
+from vibevoice_otel.hooks.wrappers import After, Before, Find, noted
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
 from vibevoice_otel.recording.interval import Leaf
@@ -33,8 +34,8 @@ class Live(HostClock):
 def begun() -> tuple[Timeline, StreamNotes, FakeGpu]:
     gpu = FakeGpu(host=Live())
     timeline = Timeline(1, Anchor.take(), now())
-    notes = StreamNotes(timeline, gpu)
-    timeline.device = notes
+    notes = StreamNotes(timeline.runs[0], gpu)
+    timeline.runs[0].device = notes
     notes.begin()
     return timeline, notes, gpu
 
@@ -44,20 +45,22 @@ def check(timeline: Timeline, notes: StreamNotes, *leaves: Leaf) -> None:
     notes.end()
     notes.placing.collect(final=True)
     placed = notes.placing.placed
-    expected = {(leaf, start) for leaf in leaves for start in timeline.leaves[leaf][::2]}
+    expected = {(leaf, start) for leaf in leaves for start in timeline.runs[0].leaves[leaf][::2]}
     assert set(placed.leaves) == expected
     assert len(expected) == len(leaves)
     assert all(end - start >= 1 * MS for start, end in placed.leaves.values()), "the work itself, not its launch"
-    assert set(placed.frames) == set(timeline.frames)
+    assert set(placed.frames) == set(timeline.runs[0].frames)
 
 
-def hooked(original: Callable[..., object], before: Before, after: After | None = None) -> Callable[..., object]:
+def hooked(
+    original: Callable[..., object], before: Before, after: After | None = None, find: Find | None = None
+) -> Callable[..., object]:
     """``original`` as an adapter hooks it; a mistake in a note fails the test."""
     mistakes: list[BaseException] = []
 
     def run(*args: object) -> object:
         try:
-            return noted(original, before, after, mistakes.append)(*args)
+            return noted(original, before, after, mistakes.append, find)(*args)
         finally:
             assert not mistakes
 
@@ -72,9 +75,9 @@ def test_upstreams_realtime_model() -> None:
         gpu.kernel(1 * MS, 1 * US)
 
     lm, tts = hooked(work, realtime._window_begins), hooked(work, realtime._pass_begins, upstream.pass_ends)
-    put = hooked(lambda *_: gpu.main.until, _put_begins, _has_put)
+    put = hooked(lambda *_: gpu.main.until, _put_begins, _has_put, lambda args: links.of(args[0]))
     streamer = type("Streamer", (), {})()
-    setattr(streamer, TIMELINE, timeline)
+    links.mark(streamer, timeline)
     with bound(timeline):
         lm()
         tts()
@@ -100,9 +103,9 @@ def test_transformers_model() -> None:
         hooked(work, native._prefill_begins, native._prefill_ends)()
         hooked(work, native._negative_begins, native._negative_ends)()
         at = now()
-        timeline.frames.append(at)
+        timeline.runs[0].frames.append(at)
         notes.frame(at)
         hooked(work, *times(Leaf.DECODE))()
         hooked(work, native._positive_begins, native._positive_ends)()
-        assert not timeline.prefilling
+        assert not timeline.runs[0].prefilling
     check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)

@@ -142,9 +142,9 @@ def test_a_cpu_has_no_device() -> None:
     """A model on the CPU is timed by the host: no notes, and the step's hook stays the plain append."""
     timeline = Timeline(1, Anchor.take(), 0)
     with bound(timeline):
-        assert device.attach(timeline, torch.nn.Linear(1, 1)) is None
-        assert thread.step == timeline.steps.append
-    assert timeline.device is None
+        assert device.attach(timeline.runs[0], torch.nn.Linear(1, 1)) is None
+        assert thread.step == timeline.runs[0].steps.append
+    assert timeline.runs[0].device is None
 
 
 def test_a_model_on_several_devices_is_timed_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +153,9 @@ def test_a_model_on_several_devices_is_timed_by_the_host(monkeypatch: pytest.Mon
     monkeypatch.setitem(device.OPENERS, "cpu", lambda _index: run.gpu)
     monkeypatch.setattr(device, "_devices", {})
     model = torch.nn.Linear(1, 1)
-    assert device.notes_for(run.timeline, model) is not None
+    assert device.notes_for(run.timeline.runs[0], model) is not None
     model.hf_device_map = {"a": 0, "b": 1}  # type: ignore[assignment]
-    assert device.notes_for(run.timeline, model) is None
+    assert device.notes_for(run.timeline.runs[0], model) is None
 
 
 def test_a_device_that_cannot_be_opened_costs_one_line(
@@ -170,6 +170,6 @@ def test_a_device_that_cannot_be_opened_costs_one_line(
     monkeypatch.setattr(device, "_devices", {})
     timeline = Timeline(1, Anchor.take(), 0)
     with bound(timeline):
-        assert device.attach(timeline, torch.nn.Linear(1, 1)) is None
-        assert thread.step == timeline.steps.append
+        assert device.attach(timeline.runs[0], torch.nn.Linear(1, 1)) is None
+        assert thread.step == timeline.runs[0].steps.append
     assert len(caplog.records) == 1

@@ -220,7 +220,7 @@ def test_out_of_memory_leaves_the_allocators_state_on_the_span() -> None:
     gpu = FakeGpu(counters=Memory(70, 78, 72, 80, 2, 10, 5, 3, 1))
     run = Run(gpu)
     run.frame()
-    run.timeline.generate_error = "OutOfMemoryError"
+    run.timeline.runs[0].error = "OutOfMemoryError"
     run.end(failed=True)
     gpu.counters = Memory(0, 0, 72, 80, 80, 10, 15, 3, 1)  # by the time that the span is made, all has been given back
     generate = run.finish().operation(semconv.GENERATE)

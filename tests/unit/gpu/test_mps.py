@@ -40,8 +40,8 @@ def test_times_are_the_hosts_and_growth_is_told() -> None:
     device, torch_mps = opened()
     gpu = FakeGpu()
     run = Run(gpu)
-    run.notes = type(run.notes)(run.timeline, device, gpu.host)
-    run.timeline.device = run.notes
+    run.notes = type(run.notes)(run.timeline.runs[0], device, gpu.host)
+    run.timeline.runs[0].device = run.notes
     run.notes.begin()
     kernel = gpu.kernel
 

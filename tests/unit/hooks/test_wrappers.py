@@ -125,20 +125,20 @@ def test_a_frame_compares_no_tensor() -> None:
     """A guidance scale that stands on a device is left alone; a number is taken over."""
     one = timeline()
     model = type("Model", (), {"ddpm_inference_steps": Tensor()})
-    upstream._frame_begins(one, (model, None, None, Tensor()), {})
-    assert (one.used.steps, one.used.cfg, len(one.frames)) == (None, None, 1)
+    upstream._frame_begins(one.runs[0], (model, None, None, Tensor()), {})
+    assert (one.used.steps, one.used.cfg, len(one.runs[0].frames)) == (None, None, 1)
     model.ddpm_inference_steps = 5  # type: ignore[assignment]
-    upstream._frame_begins(one, (model, None, None), {"cfg_scale": 2})
+    upstream._frame_begins(one.runs[0], (model, None, None), {"cfg_scale": 2})
     assert (one.used.steps, one.used.cfg) == (5, 2.0)
 
 
 def test_a_generation_that_failed_leaves_nothing_to_the_next() -> None:
     """A pass was prepared and never ran, so the first pass of the request's next generation begins by itself."""
     one = timeline()
-    with pytest.raises(ValueError, match="no"), bound(one):
-        upstream._pass_prepared(one, (), {})
+    with pytest.raises(ValueError, match="no"), bound(one) as run:
+        upstream._pass_prepared(run, (), {})
         raise ValueError("no")
     again = now()
-    with bound(one):
-        upstream._pass_prepared(one, (), {})
-        assert one.pass_start >= again
+    with bound(one) as run:
+        upstream._pass_prepared(run, (), {})
+        assert run.pass_start >= again

@@ -48,16 +48,16 @@ def late(milliseconds: int, **ends: object) -> Timeline:
     """A request whose third frame comes so long after its second has been played."""
     t = request()
     add_frame(t, 277 * MS + milliseconds * MS, 2)  # sent 7 ms after its beginning
-    t.generate_end = t.work_end = t.service_closed = t.web_closed = (290 + milliseconds) * MS
+    t.runs[0].end = t.work_end = t.service_closed = t.web_closed = (290 + milliseconds) * MS
     for name, value in ends.items():
-        setattr(t, name, value)
+        setattr(t if hasattr(type(t), name) else t.runs[0], name, value)
     return t
 
 
 def cancelled(at: int) -> Timeline:
     t = request()
     t.cancelled, t.service_closed, t.work_end = at * MS, None, (at + 1) * MS
-    t.generate_end = t.web_closed = (at + 1) * MS
+    t.runs[0].end = t.web_closed = (at + 1) * MS
     return t
 
 
@@ -70,7 +70,7 @@ def cancelled(at: int) -> Timeline:
         ("left while audio played", cancelled(200), {"good": 0, "bad": 0}, None),
         ("left in a silence within the limit", cancelled(330), {"good": 0, "bad": 0}, None),
         ("left after a silence above the limit", cancelled(483), {"good": 0, "bad": 1}, 0.2),
-        ("failed after a gap", late(300, generate_error="RuntimeError"), {"good": 0, "bad": 1}, 0.3),
+        ("failed after a gap", late(300, error="RuntimeError"), {"good": 0, "bad": 1}, 0.3),
     ],
 )
 def test_which_requests_count(why: str, timeline: Timeline, slo: dict[str, float], gap: float | None) -> None:
@@ -83,7 +83,7 @@ def test_which_requests_count(why: str, timeline: Timeline, slo: dict[str, float
 def test_a_failure_before_audio_does_not_count() -> None:
     """It is in the success objective; here nothing was heard that could have had a gap. Both results are there, at zero."""
     t = request(frames=0)
-    t.generate_error = "RuntimeError"
+    t.runs[0].error = "RuntimeError"
     found = Derived(finish(t))
     assert found.slo() == {"good": 0, "bad": 0}
     assert found.gaps() == []

@@ -36,12 +36,12 @@ def watched() -> tuple[Recorder, Feed]:
 
 def frame(timeline: Timeline) -> None:
     """A frame as the hooks note it: entry, base, one step, one decode, one send."""
-    timeline.generate_start = timeline.generate_start or now()
-    timeline.frames.append(now())
-    timeline.bases.append(now())
-    timeline.steps.append(now())
+    timeline.runs[0].start = timeline.generate_start or now()
+    timeline.runs[0].frames.append(now())
+    timeline.runs[0].bases.append(now())
+    timeline.runs[0].steps.append(now())
     start = now()
-    timeline.leaves[Leaf.DECODE].extend((start, now()))
+    timeline.runs[0].leaves[Leaf.DECODE].extend((start, now()))
     timeline.sends.extend((now(), now(), 6400))
 
 

@@ -93,8 +93,8 @@ def test_a_long_stream_drained_in_pieces_is_the_same_tree() -> None:
         assert batch is not None
         assert not batch.final
         batches.append(batch)
-        assert len(t.steps) <= 4, "what was drained is gone from the timeline"
-    t.generate_end = 70 * MS
+        assert len(t.runs[0].steps) <= 4, "what was drained is gone from the timeline"
+    t.runs[0].end = 70 * MS
     t.work_end = t.service_closed = 71 * MS
     t.web_closed = 72 * MS
     batches.append(pieces.finish(end=72 * MS))
@@ -118,13 +118,13 @@ def test_drain_of_a_request_without_a_complete_frame_takes_nothing() -> None:
     """The frame that is being made stays where it is."""
     t = request(frames=1)
     assert assembly(t).drain() is None
-    assert len(t.frames) == 1
+    assert len(t.runs[0].frames) == 1
 
 
 def test_steps_without_a_frame_hook_still_show() -> None:
     """An upstream that renamed the frame's function costs the frame's exact start, not its steps."""
     t = request()
-    t.frames.clear()
+    t.runs[0].frames.clear()
     lines = tree(finish(t))
     assert next(line for line in lines if "vibevoice.frame " in line).startswith("vibevoice.frame 11-21")
     assert sum("diffusion.step" in line for line in lines) == 4
@@ -133,7 +133,7 @@ def test_steps_without_a_frame_hook_still_show() -> None:
 def test_steps_without_set_timesteps_begin_with_their_frame() -> None:
     """Without that hook the first step of a frame begins at the frame's start."""
     t = request()
-    t.bases.clear()
+    t.runs[0].bases.clear()
     steps = [line.split(" ")[1] for line in tree(finish(t)) if "diffusion.step" in line]
     assert steps == ["10-13", "13-15", "20-23", "23-25"]
 
@@ -141,7 +141,7 @@ def test_steps_without_set_timesteps_begin_with_their_frame() -> None:
 def test_a_prefill_in_mid_stream_belongs_to_the_generation() -> None:
     """Each text window's prefill is a child of vibevoice.generate and counts on."""
     t = request()
-    t.leaves[Leaf.PREFILL].extend((18 * MS, 19 * MS))
+    t.runs[0].leaves[Leaf.PREFILL].extend((18 * MS, 19 * MS))
     windows = [line for line in tree(finish(t)) if "prefill " in line]
     assert windows == ["vibevoice.prefill 8-10 8<1 prefill.window=0", "vibevoice.prefill 18-19 9<1 prefill.window=1"]
 
@@ -178,7 +178,7 @@ def test_a_look_takes_no_defect_from_its_frame() -> None:
     made = assembly(t)
     drained = made.drain()
     assert drained is not None
-    assert made.peek(t.frames[-1] + 9 * MS).block(semconv.FRAME) is not None
+    assert made.peek(t.runs[0].frames[-1] + 9 * MS).block(semconv.FRAME) is not None
     frames = made.finish(end=t.web_closed or 0).block(semconv.FRAME)
     assert frames is not None
     assert frames.attributes[semconv.FRAME_DEFECT.key].tolist() == ["silent"]  # type: ignore[union-attr]
@@ -187,7 +187,7 @@ def test_a_look_takes_no_defect_from_its_frame() -> None:
 def test_an_open_request_at_shutdown_ends_as_error() -> None:
     """Facts noted after the end are left out, so that nothing lies outside the request."""
     t = request(frames=3)
-    t.generate_end = t.work_end = t.web_closed = t.service_closed = None
+    t.runs[0].end = t.work_end = t.web_closed = t.service_closed = None
     batch = assembly(t).finish(end=25 * MS, shutdown=True)
     assert (batch.status, batch.error_type) == (semconv.Status.ERROR, "shutdown")
     assert max(int(block.end.max()) for block in batch.blocks) <= 25 * MS

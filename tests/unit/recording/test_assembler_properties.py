@@ -54,7 +54,7 @@ class Story:
         t.note(semconv.QUEUE, t.accepted, t.work_start)
         start = self.at
         t.note(semconv.PREPROCESS, start, self.tick(1000), **{semconv.CACHE.key: "hit"})
-        t.generate_start = self.tick(1000)
+        t.runs[0].start = self.tick(1000)
 
     def tick(self, nanoseconds: int) -> int:
         self.at += nanoseconds
@@ -66,9 +66,11 @@ class Story:
         generating = t.generate_start is not None and t.generate_end is None
         if event in LEAVES and generating:
             started = self.at
-            t.leaves[LEAVES[event]].extend((started, self.tick(length)))
+            t.runs[0].leaves[LEAVES[event]].extend((started, self.tick(length)))
         elif event in {"frame", "base", "step", "put"} and generating:
-            {"frame": t.frames, "base": t.bases, "step": t.steps, "put": t.puts}[event].append(self.at)
+            {"frame": t.runs[0].frames, "base": t.runs[0].bases, "step": t.runs[0].steps, "put": t.puts}[event].append(
+                self.at
+            )
         elif event in {"look", "silent", "nan"}:
             low, high = {"look": (-0.5, 0.5), "silent": (0.0, 0.0), "nan": (float("nan"), 0.1)}[event]
             t.audio_low.append(low)
@@ -89,7 +91,7 @@ class Story:
         elif event == "cancel" and t.service_closed is None:
             t.cancelled = t.cancelled or self.at
         elif event == "end generate" and generating:
-            t.generate_end = self.at
+            t.runs[0].end = self.at
         elif event == "close" and t.cancelled is None:
             t.service_closed, t.close_code = self.at, 1000 + length % 20
         elif event == "fail":
@@ -103,7 +105,7 @@ class Story:
     def finish(self, shutdown: bool) -> None:
         t = self.timeline
         if not shutdown:
-            t.generate_end = t.generate_end or (self.tick(1000) if t.generate_start is not None else None)
+            t.runs[0].end = t.generate_end or (self.tick(1000) if t.generate_start is not None else None)
             t.work_end = self.tick(1000)
             t.web_closed = self.tick(1000)
         self.batches.append(self.assembly.finish(end=self.tick(1000), shutdown=shutdown))

@@ -14,18 +14,18 @@ from vibevoice_otel.recording.timeline import Timeline
 def _set(**values: object) -> Callable[[Timeline], None]:
     def change(t: Timeline) -> None:
         for name, value in values.items():
-            setattr(t, name, value)
+            setattr(t if hasattr(type(t), name) else t.runs[0], name, value)
 
     return change
 
 
 def _blank(t: Timeline) -> None:
     t.asked.blank = True
-    t.generate_start = t.generate_end = t.first_send = None
+    t.runs[0].start = t.runs[0].end = t.first_send = None
     t.delivered = 0
 
 
-REFUSED = {"generate_start": None, "generate_end": None, "first_send": None, "delivered": 0}
+REFUSED = {"start": None, "end": None, "first_send": None, "delivered": 0}
 CASES = {
     "all went well": (_set(), "success", None),
     "the client closes first, with everything heard": (_set(cancelled=32 * MS, service_closed=None), "success", None),
@@ -34,16 +34,16 @@ CASES = {
     "nothing to say": (_blank, "rejected", "empty_text"),
     "the listener leaves": (_set(cancelled=15 * MS, service_closed=None), "cancelled", None),
     "the listener leaves, then the model fails": (
-        _set(cancelled=15 * MS, generate_error="RuntimeError"),
+        _set(cancelled=15 * MS, error="RuntimeError"),
         "cancelled",
         None,
     ),
     "the model fails, then the listener leaves": (
-        _set(cancelled=31 * MS, generate_error="RuntimeError"),
+        _set(cancelled=31 * MS, error="RuntimeError"),
         "error",
         "RuntimeError",
     ),
-    "the model fails and the socket closes 1000": (_set(generate_error="RuntimeError"), "error", "RuntimeError"),
+    "the model fails and the socket closes 1000": (_set(error="RuntimeError"), "error", "RuntimeError"),
     "a voice is corrupt": (_set(work_error="UnpicklingError", **REFUSED), "error", "UnpicklingError"),
     "the handler fails": (_set(web_error="KeyError"), "error", "KeyError"),
     "the service's own limit": (_set(work_error="TimeoutError", close_code=1011), "timeout", "TimeoutError"),

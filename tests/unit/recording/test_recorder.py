@@ -62,10 +62,10 @@ def test_a_long_stream_is_drained_while_others_keep_ending() -> None:
     sink = Heard()
     one = recorder(sink, drain_interval=0.05)
     long = one.open("work", context=Context())
-    long.generate_start = now()
+    long.runs[0].start = now()
     with bound(long):
         for _ in range(3):
-            long.frames.append(now())
+            long.runs[0].frames.append(now())
     until, others = time.monotonic() + 20, 0
     while time.monotonic() < until and not any(batch.request == long.request for batch in sink.batches):
         request(one)

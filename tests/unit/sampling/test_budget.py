@@ -196,7 +196,7 @@ def long_stream(seconds: int, trace: int) -> tuple[Assembly, list[Batch], list[t
     """A stream of 7.5 frames a second, drained every 5 seconds, through a budget."""
     one, clock, dropped = budget(trace=trace, interval=5.0)
     timeline = request(frames=0)
-    timeline.generate_end = timeline.work_end = timeline.web_closed = None
+    timeline.runs[0].end = timeline.work_end = timeline.web_closed = None
     made, batches, at = assembly(timeline), [], 10 * MS
     for _ in range(seconds // 5):
         for _ in range(38):
@@ -208,7 +208,7 @@ def long_stream(seconds: int, trace: int) -> tuple[Assembly, list[Batch], list[t
         one.consume(batch)
         batches.append(batch)
         clock.now += 5
-    timeline.generate_end = timeline.work_end = timeline.web_closed = at
+    timeline.runs[0].end = timeline.work_end = timeline.web_closed = at
     batches.append(made.finish(end=at))
     one.consume(batches[-1])
     assert one._requests == {}

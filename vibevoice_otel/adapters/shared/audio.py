@@ -12,10 +12,12 @@ from vibevoice_otel.recording.timeline import Timeline
 from vibevoice_otel.semconv import SILENCE_PEAK
 
 logger = logging.getLogger(__name__)
+#: Least and greatest value of samples that were not read.
+UNREAD = (math.inf, -math.inf)
 
 
 def note_chunk(timeline: Timeline, chunk: Any) -> None:
-    """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); skipped when it is not on the CPU."""
+    """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); on a device only how many."""
     try:
         _note_chunk(timeline, chunk)
     except Exception:  # a chunk of a kind we do not know is delivered all the same
@@ -25,9 +27,11 @@ def note_chunk(timeline: Timeline, chunk: Any) -> None:
 def _note_chunk(timeline: Timeline, chunk: Any) -> None:
     low = high = 0.0
     if hasattr(chunk, "aminmax"):  # torch: one pass
-        if not chunk.is_cpu:
-            return  # reading it would synchronise the device
         size = chunk.numel()
+        if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
+            _count(timeline, size, *UNREAD)
+            timeline.unread += 1
+            return
         if size:
             least, greatest = chunk.aminmax()
             low, high = least.item(), greatest.item()
@@ -37,10 +41,7 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
         if size:  # the place of an extreme is found in a third of the time that the extreme is
             low, high = flat.item(flat.argmin()), flat.item(flat.argmax())
     # Not-a-number shows in both, by either way, and is above nothing.
-    timeline.audio_low.append(low)
-    timeline.audio_high.append(high)
-    timeline.audio_samples.append(size)
-    timeline.delivered += 1
+    _count(timeline, size, low, high)
     if not (high >= SILENCE_PEAK or low <= -SILENCE_PEAK):
         if math.isnan(low):
             timeline.nan += 1
@@ -48,6 +49,13 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
             timeline.silent += 1
     if not timeline.heard:
         _leading_silence(timeline, chunk, size, low, high)
+
+
+def _count(timeline: Timeline, size: int, low: float, high: float) -> None:
+    timeline.audio_low.append(low)
+    timeline.audio_high.append(high)
+    timeline.audio_samples.append(size)
+    timeline.delivered += 1
 
 
 def _leading_silence(timeline: Timeline, chunk: Any, size: int, low: float, high: float) -> None:

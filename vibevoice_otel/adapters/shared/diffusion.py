@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel.hooks.wrappers import always, traced
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Timeline, thread
+from vibevoice_otel.recording.timeline import Run, thread
 
 if TYPE_CHECKING:
     from vibevoice_otel.hooks.hooks import Hooks
@@ -23,11 +23,11 @@ def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
     hooks.replace(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step", hot=True)
 
 
-def _first_step_begins(timeline: Timeline, _token: Any, _result: Any) -> None:
+def _first_step_begins(run: Run, _token: Any, _result: Any) -> None:
     at = now()
-    timeline.bases.append(at)
-    if timeline.device is not None:
-        timeline.device.base(at)
+    run.bases.append(at)
+    if run.device is not None:
+        run.device.base(at)
 
 
 def _step(hooks: Hooks, original: Callable[..., Any]) -> Callable[..., Any]:

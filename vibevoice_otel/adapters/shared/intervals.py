@@ -7,20 +7,20 @@ from typing import Any
 from vibevoice_otel.hooks.wrappers import After, Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.recording.timeline import Run
 
 
 def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
     """Notes for :meth:`Hooks.note` that time each call as ``leaf``; ``outside_prefill`` leaves out those inside one, whose time it is."""
 
-    def enter(timeline: Timeline, _args: Any, _kwargs: Any) -> int | None:
-        if outside_prefill and timeline.prefilling:
+    def enter(run: Run, _args: Any, _kwargs: Any) -> int | None:
+        if outside_prefill and run.prefilling:
             return None
-        if timeline.device is not None:
-            timeline.device.enter(leaf)
+        if run.device is not None:
+            run.device.enter(leaf)
         return now()
 
-    def leave(timeline: Timeline, started: int, _result: Any) -> None:
-        timeline.leave(leaf, started)
+    def leave(run: Run, started: int, _result: Any) -> None:
+        run.leave(leaf, started)
 
     return enter, leave

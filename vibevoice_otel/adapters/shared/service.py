@@ -1,35 +1,25 @@
 """The serving surface that upstream's server and the embedded one share: a StreamingTTSService around an AudioStreamer.
 
 Both adapters call these with their own classes. The request travels by the context variable into the worker thread, and on the
-AudioStreamer, which was made there, into the generation thread (a plain thread inherits no context).
+AudioStreamer, which is made there (audio_queue.py), into the generation thread (generation.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
-from opentelemetry import context as otel_context
-
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import standalone
+from vibevoice_otel.adapters.shared import links
 from vibevoice_otel.adapters.shared.audio import note_chunk
+from vibevoice_otel.adapters.shared.generation import hook_run_generation, reset
 from vibevoice_otel.hooks.hooks import Hooks
-from vibevoice_otel.hooks.wrappers import always
-from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, bound, current, thread
+from vibevoice_otel.recording.timeline import Asked, Timeline, current
 from vibevoice_otel.semconv import Cache
-
-#: What torch raises when a device's memory runs out.
-OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
-#: Attribute of an AudioStreamer that holds its request's timeline.
-TIMELINE = "_vibevoice_otel_timeline"
 
 
 def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
@@ -46,37 +36,7 @@ def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
         lambda original: _stream(hooks, recorder, original),
         "vibevoice.queue and the request's outcome",
     )
-    replace(
-        service,
-        "_run_generation",
-        lambda original: _run_generation(recorder, original),
-        "the generation thread's part of the trace",
-    )
-
-
-def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
-    """Hook a module with AudioStreamer and AudioSampleIterator: the audio queue and what is read from it."""
-    streamer = hooks.owner(module, "AudioStreamer", "the audio queue's backlog")
-    iterator = hooks.owner(module, "AudioSampleIterator", "audio defects, leading silence and audio seconds")
-    if streamer is not None:
-        hooks.replace(streamer, "__init__", _streamer_init, "the audio queue's backlog")
-        hooks.note(
-            streamer,
-            "put",
-            "frames put in the audio queue",
-            _put_begins,
-            _has_put,
-            lambda args: getattr(args[0], TIMELINE, None),
-        )
-    if iterator is not None:
-        hooks.note(
-            iterator, "__next__", "audio defects, leading silence and audio seconds", always, _chunk_taken, _of_iterator
-        )
-
-
-def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
-    """Hook a model class's ``generate``."""
-    hooks.replace(model, "generate", lambda original: _generate(recorder, original), "vibevoice.generate")
+    hook_run_generation(hooks, recorder, service)
 
 
 # ------------------------------------------------------------------------------------------------------------- the service
@@ -183,7 +143,9 @@ def _prepare(original: Callable[..., Any]) -> Callable[..., Any]:
         cache = loads[-1].attributes[semconv.CACHE.key] if loads else Cache.HIT
         started, error = now(), None
         try:
-            return original(*args, **kwargs)
+            inputs = original(*args, **kwargs)
+            links.mark(inputs, timeline)
+            return inputs
         except BaseException as failure:
             error = type(failure).__name__
             raise
@@ -234,7 +196,7 @@ def _observed(
             timeline.work_end = now()
             recorder.release(timeline, "work")
             if token is not None:
-                _reset(token)
+                reset(token)
         except Exception as mistake:  # noqa: BLE001
             hooks.failed("the end of the service's stream", mistake)
 
@@ -270,13 +232,6 @@ def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:
         timeline.used.steps = steps
 
 
-def _reset(token: Any) -> None:
-    with contextlib.suppress(
-        ValueError
-    ):  # closed from another context than the one that began; that one's copy ends with it
-        current.reset(token)
-
-
 def _asked(arguments: dict[str, Any]) -> Asked:
     text = arguments.get("text")
     text = text if isinstance(text, str) else ""
@@ -301,117 +256,3 @@ def _close(timeline: Timeline, chunks: Iterator[Any]) -> None:
             pass
         else:
             timeline.events_blocked += now() - started
-
-
-# ------------------------------------------------------------------------------------------------------ the audio queue
-
-
-def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        timeline = current.get() or thread.timeline
-        if timeline is not None:
-            setattr(self, TIMELINE, timeline)
-            queues = getattr(self, "audio_queues", ())
-            timeline.backlog = lambda: max((each.qsize() for each in queues), default=0)
-
-    return init
-
-
-def _put_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> Any:
-    timeline.last_progress = at = now()
-    timeline.puts.append(at)
-    return timeline.device
-
-
-def _has_put(_timeline: Timeline, device: Any, _result: Any) -> None:
-    device.seen()  # to queue the audio it was moved to the CPU, which waited for it
-
-
-def _of_iterator(args: tuple[Any, ...]) -> Timeline | None:
-    return getattr(getattr(args[0], "streamer", None), TIMELINE, None)
-
-
-def _chunk_taken(timeline: Timeline, _token: Any, chunk: Any) -> None:
-    if chunk is not None:
-        note_chunk(timeline, chunk)
-
-
-# --------------------------------------------------------------------------------------------------- the generation thread
-
-
-def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(original)
-
-    def run_generation(*args: Any, **kwargs: Any) -> Any:
-        streamer = signature.bind_partial(*args, **kwargs).arguments.get("audio_streamer")
-        timeline = getattr(streamer, TIMELINE, None) or _awaiting(recorder)
-        if timeline is None:
-            return original(*args, **kwargs)
-        recorder.hold(timeline, "generation")
-        # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
-        token = otel_context.attach(timeline.context) if timeline.context is not None else None
-        try:
-            with bound(timeline):
-                return original(*args, **kwargs)
-        finally:
-            if token is not None:
-                otel_context.detach(token)
-            recorder.release(timeline, "generation")
-
-    return run_generation
-
-
-def _awaiting(recorder: Recorder) -> Timeline | None:
-    """The one request whose work has begun and whose generation has not: the link where the streamer's hook is missing."""
-    waiting = [
-        each
-        for each in recorder.timelines
-        if each.work_start is not None and each.work_end is None and each.generate_start is None
-    ]
-    return waiting[0] if len(waiting) == 1 else None
-
-
-def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        timeline = thread.timeline
-        if timeline is not None:
-            return _timed_generate(timeline, original, self, args, kwargs)
-        streamer = kwargs.get("audio_streamer")
-        timeline = (
-            getattr(streamer, TIMELINE, None)
-            or current.get()
-            or (_awaiting(recorder) if streamer is not None else None)
-        )
-        own = timeline is None
-        if timeline is None:  # a script that calls the model itself: the generation is the request
-            timeline = standalone.open_request(recorder, "generation")
-        else:
-            recorder.hold(timeline, "generation")
-        timeline.used.model = (
-            timeline.used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
-        )
-        token = current.set(timeline) if own else None
-        try:
-            with bound(timeline):
-                return _timed_generate(timeline, original, self, args, kwargs)
-        finally:
-            recorder.release(timeline, "generation")
-            if token is not None:
-                _reset(token)
-
-    return generate
-
-
-def _timed_generate(timeline: Timeline, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
-    timeline.generate_start = now()
-    notes = device.attach(timeline, model)
-    try:
-        return original(model, *args, **kwargs)
-    except BaseException as failure:
-        timeline.generate_error = type(failure).__name__
-        raise
-    finally:
-        timeline.generate_end = now()
-        if notes is not None:
-            notes.end(failed=timeline.generate_error in OUT_OF_MEMORY)

@@ -14,7 +14,7 @@ from typing import Any
 from vibevoice_otel.recording.device import cuda, mps
 from vibevoice_otel.recording.device.interface import Device, Memory
 from vibevoice_otel.recording.device.notes import StreamNotes
-from vibevoice_otel.recording.timeline import Timeline, thread
+from vibevoice_otel.recording.timeline import Run, thread
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def known() -> list[Device]:
         return list(_devices.values())
 
 
-def notes_for(timeline: Timeline, model: Any) -> StreamNotes | None:
+def notes_for(run: Run, model: Any) -> StreamNotes | None:
     """Notes for a generation by ``model`` (a torch module); None where its times can only be the host's and it has no allocator.
 
     A model that is spread over several devices is timed by the host: an event of one device tells nothing of the others.
@@ -56,19 +56,19 @@ def notes_for(timeline: Timeline, model: Any) -> StreamNotes | None:
     if first is None or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return None
     device = opened(first.device.type, first.device.index or 0)
-    return StreamNotes(timeline, device) if device is not None else None
+    return StreamNotes(run, device) if device is not None else None
 
 
-def attach(timeline: Timeline, model: Any) -> StreamNotes | None:
+def attach(run: Run, model: Any) -> StreamNotes | None:
     """Note what ``model``'s device does in the generation that begins on this thread, if it has a clock or an allocator.
 
     A failure costs the device's share of the telemetry and one line in the log, nothing else.
     """
     try:
-        notes = timeline.device if isinstance(timeline.device, StreamNotes) else notes_for(timeline, model)
+        notes = notes_for(run, model)
         if notes is not None:
             notes.begin()
-            timeline.device = notes
+            run.device = notes
             thread.step = notes.append
     except Exception:
         logger.warning("the device cannot be observed; times are the host's", exc_info=True)

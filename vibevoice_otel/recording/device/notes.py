@@ -19,7 +19,7 @@ from vibevoice_otel.recording.interval import Leaf
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.records import AttributeValue
-    from vibevoice_otel.recording.timeline import Timeline
+    from vibevoice_otel.recording.timeline import Run
 
 _new = tuple.__new__
 #: Memory is looked at around the steps of the first frame and of each so-many-th: the look costs about as much as three marks.
@@ -36,17 +36,17 @@ def allocator_state(memory: Memory) -> dict[semconv.Attribute, int | None]:
 
 
 class StreamNotes:
-    """Notes of one request on one device. Its columns are appended to by the thread that generates, emptied by the recorder's."""
+    """Notes of one run on one device. Its columns are appended to by the thread that generates, emptied by the recorder's."""
 
-    def __init__(self, timeline: Timeline, device: Device, clock: Callable[[], int] = now) -> None:
+    def __init__(self, run: Run, device: Device, clock: Callable[[], int] = now) -> None:
         self.device = device
         self.marks: list[Mark] = []
         self.placing = Placing(device, self.marks, clock)
         self.memory: Memory | None = None  # of the moment when it ran out
         #: The most that was allocated while this request generated: torch's high-water mark where it rose meanwhile, else the largest look.
         self.request_peak: int | None = None
-        self._timeline = timeline
-        self._steps = timeline.steps.append
+        self._run = run
+        self._steps = run.steps.append
         self._clock = clock
         self._stream: Stream | None = None
         self._last: Event | None = None  # the youngest event
@@ -62,7 +62,7 @@ class StreamNotes:
 
     def begin(self) -> None:
         """The generation begins."""
-        self.device.generations.begin(self._timeline.request)
+        self.device.generations.begin(self._run.request)
         with contextlib.suppress(Exception):
             self._high = self.device.allocated()
             self._start = self.device.peak()
@@ -74,7 +74,7 @@ class StreamNotes:
             peak = self.device.peak()
             risen = peak is not None and self._start is not None and peak > self._start
             self.request_peak = peak if risen else max(self._high, self.device.allocated())
-        self.device.generations.end(self._timeline.request)
+        self.device.generations.end(self._run.request)
 
     @property
     def device_id(self) -> str:
@@ -94,7 +94,7 @@ class StreamNotes:
     # ---------------------------------------------------------------------------------------------------------- each frame
 
     def frame(self, host_time: int) -> None:
-        """A frame's sampling is entered at ``host_time`` (as in the timeline's ``frames``)."""
+        """A frame's sampling is entered at ``host_time`` (as in the run's ``frames``)."""
         self.seen()
         self._stream = None
         self._put(FRAME, host_time)
@@ -119,7 +119,7 @@ class StreamNotes:
 
     def leave(self, leaf: Leaf) -> None:
         """Called after the timeline has noted the leaf, whose start names it."""
-        column = self._timeline.leaves[leaf]
+        column = self._run.leaves[leaf]
         self._put(left(leaf), column[-2] if len(column) > 1 else 0)
 
     def seen(self) -> None:

@@ -1,0 +1,120 @@
+"""The thread that generates: how it finds its request, and each call of ``generate``, a run of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from vibevoice_otel.adapters.shared import links, standalone
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording import device
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread
+
+#: What torch raises when a device's memory runs out.
+OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
+
+
+def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
+    """Hook a model class's ``generate``."""
+    hooks.replace(model, "generate", lambda original: _generate(recorder, original), "vibevoice.generate")
+
+
+def hook_run_generation(hooks: Hooks, recorder: Recorder, service: type) -> None:
+    """Hook the method of a service that its generation thread runs: generation, and what it does before and after."""
+    hooks.replace(
+        service,
+        "_run_generation",
+        lambda original: _run_generation(recorder, original),
+        "the generation thread's part of the trace",
+    )
+
+
+_numbers = itertools.count(1)
+
+
+def _part() -> str:
+    """The name of one more part of a request: several threads may generate for it at once."""
+    return f"generation {next(_numbers)}"
+
+
+def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timeline | None:
+    """The request for which a call generates: what its arguments tell, else the context of the calling thread."""
+    told = links.among((*args, *kwargs.values()))
+    if told:
+        return told.pop() if len(told) == 1 else None
+    return current.get()
+
+
+def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def run_generation(*args: Any, **kwargs: Any) -> Any:
+        timeline = _request_of(args, kwargs)
+        if timeline is None:
+            return original(*args, **kwargs)
+        part = _part()
+        recorder.hold(timeline, part)
+        # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
+        token = otel_context.attach(timeline.context) if timeline.context is not None else None
+        try:
+            with bound(timeline):
+                return original(*args, **kwargs)
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+            recorder.release(timeline, part)
+
+    return run_generation
+
+
+def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        run = thread.run
+        if run is not None and run.start is None:
+            return _timed(run, original, self, args, kwargs)
+        if run is not None and run.end is None:  # a subclass calls its base's: the same run
+            return original(self, *args, **kwargs)
+        timeline = thread.timeline or _request_of(args, kwargs)
+        own, part = timeline is None, _part()
+        if timeline is None:  # a script that calls the model itself: the generation is the request
+            timeline = standalone.open_request(recorder, part)
+        else:
+            recorder.hold(timeline, part)
+        used = timeline.used
+        used.model = used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        token = current.set(timeline) if own else None
+        try:
+            with bound(timeline) as run:
+                return _timed(run, original, self, args, kwargs)
+        finally:
+            recorder.release(timeline, part)
+            if token is not None:
+                reset(token)
+
+    return generate
+
+
+def _timed(run: Run, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
+    run.start = now()
+    notes = device.attach(run, model)
+    try:
+        return original(model, *args, **kwargs)
+    except BaseException as failure:
+        run.error = type(failure).__name__
+        raise
+    finally:
+        run.end = now()
+        if notes is not None:
+            notes.end(failed=run.error in OUT_OF_MEMORY)
+
+
+def reset(token: Any) -> None:
+    """Take back what ``current`` was set to."""
+    with contextlib.suppress(
+        ValueError
+    ):  # closed from another context than the one that began; that one's copy ends with it
+        current.reset(token)
