@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import json
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dashboards.alerts import RUNBOOKS
-from dashboards.panels import RED, WIDTH, Board, Kind, Panel, Query
-from dashboards.queries import BY_VOICE, VARIABLES
+from dashboards.panels import RED, WIDTH, Board, Kind, Panel, Query, kept
+from dashboards.queries import FAILED_TRACES, SLOW_TRACES, TRACES, VARIABLES
 
 SCHEMA_VERSION: Final = 41
 PROMETHEUS: Final = {"type": "prometheus", "uid": "${datasource}"}
 TEMPO: Final = {"type": "tempo", "uid": "${tempo}"}
 VOICE_UID: Final = "vibevoice-voice"
+#: Where requests are listed: the dashboard, and the panel of each query (a test holds that they are there).
+REQUESTS_UID: Final = "vibevoice-root-cause"
+REQUEST_PANELS: Final = {SLOW_TRACES: 30, FAILED_TRACES: 31, TRACES: 32}
 
 
 # ------------------------------------------------------------------------------------------------------------------- links
-def _kept(variables: Iterable[str]) -> str:
-    return "&".join(f"${{{name}:queryparam}}" for name in ("datasource", "tempo", *variables)) + "&${__url_time_range}"
+def requests(traceql: str, variables: Iterable[str]) -> str:
+    """Address of the panel that lists the requests of that query, with the same filters and time.
 
-
-def explore(traceql: str) -> str:
-    """Address of the trace search with that query; Grafana fills the variables in when it is clicked."""
-    query = {
-        "refId": "A",
-        "datasource": {"type": "tempo", "uid": "${tempo}"},
-        "queryType": "traceql",
-        "query": traceql,
-        "limit": 50,
-    }
-    panes = {"traces": {"datasource": "${tempo}", "queries": [query], "range": {"from": "${__from}", "to": "${__to}"}}}
-    # Braces and dollars stay as they are, for the variables to be found in them.
-    return "/explore?schemaVersion=1&orgId=1&panes=" + urllib.parse.quote(
-        json.dumps(panes, separators=(",", ":")), safe="${}:,"
-    )
+    A panel and no trace search: Grafana encodes a variable in a dashboard's address, whatever characters are in it, but not in a query
+    within an address.
+    """
+    return f"/d/{REQUESTS_UID}?viewPanel={REQUEST_PANELS.get(traceql, REQUEST_PANELS[TRACES])}&{kept(variables)}"
 
 
 def _links(panel: Panel, board: Board) -> list[dict[str, Any]]:
-    # A dashboard without $voice cannot filter by it.
-    same = panel.traceql if "voice" in board.variables else panel.traceql.replace(BY_VOICE, "")
-    found = [("Traces with the same filters", explore(same))]
+    filters = [name for name in board.variables if name in VARIABLES]
+    found = [("Traces with the same filters", requests(panel.traceql, filters))]
     if board.uid != VOICE_UID:
-        found.insert(0, ("By voice", f"/d/{VOICE_UID}?{_kept(board.variables)}"))
+        found.insert(0, ("By voice", f"/d/{VOICE_UID}?{kept(filters)}"))
     if panel.runbook:
         found.append(("Runbook", f"{RUNBOOKS}/{panel.runbook}.md"))
     return [{"title": title, "url": url, "targetBlank": True} for title, url in found]
@@ -125,7 +115,7 @@ def _custom(panel: Panel) -> dict[str, Any]:
 def _field_config(panel: Panel) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "unit": panel.unit,
-        "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
+        "color": {"mode": "thresholds" if panel.kind in {"stat", "table", "traces"} else "palette-classic"},
         "thresholds": panel.thresholds.json(),
         "custom": _custom(panel),
         "mappings": [],
@@ -170,8 +160,8 @@ def _panel(panel: Panel, board: Board, x: int, y: int) -> dict[str, Any]:
                 "queryType": "traceql",
                 "query": panel.traceql,
                 "limit": 20,
-                "spss": 1,
-                "tableType": "traces",
+                "spss": panel.spans,
+                "tableType": "spans",
                 "filters": [],
             }
         ]
@@ -215,6 +205,17 @@ def _data_source(name: str, kind: str, label: str) -> dict[str, Any]:
 
 
 def _variable(name: str) -> dict[str, Any]:
+    if name not in VARIABLES:
+        return {
+            "name": name,
+            "label": name.capitalize(),
+            "type": "textbox",
+            "query": "",
+            "current": {},
+            "options": [],
+            "hide": 0,
+            "skipUrlSync": False,
+        }
     return {
         "name": name,
         "label": name.capitalize(),

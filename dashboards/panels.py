@@ -6,7 +6,7 @@ What all panels of a kind share (axis from zero, smallest scale of a unit, width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -146,7 +146,8 @@ class Panel:
         title, description: what is seen, and how to read it.
         runbook: the alert whose page tells what to do.
         empty: why there may be nothing to see on a healthy system; shown in the panel's place.
-        traceql: for ``kind`` traces, and what the link to the trace search asks.
+        traceql: for ``kind`` traces, and which list of requests the panel links to.
+        spans: rows of each trace at most.
         top, bottom: ends of the axis; ``least_top`` is its end while all values are below it.
         time_from: a time of its own in place of the dashboard's.
     """
@@ -162,6 +163,7 @@ class Panel:
     height: int
     thresholds: Thresholds = field(default_factory=Thresholds)
     traceql: str = TRACES
+    spans: int = 1
     empty: str = ""
     stacked: bool = False
     top: float | None = None
@@ -226,14 +228,22 @@ def table(number: int, title: str, *expressions: str, width: int, height: int = 
     )
 
 
-def traces(number: int, title: str, traceql: str, *, width: int = 12, height: int = 9, **more: Any) -> Panel:
-    """Rows of requests, each a link to its trace."""
-    return Panel(id=number, title=title, kind="traces", traceql=traceql, width=width, height=height, **more)
+def traces(number: int, title: str, traceql: str, *, width: int = 24, height: int = 9, **more: Any) -> Panel:
+    """Rows of spans, each a link to its trace."""
+    overrides = (only(type="string", unit="string"), *more.pop("overrides", ()))
+    return Panel(
+        id=number, title=title, kind="traces", traceql=traceql, width=width, height=height, overrides=overrides, **more
+    )
 
 
 def colours(by_name: Mapping[str, str]) -> tuple[Override, ...]:
     """Overrides that give series of these names these colours."""
     return tuple(only(name, colour=colour) for name, colour in by_name.items())
+
+
+def kept(variables: Iterable[str]) -> str:
+    """The part of a link's address that keeps the data sources, these variables and the time."""
+    return "&".join(f"${{{name}:queryparam}}" for name in ("datasource", "tempo", *variables)) + "&${__url_time_range}"
 
 
 Row = tuple[str, tuple[Panel, ...]]

@@ -168,31 +168,44 @@ VARIABLES: Final = {
 
 
 # ------------------------------------------------------------------------------------------------------------------- traces
-BY_VOICE: Final = f' && span.{semconv.VOICE.key} =~ "${{voice:pipe}}"'
+def _chosen(key: str, variable: str) -> str:
+    """The attribute is one of what the reader chose. A raw string, for a regex that Grafana escaped holds backslashes."""
+    return f"{key} =~ `${{{variable}:regex}}`"
 
 
-def _traces(condition: str = "") -> str:
+ENVIRONMENT: Final = "resource.deployment.environment.name"
+#: No regex matches an attribute that is absent, not even ``.*``: a service that names no environment is found by each.
+_ENVIRONMENT: Final = f"({_chosen(ENVIRONMENT, 'environment')} || {ENVIRONMENT} = nil)"
+_REQUESTS: Final = (
+    f'name = "{semconv.SYNTHESIZE.name}"',
+    _chosen("resource.service.name", "service"),
+    _chosen("resource.service.instance.id", "instance"),
+    _chosen(f"span.{semconv.VOICE.key}", "voice"),
+    _ENVIRONMENT,
+)
+#: Columns of the tables of requests, as they stand: attribute -> title.
+REQUEST_COLUMNS: Final = {
+    semconv.FIRST_AUDIO_LATENCY: "First audio",
+    semconv.VOICE: "Voice",
+    semconv.CFG: "cfg",
+    semconv.STEPS: "Steps",
+    semconv.TEXT_LENGTH: "Characters",
+    semconv.STATUS: "Status",
+    semconv.ERROR_TYPE: "Error",
+}
+
+
+def _traces(*conditions: str) -> str:
     """TraceQL for the requests that the variables choose."""
-    where = " && ".join(
-        (
-            f'name = "{semconv.SYNTHESIZE.name}"',
-            'resource.service.name =~ "${service:pipe}"',
-            'resource.deployment.environment.name =~ "${environment:pipe}"',
-            'resource.service.instance.id =~ "${instance:pipe}"',
-        )
-    )
-    shown = (
-        semconv.FIRST_AUDIO_LATENCY,
-        semconv.VOICE,
-        semconv.CFG,
-        semconv.STEPS,
-        semconv.TEXT_LENGTH,
-        semconv.STATUS,
-    )
-    also = f" && {condition}" if condition else ""
-    return f"{{ {where}{BY_VOICE}{also} }} | select({', '.join(f'span.{attribute.key}' for attribute in shown)})"
+    shown = ", ".join(f"span.{attribute.key}" for attribute in REQUEST_COLUMNS)
+    return f"{{ {' && '.join((*_REQUESTS, *conditions))} }} | select({shown})"
 
 
 TRACES: Final = _traces()
 SLOW_TRACES: Final = _traces(f"span.{semconv.FIRST_AUDIO_LATENCY.key} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}")
 FAILED_TRACES: Final = _traces("status = error")
+#: The diffusion steps of one request's first frame: those that its first audio waited for.
+STEPS_OF_TRACE: Final = (
+    f'{{ trace:id = "${{trace}}" && name = "{semconv.FRAME.name}" && span.{semconv.FRAME_INDEX.key} = 0 }}'
+    f' > {{ name = "{semconv.STEP.name}" }} | select(span.{semconv.STEP_INDEX.key})'
+)

@@ -269,7 +269,12 @@ M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transfo
 
 # --------------------------------------------------------------------------------------------------------- span attributes
 
-VOICE = Attribute("vibevoice.voice", "string", "The voice that spoke.", ("en-Carter_man",))
+VOICE = Attribute(
+    "vibevoice.voice",
+    "string",
+    "The voice that spoke; on a request that no voice spoke, the one it asked for, or 'other'.",
+    ("en-Carter_man",),
+)
 VOICE_REQUESTED = Attribute(
     "vibevoice.voice.requested", "string", "The voice asked for, when another one spoke.", ("en-Nobody",)
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from dashboards import queries as q
 from dashboards.boards import common
-from dashboards.panels import RED, YELLOW, Board, Panel, Query, colours, only, row, series, table, traces
+from dashboards.panels import RED, YELLOW, Board, Panel, Query, colours, kept, only, row, series, table, traces
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Part
 
@@ -25,9 +25,53 @@ def _matrix(label: str) -> tuple[dict[str, Any], ...]:
     return ({"id": "groupingToMatrix", "options": options},)
 
 
-_TRACE_COLUMNS = (only(pattern=".*latency.*", unit="s", limits=common.LATE, cells=True),)
-_BY_LATENCY = (
-    {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": semconv.FIRST_AUDIO_LATENCY.key, "desc": True}]}},
+#: How Grafana names what every row of spans has, in the order in which it is shown; empty: hidden.
+_SPAN_COLUMNS = {
+    "Start time": "Start time",
+    "Span ID": "Trace",
+    "Trace Service": "Service",
+    "Trace Name": "",
+    "Name": "",
+    "Duration": "Duration",
+}
+
+
+def _listed(attributes: dict[semconv.Attribute, str], sort: str) -> tuple[dict[str, Any], ...]:
+    """Rows of spans with these attributes as columns, numbers as numbers, ``sort`` from the largest down."""
+    names = {"Start time": "Start time", **{each.key: title for each, title in attributes.items()}, **_SPAN_COLUMNS}
+    numbers = [
+        each.key for each in attributes if each.type in {"int", "double"} and each not in {semconv.CFG, semconv.STEPS}
+    ]
+    conversions = [{"targetField": key, "destinationType": "number"} for key in numbers]
+    columns = {
+        "excludeByName": {name: True for name, title in names.items() if not title},
+        "includeByName": {},
+        "indexByName": {name: index for index, name in enumerate(names)},
+        "renameByName": {name: title for name, title in names.items() if title and name != title},
+    }
+    return (
+        {"id": "convertFieldType", "options": {"fields": {}, "conversions": conversions}},
+        {"id": "organize", "options": columns},
+        {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": sort, "desc": True}]}},
+    )
+
+
+_STEPS_OF = f"/d/vibevoice-root-cause?viewPanel=33&var-trace=${{__data.fields.traceIdHidden}}&{kept(('service', 'environment', 'instance', 'voice'))}"
+_REQUEST_COLUMNS = (
+    only(
+        "First audio",
+        unit="s",
+        limits=common.LATE,
+        cells=True,
+        links=(("Its slowest diffusion step", _STEPS_OF),),
+        width=110,
+    ),
+    only("Start time", width=180),
+    only("cfg", width=60),
+    only("Steps", width=70),
+    only("Characters", unit="none", width=100),
+    only("Status", width=100),
+    only("Duration", width=100),
 )
 
 
@@ -169,21 +213,42 @@ _REQUESTS = row(
         30,
         "Late requests",
         q.SLOW_TRACES,
-        description="Requests whose first audio missed the objective, the slowest of the latest 20 first. Empty is good: none was late.",
+        description="Requests whose first audio missed the objective: the latest 20, the slowest first. First audio leads to the request's diffusion steps, Trace to its trace. Empty is good: none was late.",
         runbook="VibeVoiceHighFirstAudioLatency",
         empty="No late request in this time",
-        transformations=_BY_LATENCY,
-        overrides=_TRACE_COLUMNS,
+        transformations=_listed(q.REQUEST_COLUMNS, "First audio"),
+        overrides=_REQUEST_COLUMNS,
     ),
     traces(
         31,
         "Failed requests",
         q.FAILED_TRACES,
-        description="Requests that failed. Empty is good: none did.",
+        description="Requests that failed or were rejected: the latest 20, the last first. Empty is good: none did.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
         empty="No failed request in this time",
-        transformations=_BY_LATENCY,
-        overrides=_TRACE_COLUMNS,
+        transformations=_listed(q.REQUEST_COLUMNS, "Start time"),
+        overrides=_REQUEST_COLUMNS,
+    ),
+    traces(
+        32,
+        "Requests",
+        q.TRACES,
+        description="All requests, the failed and the late among them: the latest 20, the last first.",
+        runbook="VibeVoiceHighFirstAudioLatency",
+        empty=common.IDLE,
+        transformations=_listed(q.REQUEST_COLUMNS, "Start time"),
+        overrides=_REQUEST_COLUMNS,
+    ),
+    traces(
+        33,
+        "Diffusion steps of the first frame of trace $trace",
+        q.STEPS_OF_TRACE,
+        description="What the first audio of one request waited for: the diffusion steps of its first frame, the slowest first. Chosen by a click on First audio above; Trace opens the trace at that step.",
+        runbook="VibeVoiceHighFirstAudioLatency",
+        empty="Click on a request's First audio above",
+        spans=100,
+        transformations=_listed({semconv.STEP_INDEX: "Step"}, "Duration"),
+        overrides=(only("Step", unit="none"),),
     ),
 )
 
@@ -192,5 +257,5 @@ ROOT_CAUSE = Board(
     title="VibeVoice / Root cause",
     description="The first-audio latency over what can delay it. The stack says which part grew; the panels below it say why.",
     rows=(_TIME, _CAUSES, _ASKED, _REQUESTS),
-    variables=("service", "environment", "instance", "voice"),
+    variables=("service", "environment", "instance", "voice", "trace"),
 )

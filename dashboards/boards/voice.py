@@ -6,12 +6,11 @@ from typing import Any, Final
 
 from dashboards import queries as q
 from dashboards.boards import common
-from dashboards.panels import RED, YELLOW, Board, Override, Query, colours, heat, only, row, series, table
+from dashboards.panels import RED, YELLOW, Board, Override, Query, colours, heat, kept, only, row, series, table
 from vibevoice_otel import semconv
 
 _ALONE: Final = (
-    "/d/vibevoice-voice?var-voice=${__value.raw:percentencode}&${datasource:queryparam}&${tempo:queryparam}&${service:queryparam}"
-    "&${environment:queryparam}&${instance:queryparam}&${__url_time_range}"
+    f"/d/vibevoice-voice?var-voice=${{__value.raw:percentencode}}&{kept(('service', 'environment', 'instance'))}"
 )
 
 

@@ -12,6 +12,7 @@ from tools.stack.process import Process, Running
 from tools.toolchain.recipes import ROOT
 
 CONFIG = ROOT / "deploy" / "tempo" / "tempo.yaml"
+DATA = "/var/tempo"
 
 
 class Tempo(Running):
@@ -25,11 +26,9 @@ class Tempo(Running):
         http, grpc, inside = free_ports(3)
         self.endpoint, self.url = f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
         # The shipped file with this run's addresses and folders; Tempo has no other way to be told them.
-        config = yaml.safe_load(CONFIG.read_text())
+        config = yaml.safe_load(CONFIG.read_text().replace(DATA, str(folder)))
         config["server"] |= {"http_listen_address": "127.0.0.1", "http_listen_port": http, "grpc_listen_port": inside}
         config["distributor"]["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = self.endpoint
-        config["storage"]["trace"]["local"]["path"] = str(folder / "blocks")
-        config["storage"]["trace"]["wal"]["path"] = str(folder / "wal")
         (folder / "tempo.yaml").write_text(yaml.safe_dump(config))
         command = [program, f"-config.file={folder / 'tempo.yaml'}"]
         self.process = Process("tempo", command, folder, ready=f"{self.url}/ready")

@@ -26,14 +26,24 @@ def active(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     return [(count, {"voice": voice}) for voice, count in counts.items()]
 
 
-def backlog(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
-    """The largest audio backlog among each voice's open streams, in chunks; no point for a voice with none open."""
-    largest: dict[str, int] = {}
-    for timeline in recorder.timelines:
-        if timeline.backlog is not None:
-            voice = voice_of(recorder, timeline)
-            largest[voice] = max(largest.get(voice, 0), timeline.backlog())
-    return [(chunks, {"voice": voice}) for voice, chunks in largest.items()]
+class Backlog:
+    """The largest audio backlog among each voice's open streams, in chunks; zero for a voice whose streams have all ended.
+
+    Without that zero a Collector shows the last backlog for minutes after the stream.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._voices: set[str] = set()  # that have had a stream with an audio queue; bounded as the label is
+
+    def __call__(self) -> Iterable[tuple[float, Attributes]]:
+        largest = dict.fromkeys(self._voices, 0)
+        for timeline in self._recorder.timelines:
+            if timeline.backlog is not None:
+                voice = voice_of(self._recorder, timeline)
+                largest[voice] = max(largest.get(voice, 0), timeline.backlog())
+        self._voices.update(largest)
+        return [(chunks, {"voice": voice}) for voice, chunks in largest.items()]
 
 
 def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
@@ -48,7 +58,7 @@ def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
 def register(instruments: Instruments, recorder: Recorder, version: str, adapters: Callable[[], Iterable[str]]) -> None:
     """Register the gauges that read live state; ``adapters`` names those whose code has been seen."""
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
-    instruments.observe(semconv.BUFFER_LENGTH, lambda: backlog(recorder))
+    instruments.observe(semconv.BUFFER_LENGTH, Backlog(recorder))
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
     instruments.observe(
         semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})]

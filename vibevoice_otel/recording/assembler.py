@@ -325,7 +325,7 @@ class Assembly:
         root.attributes = self._root_attributes(status, spent / 1e9, max(ends.values(), default=end))
         batch.operations.append(root)
 
-    def _asked_voice(self) -> str | None:
+    def _asked_voice(self) -> str:
         """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text too."""
         return self._bounds.voice(self.timeline.asked.voice)
 
@@ -343,7 +343,8 @@ class Assembly:
         values: tuple[tuple[semconv.Attribute, AttributeValue | None], ...] = (
             (semconv.GEN_AI_OUTPUT, "speech"),
             (semconv.GEN_AI_MODEL, used.model),
-            (semconv.VOICE, used.voice),
+            # Where none spoke, as the metrics name it: a trace search by voice then finds what the counters count.
+            (semconv.VOICE, used.voice or self._asked_voice()),
             (semconv.VOICE_REQUESTED, self._asked_voice() if asked.voice and asked.voice != used.voice else None),
             (semconv.CFG, used.cfg),
             (semconv.CFG_REQUESTED, _differing(asked.cfg, used.cfg)),

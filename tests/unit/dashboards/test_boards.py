@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dashboards import queries, thresholds
+from dashboards import grafana, queries, thresholds
 from dashboards.__main__ import HERE, stale
 from dashboards.alerts import RUNBOOKS, alerts
 from dashboards.boards import BOARDS
@@ -141,17 +142,17 @@ def test_a_panel_explains_itself(board: Board, panel: Panel) -> None:
     (shown,) = (each for each in load(board)["panels"] if each["id"] == panel.id)
     links = {link["title"]: link["url"] for link in shown["links"]}
     assert links["Runbook"] == f"{RUNBOOKS}/{panel.runbook}.md"
-    assert semconv.SYNTHESIZE.name in links["Traces with the same filters"]
+    assert links["Traces with the same filters"].startswith("/d/vibevoice-root-cause?viewPanel=3")
     if board.uid != "vibevoice-voice":
         assert links["By voice"].startswith("/d/vibevoice-voice?")
-    for name in board.variables:
-        assert "${" + name in " ".join(links.values())
+    for name in set(board.variables) & queries.VARIABLES.keys():
+        assert "${" + name + ":queryparam}" in " ".join(links.values())
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
 def test_links_use_only_variables_that_the_dashboard_has(board: Board) -> None:
     """An unknown variable would stand in the address as it is written."""
-    known = {*board.variables, "datasource", "tempo", "__url_time_range", "__from", "__to", "__value"}
+    known = {*board.variables, "datasource", "tempo", "__url_time_range", "__from", "__to", "__value", "__data"}
     for panel in load(board)["panels"]:
         for link in panel.get("links", ()):
             assert set(re.findall(r"\$\{(\w+)", link["url"])) <= known, panel["title"]
@@ -163,7 +164,7 @@ def test_every_dashboard_can_be_pointed_elsewhere(board: Board) -> None:
     loaded = load(board)
     variables = {each["name"]: each for each in loaded["templating"]["list"]}
     assert {"datasource", "environment", "instance"} <= variables.keys()
-    assert all(variables[name]["multi"] and variables[name]["includeAll"] for name in board.variables)
+    assert all(each["multi"] and each["includeAll"] for name, each in variables.items() if name in queries.VARIABLES)
     for panel in loaded["panels"]:
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] in {"${datasource}", "${tempo}"}
@@ -212,23 +213,73 @@ def test_thresholds_are_the_objectives() -> None:
     assert thresholds.FIRST_AUDIO.budget == pytest.approx(0.05)
 
 
+#: Attributes that every request's span carries (tests/stack/test_trace_queries.py looks at a real service's).
+CARRIED = {"resource.service.name", "resource.service.instance.id", f"span.{semconv.VOICE.key}"}
+
+
+def conditions(traceql: str) -> Iterator[list[str]]:
+    """The alternatives of each condition of every spanset filter."""
+    for inside in re.findall(r"\{ (.+?) \}(?= [|>]|$)", traceql):
+        for condition in inside.split(" && "):
+            yield condition.strip("()").split(" || ")
+
+
 @pytest.mark.parametrize("traceql", sorted(TRACEQL))
 def test_traceql_is_well_formed(traceql: str) -> None:
-    """A spanset filter of comparisons of known attributes, and a select of known attributes."""
-    text = queries.bound(traceql)
-    filtered, _, selected = text.partition(" | ")
-    assert filtered.startswith("{ ")
-    assert filtered.endswith(" }")
-    known = {a.key for span in semconv.SPANS for a in span.attributes}
-    resource = {"service.name", "service.instance.id", "deployment.environment.name"}
-    for comparison in filtered[2:-2].split(" && "):
-        left, operator, right = re.fullmatch(r'(\S+) (=|=~|>) ("[^"]*"|[\d.]+|error)', comparison).groups()  # type: ignore[union-attr]
-        scope, _, key = left.partition(".")
-        assert left in {"name", "status"} or key in {"span": known, "resource": resource}[scope]
-        assert (operator == "=~") is (left not in {"name", "status"} and right[0] == '"')
-    chosen = re.fullmatch(r"select\((.+)\)", selected)
+    """Spanset filters of comparisons of known attributes, and a select of known attributes."""
+    known = {f"span.{a.key}" for span in semconv.SPANS for a in span.attributes} | CARRIED | {queries.ENVIRONMENT}
+    intrinsic = {"name", "status", "trace:id"}
+    found = [each for alternatives in conditions(traceql) for each in alternatives]
+    assert len(found) > 2
+    for comparison in found:
+        left, operator, right = re.fullmatch(r'(\S+) (=|=~|>) ("[^"]*"|`[^`]*`|[\d.]+|error|nil)', comparison).groups()  # type: ignore[union-attr]
+        assert left in known | intrinsic
+        # A raw string: what Grafana escapes for a regex is no escape of a quoted string of TraceQL.
+        assert (operator == "=~") is (right[0] == "`")
+    chosen = re.search(r"\| select\((.+)\)$", traceql)
     assert chosen
-    assert {each.removeprefix("span.") for each in chosen[1].split(", ")} <= known
+    assert set(chosen[1].split(", ")) <= known
+
+
+@pytest.mark.parametrize("traceql", sorted(TRACEQL))
+def test_traceql_asks_no_regex_of_what_may_be_absent(traceql: str) -> None:
+    """An absent attribute matches no regex, ``.*`` included: it is asked for its absence too, or every request carries it."""
+    for alternatives in conditions(traceql):
+        for key in (each.partition(" =~ ")[0] for each in alternatives if " =~ " in each):
+            assert key in CARRIED or f"{key} = nil" in alternatives, key
+
+
+def test_links_lead_to_the_lists_of_requests() -> None:
+    """The panel that a link names is a list of requests of that very query, on the dashboard that it names."""
+    (board,) = (each for each in BOARDS if each.uid == grafana.REQUESTS_UID)
+    listed = {panel.id: panel.traceql for panel in board.panels if panel.kind == "traces"}
+    assert {
+        traceql: number for number, traceql in listed.items() if traceql != queries.STEPS_OF_TRACE
+    } == grafana.REQUEST_PANELS
+    assert {"service", "environment", "instance", "voice"} <= set(board.variables)
+
+
+def test_from_health_to_the_slowest_step_in_four_clicks() -> None:
+    """Health's latency panel, its late requests, the slowest one's steps, the slowest of them: each link is there and keeps the filters."""
+    boards = {board.uid: {panel["id"]: panel for panel in load(board)["panels"]} for board in BOARDS}
+    (first,) = (link["url"] for link in boards["vibevoice-health"][11]["links"] if link["title"].startswith("Traces"))
+    assert first.startswith("/d/vibevoice-root-cause?viewPanel=30&")
+    late = boards["vibevoice-root-cause"][30]
+    assert late["transformations"][-1]["options"]["sort"] == [{"field": "First audio", "desc": True}]
+    (second,) = (
+        link["url"]
+        for override in late["fieldConfig"]["overrides"]
+        if override["matcher"]["options"] == "First audio"
+        for each in override["properties"]
+        if each["id"] == "links"
+        for link in each["value"]
+    )
+    assert second.startswith("/d/vibevoice-root-cause?viewPanel=33&var-trace=${__data.fields.traceIdHidden}&")
+    steps = boards["vibevoice-root-cause"][33]
+    assert "${trace}" in steps["targets"][0]["query"]
+    assert steps["transformations"][-1]["options"]["sort"] == [{"field": "Duration", "desc": True}]
+    # The column that Grafana itself makes a link to the trace, at that span.
+    assert steps["transformations"][1]["options"]["renameByName"]["Span ID"] == "Trace"
 
 
 def test_a_wrong_edge_or_suffix_is_refused() -> None:

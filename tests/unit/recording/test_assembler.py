@@ -6,7 +6,9 @@ import pytest
 
 from tests.support.builders import MS, add_frame, assembly, finish, request, tree
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.interval import Leaf
+from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.semconv import Part
 
 
@@ -191,3 +193,16 @@ def test_an_open_request_at_shutdown_ends_as_error() -> None:
     batch = assembly(t).finish(end=25 * MS, shutdown=True)
     assert (batch.status, batch.error_type) == (semconv.Status.ERROR, "shutdown")
     assert max(int(block.end.max()) for block in batch.blocks) <= 25 * MS
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"), [("en-Carter_man", "en-Carter_man"), ("en-Nobody", "other"), (None, "other")]
+)
+def test_a_request_that_no_voice_spoke_names_the_one_of_its_counters(asked: str | None, named: str) -> None:
+    """A rejected request's span has the voice that its metrics have: a search by voice finds it. What a client made up is 'other'."""
+    t = Timeline(1, Anchor(wall=0, monotonic=0), 0, Asked(voice=asked))
+    t.accepted, t.service_closed, t.web_closed, t.close_code = 1 * MS, 2 * MS, 2 * MS, 1013
+    root = finish(t).operation(semconv.SYNTHESIZE)
+    assert root is not None
+    assert root.attributes[semconv.STATUS.key] == "rejected"
+    assert root.attributes[semconv.VOICE.key] == named

@@ -1,0 +1,25 @@
+"""Gauges of what is going on now."""
+
+from __future__ import annotations
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+
+from vibevoice_otel.metrics.live import Backlog
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.settings import Settings
+
+
+def test_the_backlog_of_a_stream_that_ended_is_zero() -> None:
+    """From the first stream of a voice on there is a point for it, so that no Collector shows its last backlog for minutes."""
+    recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))
+    recorder.bounds.learn_voices(["en-Ann", "en-Bob"])
+    backlog = Backlog(recorder)
+    assert list(backlog()) == []
+    timeline = recorder.open("work", context=Context())
+    timeline.used.voice, timeline.backlog = "en-Ann", lambda: 3
+    assert list(backlog()) == [(3, {"voice": "en-Ann"})]
+    recorder.release(timeline, "work")
+    assert recorder.flush()
+    assert list(backlog()) == [(0, {"voice": "en-Ann"})]
+    recorder.shutdown()
