@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import harness
 from benchmarks.telemetry import providers
 from vibevoice_otel import semconv
@@ -32,12 +34,16 @@ from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device import StreamNotes
+from vibevoice_otel.recording.device.limits import FrameLimits, verdict
 from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.semconv import Limit
 
 NEEDED_BYTES = 12e9
 STREAMS = (1, 8, 32)
 STEPS = 10
+#: Streams of one process share one interpreter, so each one's frames come more slowly the more there are: a round takes about so long.
+ROUND_SECONDS = 8.0
 #: Frames that are profiled: a trace of more says no more, and is hundreds of megabytes.
 PROFILED = 12
 #: For so long the card sleeps before a frame's steps in :func:`ahead`: longer than the host, being profiled, takes to queue them.
@@ -148,6 +154,13 @@ class Kept:
     def steps(self) -> list[Block]:
         """Every block of diffusion steps, in order."""
         return [block for batch in self.batches for block in batch.blocks if block.span is semconv.STEP]
+
+    def limits(self) -> dict[str, float]:
+        """Seconds of all frames by what limited them, and the error of that."""
+        frames = [
+            block for batch in self.batches for block in batch.blocks if block.span is semconv.FRAME and block.measures
+        ]
+        return {name: float(sum(np.nansum(block.measures[name]) for block in frames)) for name in FrameLimits._fields}
 
 
 @contextmanager
@@ -434,6 +447,7 @@ def main() -> None:
         with collecting(kept):
             instrumented = recorded_run(subject, frames, kept)
     as_it_runs = compare(kept.steps(), instrumented)
+    frames_of = kept.limits()
     with ahead("cuda"), observed() as kept:
         subject.speak(2)
         trace = recorded_run(subject, frames, kept)
@@ -463,12 +477,19 @@ def main() -> None:
         "card": card,
         "model": subject.name,
         "as_it_runs_us": asdict(as_it_runs),
+        "limits_s": frames_of,
         "queued_ahead_us": asdict(queued),
     }
+    notes = [limit_line(as_it_runs, frames_of)]
+    rate = frames_per_second(subject, 1, 2)
     for streams in STREAMS:
-        each = max(
-            min(4, options.frames), options.frames // streams
-        )  # a stream's frames: all rounds of all streams within minutes
+        fit = int(ROUND_SECONDS * rate / streams)
+        each = min(options.frames, fit)  # a stream's
+        if fit < 2:
+            notes.append(
+                f"{streams} streams: left out, two frames of each would take {2 * streams / rate:.0f} s a round"
+            )
+            continue
         found = throughput(subject, streams, each, options.rounds)
         kept_up = harness.ratio(found["ours"], found["bare"])
         lost = 1 - kept_up.median
@@ -486,7 +507,7 @@ def main() -> None:
         raw[f"throughput_{streams}"] = {name: series.values for name, series in found.items()}
     harness.Report(
         "gpu", f"{card}, {subject.name}, {STEPS} steps a frame; steps in microseconds", "us", ["what", "median", "quartiles"], rows, goals,
-        raw=raw,
+        notes=notes, raw=raw,
     ).write(options.out)  # fmt: skip
 
 
@@ -499,6 +520,23 @@ def recorded_run(subject: Subject, frames: int, kept: Kept) -> dict[str, Any]:
     trace = profiled(subject, frames)
     recorder.flush(60)
     return trace
+
+
+def limit_line(steps: Compared, seconds: dict[str, float]) -> str:
+    """Who is the limit as the model runs: by the profiler, and by what every frame says at no cost."""
+    share = statistics.median(steps.busy) / statistics.median(steps.ours)
+    told = dict(seconds)
+    error = told.pop("error", 0.0)
+    total = sum(told.values())
+    divided = (
+        ", ".join(f"{Limit(name).words} {amount / total:.0%}" for name, amount in told.items() if amount)
+        if total
+        else "nothing"
+    )
+    word = verdict(told, error).words
+    return (
+        f"kernels at work in {share:.1%} of a step as the model runs; of the frames' time: {divided}. The limit: {word}"
+    )
 
 
 def _quartiles(values: list[float]) -> str:

@@ -135,6 +135,30 @@ class Clock:
     DEVICE: Final = "device"
 
 
+class Limit(str, Enum):
+    """What a frame's time was spent on, and so what limits it."""
+
+    CARD = "card"
+    OTHER_PROCESS = "other_process"
+    CORE = "core"
+    LOCK = "lock"
+    UNKNOWN = "unknown"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def words(self) -> str:
+        """As the dashboards say it."""
+        return {
+            "card": "the card",
+            "other_process": "another process on this card",
+            "core": "the host's core",
+            "lock": "the interpreter's lock",
+            "unknown": "cannot say",
+        }[self.value]
+
+
 class Part:
     """Consecutive parts of the first-audio latency; their durations add up to it exactly."""
 
@@ -260,6 +284,17 @@ M_WHAT = Attribute(
 M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_full", "export_failed"))
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)
 M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
+M_BRANCH = Attribute(
+    "branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
+)
+M_LIMIT = Attribute(
+    "limit",
+    "string",
+    "What the time was spent on: waiting for the card, or for another process on it, running on the host's core, waiting for the "
+    "interpreter's lock; unknown where the host's time cannot be divided.",
+    ("card",),
+    members=tuple(limit.value for limit in Limit),
+)
 M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
 M_STATE = Attribute(
     "state", "string", "Whether the request has a slot or waits for one.", ("working",), members=("working", "waiting")
@@ -377,7 +412,19 @@ FRAME_DEFECT = Attribute(
     "vibevoice.frame.defect", "string", "What is wrong with this frame's audio.", ("silent",), members=Defect.ALL
 )
 FRAME_IDLE_SHARE = Attribute(
-    "vibevoice.frame.device.idle", "double", "Least share of the frame in which the device waited for the host.", (0.1,)
+    "vibevoice.frame.device.idle",
+    "double",
+    "deprecated: use vibevoice.frame.host_bound. A lower bound alone: the device idled for at least this share of the frame.",
+    (0.1,),
+)
+FRAME_DEVICE_WAIT = Attribute(
+    "vibevoice.frame.device_wait",
+    "double",
+    "Seconds of the frame in which the host waited for the device: the most that a faster one could save.",
+    (0.012,),
+)
+FRAME_HOST_BOUND = Attribute(
+    "vibevoice.frame.host_bound", "double", "The frame's other seconds: the host's own, whatever the device.", (0.14,)
 )
 LM_BRANCH = Attribute(
     "vibevoice.lm.branch",
@@ -519,7 +566,19 @@ FRAME = Span(
     "vibevoice.frame",
     GENERATE.name,
     "One audio frame, from its sampling's entry to the next frame's or the end.",
-    (FRAME_INDEX, FRAME_STEPS, FRAME_DEFECT, STEP_MEAN, STEP_MAX, CLOCK, CLOCK_ERROR, FRAME_IDLE_SHARE, STREAM_PARTIAL),
+    (
+        FRAME_INDEX,
+        FRAME_STEPS,
+        FRAME_DEFECT,
+        STEP_MEAN,
+        STEP_MAX,
+        CLOCK,
+        CLOCK_ERROR,
+        FRAME_DEVICE_WAIT,
+        FRAME_HOST_BOUND,
+        FRAME_IDLE_SHARE,
+        STREAM_PARTIAL,
+    ),
 )
 STEP = Span(
     "vibevoice.diffusion.step",
@@ -645,6 +704,21 @@ DECODE_DURATION = Metric(
 PREFILL_DURATION = Metric(
     "vibevoice.prefill.duration", "histogram", "s", "The language model reads a window of text.",
     (M_VOICE, M_CLOCK), "span vibevoice.prefill", LOAD_BUCKETS,
+)  # fmt: skip
+LM_DURATION = Metric(
+    "vibevoice.lm.duration", "histogram", "s", "One pass of the language model.",
+    (M_VOICE, M_BRANCH, M_CLOCK), "span vibevoice.lm.forward", STEP_BUCKETS,
+)  # fmt: skip
+FRAME_LIMIT = Metric(
+    "vibevoice.frame.limit", "counter", "s",
+    "Seconds of the frames timed by a device, by what they were spent on. card and other_process together are vibevoice.frame.device_wait, "
+    "the most that a faster card could save; the rest is vibevoice.frame.host_bound.",
+    (M_DEVICE, M_LIMIT), "span vibevoice.frame",
+)  # fmt: skip
+FRAME_LIMIT_ERROR = Metric(
+    "vibevoice.frame.limit.error", "counter", "s",
+    "Seconds by which vibevoice.frame.device_wait may be off, either way: the clocks' stated error of each frame.",
+    (M_DEVICE,), "span vibevoice.frame",
 )  # fmt: skip
 FIRST_AUDIO_PART = Metric(
     "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to it.",
@@ -808,7 +882,8 @@ PROBE_FIRST_AUDIO = Metric(
 
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
-    VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, FIRST_AUDIO_PART, FIRST_AUDIO_SLI,
+    VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, LM_DURATION,
+    FRAME_LIMIT, FRAME_LIMIT_ERROR, FIRST_AUDIO_PART, FIRST_AUDIO_SLI,
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,

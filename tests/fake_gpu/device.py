@@ -24,21 +24,31 @@ class Synchronised(AssertionError):
 
 
 class HostClock:
-    """Stands still until moved; reading it costs ``tick`` ns."""
+    """Stands still until moved; reading it costs ``tick`` ns. ``ran`` is what the thread that generates was on a core."""
 
     def __init__(self, tick: int = 50) -> None:
         self.at = 1_000_000_000
         self.tick = tick
+        self.ran = 0
 
     def __call__(self) -> int:
         self.at += self.tick
+        self.ran += self.tick
         return self.at
+
+    def cpu(self) -> int:
+        return self.ran
 
     def pass_(self, nanoseconds: float) -> None:
         self.at += round(nanoseconds)
+        self.ran += round(nanoseconds)
+
+    def off(self, nanoseconds: float) -> None:
+        """The thread is off its core: it waits for a lock, or sleeps."""
+        self.at += round(nanoseconds)
 
     def sleep(self, seconds: float) -> None:
-        self.pass_(seconds * 1e9)
+        self.off(seconds * 1e9)
 
 
 @dataclass
@@ -80,7 +90,7 @@ class FakeStream:
     def put(self, duration: float) -> float:
         """Queue work of ``duration`` ns from the host's present; returns when it will be done."""
         begins = max(self.until, self.gpu.host.at + self.gpu.launch_delay())
-        self.until = begins + duration
+        self.until = self.gpu.shared(self.until, begins, duration)
         return self.until
 
     def query(self) -> bool:
@@ -109,9 +119,13 @@ class FakeGpu:
     recorded: int = 0
     counters: Memory = field(default_factory=lambda: Memory(0, 0, 0, 80 << 30, 80 << 30, 0, 0, 0, 0))
     pool_limit: int = 65_536
+    spins: bool = True  # a thread that waits for the card keeps its core, as CUDA has it unless told otherwise
+    #: For how long, ns, the card serves this process and then another one, where both want it; asked at each turn.
+    slices: Callable[[], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         self.main = FakeStream(self)
+        self._slice_end = 0.0
         self.pool = Pool(lambda: FakeEvent(self), self.pool_limit)
         self.generations = Generations()
 
@@ -149,12 +163,34 @@ class FakeGpu:
 
     def wait(self, wake_up: float = 10 * US) -> None:
         """The model itself waits for the stream, as ``.cpu()`` does."""
-        self.host.at = max(self.host.at, round(self.main.until)) + round(wake_up)
+        waited = max(0, round(self.main.until) - self.host.at)
+        (self.host.pass_ if self.spins else self.host.off)(waited)
+        self.host.pass_(wake_up)
 
     # ------------------------------------------------------------------------------------------------------------ inside
 
     def launch_delay(self) -> float:
         return self.launch() if callable(self.launch) else self.launch
+
+    def shared(self, idle_since: float, begins: float, duration: float) -> float:
+        """When work that this process could begin at ``begins`` is done, the other process's turns left out.
+
+        That one takes the card as soon as this one leaves it, and keeps it for whole slices.
+        """
+        if self.slices is None:
+            return begins + duration
+        if begins > idle_since:
+            theirs = idle_since
+            while theirs < begins:
+                own, foreign = self.slices()
+                theirs += foreign
+            begins, self._slice_end = theirs, theirs + own
+        while duration > self._slice_end - begins:
+            own, foreign = self.slices()
+            duration -= self._slice_end - begins
+            begins = self._slice_end + foreign
+            self._slice_end = begins + own
+        return begins + duration
 
     def ticks(self, truth: float) -> int:
         return int(truth * (1 + self.skew) // self.tick)

@@ -54,6 +54,11 @@ OPERATIONS = (
 BLOCKS = (
     Row(semconv.DECODE, semconv.DECODE_DURATION, lambda r, a: {"voice": r.voice, "clock": _clock(a)}),
     Row(semconv.PREFILL, semconv.PREFILL_DURATION, lambda r, a: {"voice": r.voice, "clock": _clock(a)}),
+    Row(
+        semconv.LM_FORWARD,
+        semconv.LM_DURATION,
+        lambda r, a: {"voice": r.voice, "branch": str(a[semconv.LM_BRANCH.key]), "clock": _clock(a)},
+    ),
 )
 OF_OPERATION, OF_BLOCK = ({row.span.name: row for row in rows} for rows in (OPERATIONS, BLOCKS))
 #: Measures that stand beside the steps -> histogram. A histogram refuses negatives, so growth and shrinkage are two.
@@ -144,6 +149,16 @@ class FromSpans:
                 )
             elif block.span is semconv.STEP:
                 self._steps(batch, block)
+            elif block.span is semconv.FRAME and block.measures and batch.device_id is not None:
+                self._limits(batch.device_id, block)
+
+    def _limits(self, device_id: str, frames: Block) -> None:
+        for name, seconds in frames.measures.items():
+            total, error = float(np.nansum(seconds)), name == "error"
+            metric = semconv.FRAME_LIMIT_ERROR if error else semconv.FRAME_LIMIT
+            self._ledger.add(
+                metric, total, {"device_id": device_id} if error else {"device_id": device_id, "limit": name}
+            )
 
     def _sums(self, batch: Batch) -> None:
         put, voice = self._ledger, {"voice": batch.labels.voice}

@@ -104,6 +104,7 @@ class Generation:
                     batch.frame_ids,
                     parents,
                     attributes,
+                    measures=dict(frames.measures),
                 )
             )
             self.frames += len(frame_starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +27,10 @@ class Run:
     pass_ns: float = 1 * MS  # a pass of the language model
     kernels: int = 3  # in a step
     host_ns: float = 30 * US  # that a kernel's launch costs the host
+    waits_in_steps: bool = False  # each step's timestep is copied from pageable memory, which waits
+    #: What another thread of this process does with the interpreter's lock after each of our launches: (ns for which it keeps the lock,
+    #: ns of work that it puts on the card).
+    rival: Callable[[], tuple[float, float]] | None = None
     timeline: Timeline = field(init=False)
     notes: StreamNotes = field(init=False)
     steps: list[tuple[float, float]] = field(default_factory=list)
@@ -38,7 +43,7 @@ class Run:
             1, Anchor(wall=0, monotonic=0), host(), Asked(voice="en-Carter_man", text_length=5)
         )
         t.used.voice, t.used.cfg, t.used.steps = "en-Carter_man", 1.5, 5
-        self.notes = StreamNotes(t.runs[0], self.gpu, host)
+        self.notes = StreamNotes(t.runs[0], self.gpu, host, host.cpu)
         self.notes.placing._sleep = host.sleep  # time passes while the recorder waits
         t.runs[0].device = self.notes
         t.runs[0].start = host()
@@ -50,7 +55,7 @@ class Run:
         begins = self._marked()
         started = self.gpu.host()
         for _ in range(self.kernels):
-            self.gpu.kernel(nanoseconds / self.kernels, self.host_ns)
+            self._launch(nanoseconds / self.kernels)
         self.timeline.runs[0].leaves[leaf].extend((started, self.gpu.host()))
         self.notes.leave(leaf)
         return begins, self._marked()
@@ -67,8 +72,10 @@ class Run:
         self.notes.base(at)
         before = self._marked()
         for _ in range(steps):
+            if self.waits_in_steps:
+                self.gpu.wait()
             for _ in range(self.kernels):
-                self.gpu.kernel(self.step_ns / self.kernels, self.host_ns)
+                self._launch(self.step_ns / self.kernels)
             self.notes.append(host())
             self.steps.append((before, self._marked()))
             before = self._marked()
@@ -87,6 +94,13 @@ class Run:
         assert self.timeline.generate_end is not None
         self.timeline.work_end = self.timeline.generate_end
         return assembly(self.timeline).finish(end=self.timeline.generate_end + 1 * MS)
+
+    def _launch(self, nanoseconds: float) -> None:
+        self.gpu.kernel(nanoseconds, self.host_ns)
+        if self.rival is not None:
+            keeps, work = self.rival()
+            self.gpu.main.put(work)
+            self.gpu.host.off(keeps)
 
     def _marked(self) -> float:
         event = self.notes._last

@@ -129,6 +129,16 @@ def test_a_stream_that_fails_fails_the_measurement() -> None:
         gpu.frames_per_second(Broken(), 2, 1)  # type: ignore[arg-type]
 
 
+def test_the_limit_is_said_in_one_line() -> None:
+    """By the profiler's share, and by the frames' own division of their time."""
+    compared = gpu.Compared(ours=[1000.0], kernels=[900.0], busy=[87.0], naive=[1000.0])
+    told = gpu.limit_line(compared, {"card": 1.0, "core": 9.0, "error": 0.01})
+    assert told == (
+        "kernels at work in 8.7% of a step as the model runs; of the frames' time: the card 10%, the host's core 90%. "
+        "The limit: the host's core"
+    )
+
+
 class Waits(TorchDispatchMode):
     """Notes what would make the host wait for a card: a copy between it and the CPU, and a question about a value that lies on it."""
 
@@ -222,4 +232,6 @@ def test_the_whole_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "no synchronisation added: {} without us, {} with" in report
     assert "a step's mark, on the host" in report
     assert "2 streams, frames a second, observed" in report
+    assert "kernels at work in" in report
+    assert "The limit: cannot say" in report  # some frames of a tiny model are not seconds
     assert threading.active_count() == before

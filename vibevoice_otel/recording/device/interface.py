@@ -132,5 +132,10 @@ class Generations:
         self._running.discard(request)
 
     @property
+    def running(self) -> int:
+        """Requests that generate now."""
+        return len(self._running)
+
+    @property
     def alone(self) -> bool:
-        return len(self._running) == 1
+        return self.running == 1

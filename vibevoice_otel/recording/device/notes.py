@@ -7,12 +7,14 @@ thread (placing.py).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.device.interface import Device, Event, Memory, Stream
+from vibevoice_otel.recording.device.limits import Turn
 from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark, entered, left
 from vibevoice_otel.recording.device.placing import Placing
 from vibevoice_otel.recording.interval import Leaf
@@ -38,7 +40,13 @@ def allocator_state(memory: Memory) -> dict[semconv.Attribute, int | None]:
 class StreamNotes:
     """Notes of one run on one device. Its columns are appended to by the thread that generates, emptied by the recorder's."""
 
-    def __init__(self, run: Run, device: Device, clock: Callable[[], int] = now) -> None:
+    def __init__(
+        self,
+        run: Run,
+        device: Device,
+        clock: Callable[[], int] = now,
+        cpu_clock: Callable[[], int] = time.thread_time_ns,
+    ) -> None:
         self.device = device
         self.marks: list[Mark] = []
         self.placing = Placing(device, self.marks, clock)
@@ -48,6 +56,7 @@ class StreamNotes:
         self._run = run
         self._steps = run.steps.append
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._stream: Stream | None = None
         self._last: Event | None = None  # the youngest event
         self._frames = 0
@@ -69,6 +78,7 @@ class StreamNotes:
 
     def end(self, *, failed: bool = False) -> None:
         """The generation has ended. ``failed`` keeps the allocator's state of this moment: memory ran out."""
+        self._turn(self._clock())
         with contextlib.suppress(Exception):
             self.memory = self.device.memory() if failed else None
             peak = self.device.peak()
@@ -98,8 +108,13 @@ class StreamNotes:
         self.seen()
         self._stream = None
         self._put(FRAME, host_time)
+        self._turn(host_time)
         self._looking = self._frames % MEMORY_EVERY == 0 and not self._blind
         self._frames += 1
+
+    def _turn(self, host_time: int) -> None:
+        """Once a frame: how long this thread has run so far, which tells a busy core from a lock that was waited for."""
+        self.placing.turns.append(Turn(host_time, self._cpu_clock(), self.device.generations.running))
 
     def base(self, host_time: int) -> None:
         """The first step of a frame begins."""

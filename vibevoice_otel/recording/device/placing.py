@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.device.interface import Device, Event
+from vibevoice_otel.recording.device.limits import LAUNCH, FrameLimits, Turn, frame_limits
 from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark
 from vibevoice_otel.recording.interval import Leaf
 
@@ -29,7 +30,6 @@ PAUSE = 0.001
 #: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far off: a launch
 #: takes some microseconds, so the lower bound is then the better one. The stated error is the distance to the upper bound all the same.
 LOOSE = 200_000
-LAUNCH = 10_000
 
 
 class Interval(NamedTuple):
@@ -45,6 +45,7 @@ class PlacedFrame(NamedTuple):
     error: float  # seconds, of every time in this frame
     idle: float  # least share of the frame in which the device had nothing to do
     last: bool  # no frame followed: it ends with what the device did last
+    limits: FrameLimits | None
 
 
 class PlacedStep(NamedTuple):
@@ -93,6 +94,8 @@ class Placing:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.placed = Placed()
+        #: Filled by the thread that generates: at each frame's entry, and at the generation's end.
+        self.turns: list[Turn] = []
         self._device = device
         self._marks = marks
         self._clock = clock
@@ -253,7 +256,17 @@ class Placing:
                 marked.append((group.following, origin + round(group.onward[0])))
             end = marked[-1][1]
             share = min(1.0, sum(_idle(marked)) / (end - start)) if end > start else 0.0
-            self.placed.frames[first.key] = PlacedFrame(start, end, error, share, group.onward is None)
+            limits = frame_limits(marked, *self._turns_of(first.key), group.error, half)
+            self.placed.frames[first.key] = PlacedFrame(start, end, error, share, group.onward is None, limits)
+
+    def _turns_of(self, entry: int) -> tuple[Turn | None, Turn | None]:
+        """What was noted at the frame's ``entry``, and next; what was noted before it is dropped."""
+        turns = self.turns
+        while turns and turns[0].host < entry:
+            del turns[0]
+        if not turns or turns[0].host != entry:
+            return None, None
+        return turns[0], turns[1] if len(turns) > 1 else None
 
 
 def _origin(group: _Group) -> tuple[int, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.device.limits import FrameLimits
 from vibevoice_otel.recording.device.placing import Interval, Placed, PlacedFrame, PlacedStep
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Column, Ints
@@ -89,18 +90,25 @@ class OnDevice:
         timed = self._timed(starts, ends, found)
         self._frames = timed.device
         if timed.any:
-            error, idle = np.full(len(starts), np.nan), np.full(len(starts), np.nan)
+            error, idle, wait, host = np.full((4, len(starts)), np.nan)
+            limits = np.full((len(FrameLimits._fields), len(starts)), np.nan)
             for row, frame in enumerate(found):
                 if frame is not None:
                     error[row], idle[row] = frame.error, frame.idle
+                    if frame.limits is not None:
+                        wait[row], host[row] = frame.limits.device_wait, frame.limits.host_bound
+                        limits[:, row] = frame.limits
                     if frame.last:  # what follows the last mark is the host's alone
                         timed.ends[row] = max(frame.end, int(ends[row]))
             clock = np.where(timed.device, Clock.DEVICE, Clock.HOST)
             timed.attributes = {
                 semconv.CLOCK.key: clock,
                 semconv.CLOCK_ERROR.key: error,
+                semconv.FRAME_DEVICE_WAIT.key: wait,
+                semconv.FRAME_HOST_BOUND.key: host,
                 semconv.FRAME_IDLE_SHARE.key: idle,
             }
+            timed.measures = dict(zip(FrameLimits._fields, limits, strict=True))
         self._seen(timed)
         return timed
 
