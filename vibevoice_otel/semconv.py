@@ -95,6 +95,18 @@ class Status(str, Enum):
         return self.value
 
 
+class FinishReason(str, Enum):
+    """Why speech ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class ErrorType:
     """Values of ``error.type`` that we set ourselves; any other value is an exception's class name."""
 
@@ -258,6 +270,13 @@ M_VOICE = Attribute(
     "voice", "string", "The voice that spoke (bounded: the service's own voices, else 'other').", ("en-Carter_man",)
 )
 M_STATUS = Attribute("status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status))
+M_FINISH_REASON = Attribute(
+    "finish_reason",
+    "string",
+    "Why the speech ended: the model's end of speech, its length budget, a stop (the listener left, or time was over), or a failure.",
+    ("eos",),
+    members=tuple(reason.value for reason in FinishReason),
+)
 M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
 M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
 M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
@@ -332,6 +351,13 @@ TEXT = Attribute(
 )
 STATUS = Attribute(
     "vibevoice.status", "string", "How the request ended.", ("success",), members=tuple(s.value for s in Status)
+)
+FINISH_REASON = Attribute(
+    "vibevoice.finish_reason",
+    "string",
+    "Why the speech ended; absent where the model does not say.",
+    ("eos",),
+    members=tuple(reason.value for reason in FinishReason),
 )
 CACHE = Attribute(
     "vibevoice.cache",
@@ -529,11 +555,11 @@ SYNTHESIZE = Span(
     None,
     "One speech request, from the arrival of its WebSocket to the last thing done for it.",
     (
-        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT, STATUS, ERROR_TYPE,
-        FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS, UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED,
-        FRAMES_SILENT, FRAMES_NAN,
-        FRAMES_CLIPPED, LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED,
-        EVENT_LOOP_BLOCKED, CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
+        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT, STATUS,
+        FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
+        UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
+        LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
+        CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
     ),
 )  # fmt: skip
 QUEUE = Span(
@@ -810,6 +836,11 @@ CHARACTERS = Metric(
     "vibevoice.text.characters", "counter", "{character}", "Characters asked to be spoken; rejected requests left out.",
     (M_VOICE,), "span vibevoice.synthesize",
 )  # fmt: skip
+FINISHED = Metric(
+    "vibevoice.speech.finished", "counter", "{request}",
+    "Requests whose speech ended, by why; length is speech that the model's budget cut off.",
+    (M_VOICE, M_FINISH_REASON), "span vibevoice.synthesize",
+)  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
     "vibevoice.leading_silence",
     "histogram",
@@ -887,7 +918,8 @@ METRICS: Final = (
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
-    TEXT_LENGTHS, CHARACTERS, LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
+    TEXT_LENGTHS, CHARACTERS, FINISHED,
+    LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 

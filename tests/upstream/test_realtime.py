@@ -19,7 +19,7 @@ from .client import ask, listen
 from .server import Server
 from .sink import Sink
 from .traces import ERROR_STATUS, Seen, assert_counts, assert_heard, assert_whole, settled
-from .trees import BROKEN, CORRUPT, HEADLESS
+from .trees import BROKEN, CORRUPT, HEADLESS, Tree
 
 SHORT = "Good evening, this is a short text."
 MEDIUM = "The quick brown fox jumps over the lazy dog while the morning light moves across the hills, and then it ends."
@@ -66,6 +66,16 @@ def test_a_request_is_one_whole_trace(server: Server, sink: Sink, voice: str, te
         trace.one(span).status for span in (semconv.QUEUE, semconv.PREPROCESS, semconv.GENERATE, semconv.FIRST_CHUNK)
     } == {0}
     assert not any(text[:12] in str(each) for each in trace.spans)
+
+
+def test_speech_that_the_length_budget_cuts_off_says_so(server: Server, sink: Sink, tree: Tree) -> None:
+    """The close is 1000 and the status a success, as upstream means it; why the speech ended stands beside it, on the span and counted."""
+    if not tree.is_double:
+        pytest.skip("the checkout's budget is thousands of frames")
+    assert speak(server, sink, text=SHORT).trace.value(semconv.FINISH_REASON) == "eos"
+    cut = speak(server, sink, text=MEDIUM * 5).trace
+    assert (cut.value(semconv.FINISH_REASON), cut.value(semconv.STATUS)) == ("length", Status.SUCCESS)
+    sink.wait(lambda: total(sink, semconv.FINISHED, finish_reason="length") == 1, 20)
 
 
 def test_metrics_are_the_spans_and_the_witness(server: Server, sink: Sink) -> None:

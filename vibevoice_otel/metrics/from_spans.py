@@ -113,6 +113,8 @@ class FromSpans:
                 for sli in (semconv.FIRST_AUDIO_SLI, semconv.CONTINUITY_SLI):
                     put.add(sli, 0, {**voice, "result": result})
             put.add(semconv.UNDERRUN, 0, voice)
+            for reason in semconv.FinishReason:
+                put.add(semconv.FINISHED, 0, {**voice, "finish_reason": reason.value})
             for kind in semconv.Defect.ALL:
                 put.add(semconv.DEFECTIVE_FRAMES, 0, {**voice, "kind": kind})
             put.settle()
@@ -255,6 +257,9 @@ class FromSpans:
         if status is Status.SUCCESS:
             length = {"text_length_range": batch.labels.text_length_range}
             put.record(semconv.REQUEST_DURATION, root.seconds, {**voice, **length}, exemplar)
+        reason = of.get(semconv.FINISH_REASON.key)
+        if reason is not None:
+            put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})
         audio, characters = of.get(semconv.AUDIO_DURATION.key), of.get(semconv.TEXT_LENGTH.key)
         if audio:
             put.record(semconv.AUDIO_SECONDS, float(audio), voice, exemplar)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording import finish, outcome
 from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.generation import Generation, joined
 from vibevoice_otel.recording.labels import Bounds
@@ -335,7 +335,7 @@ class Assembly:
         """Of a request whose runs took ``generated`` seconds together, the last of them until ``generate_end``."""
         t = self.timeline
         asked, used = t.asked, t.used
-        audio = self._samples / SAMPLE_RATE_HZ
+        audio, reason = self._samples / SAMPLE_RATE_HZ, finish.decide(t)
         heard, cadence = self._playback if self._first_send is not None else None, self._cadence
         after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled
         made = sum(generation.frames for generation in self._generations)
@@ -354,6 +354,7 @@ class Assembly:
             (semconv.TEXT_LENGTH, asked.text_length),
             (semconv.TEXT, asked.text),
             (semconv.STATUS, status.value),
+            (semconv.FINISH_REASON, reason.value if reason is not None else None),
             (semconv.FRAMES, made),
             (semconv.AUDIO_DURATION, audio),
             (semconv.REAL_TIME_FACTOR, generated / audio if audio and generated else None),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vibevoice_otel import semconv
     from vibevoice_otel.recording.device.placing import Placing
+    from vibevoice_otel.recording.finish import Ending
     from vibevoice_otel.recording.records import AttributeValue
 
 
@@ -97,7 +98,7 @@ class Run:
     """What one call of ``generate`` noted. Its columns are appended to by the thread that generates, emptied by the recorder's."""
 
     __slots__ = (
-        "bases", "device", "end", "error", "frames", "leaves", "negative", "pass_run", "pass_start", "prefilling", "request",
+        "bases", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run", "pass_start", "prefilling", "request",
         "start", "steps", "taken", "used",
     )  # fmt: skip
 
@@ -108,6 +109,7 @@ class Run:
         self.start: int | None = None
         self.end: int | None = None
         self.error: str | None = None
+        self.ending: Ending | None = None  # how it says that it ended
         self.frames: list[int] = []  # entry of each frame's sampling
         self.bases: list[int] = []  # start of each frame's first step
         self.steps: list[int] = []  # end of each diffusion step
@@ -130,8 +132,8 @@ class Timeline:
     """The facts of one request. Times are ``clock.now()`` nanoseconds."""
 
     __slots__ = (
-        "__weakref__", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "cancelled", "close_code",
-        "context", "cut_off", "delivered", "events_blocked", "first_send", "heard", "last_progress", "leading_silence", "nan", "notes",
+        "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "cancelled",
+        "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send", "heard", "last_progress", "leading_silence", "nan", "notes",
         "opened", "parts", "puts", "request", "runs", "sends", "service_closed", "silent", "streams_active", "unread", "used",
         "web_closed", "web_error", "work_end", "work_error", "work_start",
     )  # fmt: skip
@@ -157,6 +159,7 @@ class Timeline:
         self.close_code: int | None = None
         self.service_closed: int | None = None  # when the service closed the socket
         self.cancelled: int | None = None  # when the listener was seen to have left
+        self.abandoned: int | None = None  # when the service's stream was closed before its end
         self.cut_off = False  # the service stopped before the request had ended
         self.web_closed: int | None = None
         self.web_error: str | None = None

@@ -40,7 +40,7 @@ class StreamingVibeVoice(VibeVoiceForConditionalGeneration):  # type: ignore[mis
         """Generate on the calling thread until done, or until ``stop`` is set (noticed before the next frame)."""
         self._thread.streamer, self._thread.frame, self._thread.voice = streamer, 0, voice
         try:
-            self.generate(**inputs, stopping_criteria=StoppingCriteriaList([_Stop(stop)]))
+            self.generate(**inputs, stopping_criteria=StoppingCriteriaList([_Stop(stop)]), return_dict_in_generate=True)
         finally:
             self._thread.streamer = None
 

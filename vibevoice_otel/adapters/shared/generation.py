@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 
-from vibevoice_otel.adapters.shared import links, standalone
+from vibevoice_otel.adapters.shared import finish, links, standalone
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import now
@@ -102,7 +102,9 @@ def _timed(run: Run, original: Callable[..., Any], model: Any, args: Any, kwargs
     run.start = now()
     notes = device.attach(run, model)
     try:
-        return original(model, *args, **kwargs)
+        result = original(model, *args, **kwargs)
+        run.ending = finish.ending(model, kwargs, result)
+        return result
     except BaseException as failure:
         run.error = type(failure).__name__
         raise

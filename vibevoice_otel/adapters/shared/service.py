@@ -186,6 +186,7 @@ def _observed(
             try:
                 yield chunk
             except GeneratorExit:
+                timeline.abandoned = now()
                 _close(timeline, chunks)
                 raise
     except Exception as failure:

@@ -64,6 +64,7 @@ class VibeVoiceStreamingForConditionalGenerationInference:
         prompt = kwargs["all_prefilled_outputs"]
         hidden, negative = prompt["tts_lm"][:, -1:], prompt["neg_lm"][:, -1:]
         read, made, finished, window = 0, 0, False, 0
+        cut_off = torch.zeros(1, dtype=torch.bool)
         length = prompt["tts_lm"].shape[1]
         which = torch.LongTensor([0])
         cache = VibeVoiceTokenizerStreamingCache()
@@ -76,6 +77,7 @@ class VibeVoiceStreamingForConditionalGenerationInference:
             if text.shape[1]:
                 read += text.shape[1]
                 if length + read + made > LONGEST:
+                    cut_off[:] = True
                     break
                 heard = self.forward_lm(**self.prepare_inputs_for_generation(text), return_dict=True)
                 hidden = self._pass(text, torch.ones(1, 1), heard.last_hidden_state)
@@ -98,11 +100,12 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 if made > 1.25 * read + 0.7 and not bool(torch.isnan(hidden).any()):
                     finished = True
                     audio_streamer.end(which)
-            if length + read + made > LONGEST:
+            if not finished and length + read + made > LONGEST:
+                cut_off[:] = True
                 break
         if audio_streamer is not None:
             audio_streamer.end()
-        return SimpleNamespace(speech_outputs=None)
+        return SimpleNamespace(speech_outputs=None, reach_max_step_sample=cut_off)
 
     def _pass(self, text, kind, states):
         inputs = self.prepare_inputs_for_generation(text)

@@ -1,0 +1,62 @@
+"""Why speech ended: the model's own end of speech, its length budget, a stop, or a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.semconv import FinishReason
+
+
+class End(Enum):
+    """What a finished generation says of itself."""
+
+    SPOKEN = auto()  # the model said that the speech is over
+    LENGTH = auto()  # the length budget ended it
+    NOT_LENGTH = auto()  # it is over, or something stopped it
+    UNFINISHED = auto()  # the budget or something else ended it before the model did
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The answer of one generation, read when the request is assembled: until then it may lie on a device.
+
+    Args:
+        values: what the generation returned for each sample; None while the device has not delivered it.
+        meaning: what these values say.
+    """
+
+    values: Callable[[], Sequence[object] | None]
+    meaning: Callable[[Sequence[object]], End]
+
+    def read(self) -> End | None:
+        """None when it is not known."""
+        values = self.values()
+        return None if values is None else self.meaning(values)
+
+
+def decide(timeline: Timeline) -> FinishReason | None:
+    """Why the speech of a request ended; None where nothing was generated or the model does not say."""
+    ended = timeline.generate_end
+    if timeline.generate_start is None:
+        return None
+    if timeline.generate_error is not None:
+        return FinishReason.ERROR
+    left = min((at for at in (timeline.cancelled, timeline.abandoned) if at is not None), default=None)
+    stopped = (
+        ended is None or timeline.cut_off or timeline.work_error is not None or (left is not None and left < ended)
+    )
+    return _of([run.ending.read() if run.ending is not None else None for run in timeline.started], stopped=stopped)
+
+
+def _of(ends: Iterable[End | None], *, stopped: bool) -> FinishReason | None:
+    found = set(ends)
+    if End.LENGTH in found:
+        return FinishReason.LENGTH
+    if stopped:
+        return FinishReason.EOS if found == {End.SPOKEN} else FinishReason.STOPPED
+    if End.UNFINISHED in found:
+        return FinishReason.LENGTH
+    return FinishReason.EOS if found and None not in found else None
