@@ -132,10 +132,11 @@ class Timeline:
     """The facts of one request. Times are ``clock.now()`` nanoseconds."""
 
     __slots__ = (
-        "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples", "backlog", "cancelled",
-        "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send", "heard", "last_progress", "leading_silence", "nan", "notes",
-        "opened", "parts", "puts", "request", "runs", "sends", "service_closed", "silent", "streams_active", "unread", "used",
-        "web_closed", "web_error", "work_end", "work_error", "work_start",
+        "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
+        "backlog", "cancelled", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
+        "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "puts", "request", "runs",
+        "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
+        "work_end", "work_error", "work_start",
     )  # fmt: skip
 
     def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:

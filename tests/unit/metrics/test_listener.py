@@ -44,7 +44,7 @@ class Derived:
         return [point.sum for point in self.points(semconv.GAP)]
 
 
-def late(milliseconds: int, error: str | None = None) -> Timeline:
+def late(milliseconds: int, **ends: object) -> Timeline:
     """A request whose third frame comes so long after its second has been played."""
     t = request()
     add_frame(t, 277 * MS + milliseconds * MS, 2)  # sent 7 ms after its beginning
