@@ -40,8 +40,9 @@ stack: $(VENV)/.service tools ## the demo service in front of the real Collector
 compose-smoke: $(VENV)/.service ## docker compose up, one request, its series and its trace, down again (needs Docker)
 	@$(BIN)/python -m tools.stack.compose_smoke
 
-dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry and docs/telemetry.md from their sources
+dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry, docs/telemetry.md and the manifests from their sources
 	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m tools.kubernetes
 
 rules: dashboards ## the same command writes both
 

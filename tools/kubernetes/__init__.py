@@ -1,0 +1,1 @@
+"""The chart as helm renders it, and a real Kubernetes API on this machine to judge what it renders."""
