@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards rules schema pictures screenshots soak audit gpu
+.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -42,6 +42,9 @@ compose-smoke: $(VENV)/.service ## docker compose up, one request, its series an
 
 dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry, docs/telemetry.md and the manifests from their sources
 	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m tools.kubernetes
+
+kubernetes: $(VENV)/.test ## write deploy/kubernetes/rendered from the chart (needs helm: make tools)
 	@$(BIN)/python -m tools.kubernetes
 
 rules: dashboards ## the same command writes both
