@@ -342,6 +342,13 @@ STEPS_STICKY = Attribute(
     "vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,)
 )
 TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
+TEXT_WAIT = Attribute(
+    "vibevoice.text.wait",
+    "double",
+    "Seconds from the request's arrival to the message that says what to speak; absent where the URL says it. No latency and no "
+    "duration counts them.",
+    (1.2,),
+)
 TEXT = Attribute(
     "vibevoice.text",
     "string",
@@ -555,7 +562,7 @@ SYNTHESIZE = Span(
     None,
     "One speech request, from the arrival of its WebSocket to the last thing done for it.",
     (
-        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT, STATUS,
+        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT_WAIT, TEXT, STATUS,
         FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,

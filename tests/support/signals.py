@@ -33,6 +33,7 @@ class Signals:
     spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
     logs: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
+    flush: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         self.tracers, self.meters, self.loggers = TracerProvider(), MeterProvider([self.reader]), LoggerProvider()
@@ -45,6 +46,25 @@ class Signals:
 
     def finished(self, name: str | None = None) -> list[ReadableSpan]:
         return [span for span in self.spans.get_finished_spans() if name in {None, span.name}]
+
+    def attributes(self, name: str = "vibevoice.synthesize") -> list[dict[str, Any]]:
+        """The attributes of each finished span of this name, without ``vibevoice.``, in the order of their beginning."""
+        self.flush()
+        found = sorted(self.finished(name), key=lambda span: span.start_time or 0)
+        return [
+            {key.removeprefix("vibevoice."): value for key, value in (span.attributes or {}).items()} for span in found
+        ]
+
+    def counted(self, name: str, label: str) -> dict[str, float]:
+        """What a counter or a histogram has counted, by one attribute."""
+        self.flush()
+        found: dict[str, float] = {}
+        for point in self.points(name):
+            value = point.count if hasattr(point, "count") else point.value
+            if value:
+                key = str(point.attributes[label])
+                found[key] = found.get(key, 0) + value
+        return found
 
     def servers(self) -> list[ReadableSpan]:
         return [span for span in self.finished() if span.kind is SpanKind.SERVER]
@@ -97,15 +117,25 @@ def signals(*, observed: bool, settings: Settings | None = None) -> Iterator[Sig
 
 
 async def ask(
-    app: App, kind: str, path: str, query: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **scope: Any
-) -> list[dict[str, Any]]:
-    """One request, as uvicorn makes it: what the application raises is logged, not passed on. Returns the messages it sent."""
+    app: App, kind: str, path: str, query: str = "", headers: Sequence[tuple[bytes, bytes]] = (),
+    says: Sequence[str | bytes | float] = (), **scope: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One request, as uvicorn makes it: what the application raises is logged, not passed on. Returns the messages it sent.
+
+    ``says`` are the client's messages, and where one is a number so many seconds in which it says nothing.
+    """
     sent: list[dict[str, Any]] = []
     came = iter([{"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request", "body": b""}])
+    saying = iter(says)
 
     async def receive() -> dict[str, Any]:
         for message in came:
             return message
+        for each in saying:
+            if isinstance(each, float):
+                await asyncio.sleep(each)
+            else:
+                return {"type": "websocket.receive", "bytes" if isinstance(each, bytes) else "text": each}
         return await asyncio.sleep(3600, {})
 
     async def send(message: dict[str, Any]) -> None:

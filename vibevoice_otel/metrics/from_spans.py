@@ -240,7 +240,7 @@ class FromSpans:
         latency = root.attributes.get(semconv.FIRST_AUDIO_LATENCY.key)
         if isinstance(latency, float):
             return latency <= self._slo
-        if status in {Status.REJECTED, Status.SUCCESS} or (status is Status.CANCELLED and root.seconds <= self._slo):
+        if status in {Status.REJECTED, Status.SUCCESS} or (status is Status.CANCELLED and _waited(root) <= self._slo):
             return None  # a success without first audio had no socket: a program that speaks to itself
         return False
 
@@ -256,7 +256,7 @@ class FromSpans:
             put.record(semconv.UNDERRUN_SECONDS, silence, voice, exemplar)
         if status is Status.SUCCESS:
             length = {"text_length_range": batch.labels.text_length_range}
-            put.record(semconv.REQUEST_DURATION, root.seconds, {**voice, **length}, exemplar)
+            put.record(semconv.REQUEST_DURATION, _waited(root), {**voice, **length}, exemplar)
         reason = of.get(semconv.FINISH_REASON.key)
         if reason is not None:
             put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})
@@ -291,6 +291,11 @@ class FromSpans:
             underruns = root.attributes.get(semconv.UNDERRUNS.key) if root else None
             return batch.status in {Status.ERROR, Status.TIMEOUT} or slow or bool(underruns)
         return True
+
+
+def _waited(root: Operation) -> float:
+    """Seconds that the listener waited for the service: not while the service waited for what to speak."""
+    return root.seconds - float(root.attributes.get(semconv.TEXT_WAIT.key, 0.0))
 
 
 def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int]:

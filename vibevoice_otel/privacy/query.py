@@ -66,15 +66,15 @@ class Redactor:
 
 
 def asked(query: bytes, *, keep_text: bool) -> Asked:
-    """What the client asked for. The text is measured, and kept only with ``keep_text``."""
+    """What the client asked for in the URL. A text there is measured, and kept only with ``keep_text``."""
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True)
 
     def first(name: str) -> str | None:
         found = values.get(name)
         return found[0][:MAX_ASKED] if found else None
 
-    text = (values.get(TEXT_PARAMETER) or [""])[0]
+    text = values.get(TEXT_PARAMETER, [None])[0]
     return Asked(
-        voice=first("voice"), cfg=first("cfg"), steps=first("steps"), text_length=len(text), blank=not text.strip(),
-        text=text if keep_text else None,
+        voice=first("voice"), cfg=first("cfg"), steps=first("steps"), text_length=None if text is None else len(text),
+        blank=not (text or "").strip(), text=text if keep_text else None, by_url=text is not None,
     )  # fmt: skip

@@ -97,7 +97,7 @@ class Assembly:
         self._after_disconnect = 0
         self._playback = Playback(ahead)
         self._cadence = Cadence()
-        self._parts: FirstAudioParts | None = FirstAudioParts(timeline.opened)
+        self._parts: FirstAudioParts | None = FirstAudioParts()
         self._first_send: int | None = None
 
     def without_trace(self, root_id: int) -> None:
@@ -289,9 +289,9 @@ class Assembly:
         sends = t.sends[: len(t.sends) // 3 * 3]
         if self._first_send is None and sends:
             self._first_send = sends[1]
-            batch.operations.append(self._operation(semconv.FIRST_CHUNK, t.opened, self._first_send, self._trace[1]))
+            batch.operations.append(self._operation(semconv.FIRST_CHUNK, t.begun, self._first_send, self._trace[1]))
             if self._parts is not None:
-                batch.first_audio_parts = self._parts.divide(self._first_send)
+                batch.first_audio_parts = self._parts.divide(t.begun, self._first_send)
                 self._parts = None
         self._sent += len(sends) // 3
         batch.underruns = self._playback.play(sends)
@@ -352,6 +352,7 @@ class Assembly:
             (semconv.STEPS_REQUESTED, _differing(asked.steps, used.steps)),
             (semconv.STEPS_STICKY, used.steps_sticky or None),
             (semconv.TEXT_LENGTH, asked.text_length),
+            (semconv.TEXT_WAIT, (t.begun - t.opened) / 1e9 or None),
             (semconv.TEXT, asked.text),
             (semconv.STATUS, status.value),
             (semconv.FINISH_REASON, reason.value if reason is not None else None),
@@ -360,7 +361,7 @@ class Assembly:
             (semconv.REAL_TIME_FACTOR, generated / audio if audio and generated else None),
             (
                 semconv.FIRST_AUDIO_LATENCY,
-                (self._first_send - t.opened) / 1e9 if self._first_send is not None else None,
+                (self._first_send - t.begun) / 1e9 if self._first_send is not None else None,
             ),
             (semconv.UNDERRUNS, heard.underruns if heard else None),
             (semconv.UNDERRUN_DURATION, (heard.stalled_seconds or None) if heard else None),

@@ -8,14 +8,9 @@ from vibevoice_otel.semconv import Part
 
 
 class FirstAudioParts:
-    """Collects early intervals of one request, then cuts its first-audio latency along them.
+    """Collects early intervals of one request, then cuts its first-audio latency along them."""
 
-    Args:
-        opened: arrival of the request (monotonic nanoseconds).
-    """
-
-    def __init__(self, opened: int) -> None:
-        self._opened = opened
+    def __init__(self) -> None:
         self._intervals: list[tuple[int, int, str]] = []
         self._first_decode: int | None = None
 
@@ -27,15 +22,15 @@ class FirstAudioParts:
             if self._first_decode is None or start < self._first_decode:
                 self._intervals.append((start, end, part))
 
-    def divide(self, first_send_end: int) -> dict[str, float]:
-        """Seconds of each part between the arrival and ``first_send_end``; the sum is their distance.
+    def divide(self, begun: int, first_send_end: int) -> dict[str, float]:
+        """Seconds of each part from ``begun`` to ``first_send_end`` (monotonic nanoseconds); the sum is their distance.
 
         Where two intervals overlap the earlier one keeps the time. Time under none is ``delivery`` after the first decode,
         ``other`` before.
         """
         border = min(self._first_decode, first_send_end) if self._first_decode is not None else first_send_end
         totals = dict.fromkeys(Part.ALL, 0)
-        at = self._opened
+        at = begun
         for start, end, part in sorted(self._intervals):
             if start >= border:
                 break
@@ -47,5 +42,5 @@ class FirstAudioParts:
                 totals[part] += until - at
                 at = until
         totals[Part.OTHER] += max(0, border - at)
-        totals[Part.DELIVERY] += first_send_end - max(border, self._opened)
+        totals[Part.DELIVERY] += first_send_end - max(border, begun)
         return {part: nanoseconds / 1e9 for part, nanoseconds in totals.items()}

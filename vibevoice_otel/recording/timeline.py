@@ -48,6 +48,7 @@ class Asked:
     blank: bool = False  # nothing but white space to speak
     text: str | None = None
     synthetic: bool = False
+    by_url: bool = False  # the URL says what to speak
 
 
 @dataclass(slots=True)
@@ -135,7 +136,7 @@ class Timeline:
         "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
         "backlog", "cancelled", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
         "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "puts", "request", "runs",
-        "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
+        "said", "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
         "work_end", "work_error", "work_start",
     )  # fmt: skip
 
@@ -155,6 +156,9 @@ class Timeline:
         self.notes: list[Note] = []
         # The socket, on the event loop.
         self.accepted: int | None = None
+        self.said: int | None = (
+            None  # when the last message came before the work began; it says what to speak unless the URL does
+        )
         self.sends: list[int] = []  # start, end, bytes of each non-empty binary send
         self.first_send: int | None = None  # return of the first of them
         self.close_code: int | None = None
@@ -186,6 +190,11 @@ class Timeline:
         # Live state, read at collection.
         self.last_progress = opened
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
+
+    @property
+    def begun(self) -> int:
+        """From when on the service is waited for: the arrival, or where the URL does not say what to speak the message that does."""
+        return self.opened if self.said is None or self.asked.by_url else self.said
 
     def sent(self, start: int, end: int, size: int) -> None:
         """Note a non-empty binary send of ``size`` bytes."""
@@ -231,6 +240,15 @@ thread = _Thread()
 
 #: The request of the current task or worker thread (asyncio.to_thread copies it; a plain thread does not).
 current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", default=None)
+
+#: Opens the timeline of the web request that the current task serves, for one that turns out to be speech; None where it cannot.
+candidate: ContextVar[Callable[[], Timeline | None] | None] = ContextVar("vibevoice_otel_candidate", default=None)
+
+
+def served() -> Timeline | None:
+    """The request of the current task or worker thread. A candidate becomes one: what asks works for it."""
+    timeline, promote = current.get(), candidate.get()
+    return timeline if timeline is not None or promote is None else promote()
 
 
 _taking = threading.Lock()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Status, StatusCode
 
-from vibevoice_otel import failures, semconv
+from vibevoice_otel import failures, routes, semconv
 from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Timeline, current
-from vibevoice_otel.routes import SpeechRoutes
+from vibevoice_otel.recording.timeline import Timeline, candidate, current
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
@@ -31,7 +30,7 @@ SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
 
 
 class RequestMiddleware:
-    """Opens a timeline for each WebSocket on one of the routes and notes what happens on it.
+    """Opens a timeline for each WebSocket that is for speech and notes what happens on it.
 
     Args:
         app: the application inside.
@@ -41,7 +40,7 @@ class RequestMiddleware:
     def __init__(self, app: App, recorder: Recorder) -> None:
         self.app = app
         self._recorder = recorder
-        self._routes = SpeechRoutes(recorder.settings.routes)
+        self._routes = routes.SpeechRoutes(recorder.settings.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -51,26 +50,34 @@ class RequestMiddleware:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket" or scope["path"] not in self._routes or _is_further_in(scope):
-            await self.app(scope, receive, send)
-            return
-        timeline = self._open(scope, scope.get(ARRIVED) or now())
-        if timeline is None:
+        try:
+            request = None if scope["type"] != "websocket" or _is_further_in(scope) else _Request(scope, self._open)
+            timeline = request.begin() if request is not None and scope["path"] in self._routes else None
+        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
+            self._failed("the beginning of a request", error)
+            request = timeline = None
+        if request is None:
             await self.app(scope, receive, send)
             return
         server = trace.get_current_span()
-        token = current.set(timeline)
-        attached = otel_context.attach(timeline.context) if timeline.context is not None else None
+        tokens = current.set(timeline), candidate.set(request.promote)
+        attached = (
+            otel_context.attach(timeline.context) if timeline is not None and timeline.context is not None else None
+        )
+        raised = None
         try:
-            await self.app(scope, self._receiving(timeline, receive), self._sending(timeline, send))
+            await self.app(scope, self._receiving(request, receive), self._sending(request, send))
         except BaseException as error:
-            timeline.web_error = timeline.web_error or type(error).__name__
+            raised = type(error).__name__
             raise
         finally:
             if attached is not None:
                 otel_context.detach(attached)
-            current.reset(token)
-            self._ended(timeline, server)
+            current.reset(tokens[0])
+            candidate.reset(tokens[1])
+            if request.timeline is not None:
+                request.timeline.web_error = request.timeline.web_error or raised
+                self._ended(request.timeline, server)
 
     def _ended(self, timeline: Timeline, server: trace.Span) -> None:
         try:
@@ -88,43 +95,42 @@ class RequestMiddleware:
     def _failed(self, where: str, error: Exception) -> None:
         failures.failed(self._recorder.on_drop, where, error)
 
-    def _open(self, scope: Scope, arrived: int) -> Timeline | None:
+    def _open(self, request: _Request) -> Timeline | None:
         try:
+            scope = request.scope
             asked = query.asked(scope.get("query_string", b""), keep_text=self._recorder.settings.capture_text)
-            context = _context(scope)
             asked.synthetic = _synthetic(scope)
-            return self._recorder.open("web", context=context, asked=asked, opened=arrived)
+            return self._recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self._failed("the beginning of a request", error)
             return None
 
-    def _receiving(self, timeline: Timeline, receive: Receive) -> Receive:
+    def _receiving(self, request: _Request, receive: Receive) -> Receive:
         async def observed() -> Message:
             message = await receive()
             try:
-                if (
-                    message["type"] == "websocket.disconnect"
-                    and timeline.service_closed is None
-                    and timeline.cancelled is None
-                ):
-                    timeline.cancelled = now()
-                    timeline.close_code = message.get("code", 1005)
+                request.received(message)
             except Exception as error:  # noqa: BLE001
                 self._failed("a message from the listener", error)
             return message
 
         return observed
 
-    def _sending(self, timeline: Timeline, send: Send) -> Send:
+    def _sending(self, request: _Request, send: Send) -> Send:
         async def observed(message: Message) -> None:
-            started = self._before_send(timeline, message)
+            timeline = request.timeline
+            started = self._before_send(timeline, message) if timeline is not None else now()
             try:
                 await send(message)
             except BaseException as error:
-                _unsent(timeline, error)
+                if timeline is not None:
+                    _unsent(timeline, error)
                 raise
             try:
-                _sent(timeline, message, started)
+                if message["type"] == "websocket.accept":
+                    request.accepted()
+                elif timeline is not None:
+                    _sent(timeline, message, started)
             except Exception as error:  # noqa: BLE001
                 self._failed("a message to the listener", error)
 
@@ -141,6 +147,56 @@ class RequestMiddleware:
         return now()
 
 
+class _Request:
+    """A WebSocket: speech from its arrival on a speech route, elsewhere once a generation works for it.
+
+    Args:
+        scope: the connection's.
+        open_: opens the timeline; None where it could not.
+    """
+
+    __slots__ = ("_accepted", "_open", "_said", "arrived", "context", "scope", "timeline")
+
+    def __init__(self, scope: Scope, open_: Callable[[_Request], Timeline | None]) -> None:
+        self.scope = scope
+        self.arrived: int = scope.get(ARRIVED) or now()
+        self.context = _context(scope)
+        self.timeline: Timeline | None = None
+        self._open = open_
+        self._accepted: int | None = None
+        self._said: int | None = None
+
+    def begin(self) -> Timeline | None:
+        """Open the timeline, with what was noted before."""
+        self.timeline = timeline = self._open(self)
+        if timeline is not None:
+            timeline.accepted, timeline.said = self._accepted, self._said
+        return timeline
+
+    def promote(self) -> Timeline | None:
+        """What works for the request speaks: open its timeline where that has not been done, and know its route from now on."""
+        if self.timeline is None and self.begin() is not None:
+            route = self.scope.get("route")
+            routes.learn(str(getattr(route, "path_format", None) or self.scope["path"]))
+        return self.timeline
+
+    def accepted(self) -> None:
+        self._accepted = now()
+        if self.timeline is not None:
+            self.timeline.accepted = self._accepted
+
+    def received(self, message: Message) -> None:
+        """Note that a message has come: what to speak, as long as no work has begun; or that the listener has left."""
+        timeline = self.timeline
+        if message["type"] == "websocket.receive":
+            if timeline is None:
+                self._said = now()
+            elif timeline.work_start is None:
+                timeline.said = now()
+        elif message["type"] == "websocket.disconnect" and timeline is not None:
+            _left(timeline, message)
+
+
 def _is_further_in(scope: Scope) -> bool:
     """Whether another RequestMiddleware of the request is nearer to what makes its SERVER span, or has begun.
 
@@ -150,13 +206,21 @@ def _is_further_in(scope: Scope) -> bool:
         return True
     if trace.get_current_span().get_span_context().is_valid:
         return False
-    for route in getattr(scope.get("app"), "routes", ()):
-        match, _ = route.matches(scope)
-        if match.name == "FULL":
-            mounted = getattr(route, "app", None)
-            while mounted is not None and not hasattr(mounted, "build_middleware_stack"):
-                mounted = getattr(mounted, "app", None)
-            return mounted is not None
+    return _is_mounted(getattr(scope.get("app"), "routes", ()), scope)
+
+
+def _is_mounted(routes: Iterable[Any], scope: Scope) -> bool:
+    """Whether the first of ``routes`` that takes the request passes it to another application."""
+    for route in routes:
+        match, child = route.matches(scope)
+        if match.name != "FULL":
+            continue
+        target = getattr(route, "app", None)
+        while target is not None and not hasattr(target, "build_middleware_stack"):
+            if hasattr(target, "routes"):
+                return _is_mounted(target.routes, {**scope, **child})
+            target = getattr(target, "app", None)
+        return target is not None
     return False
 
 
@@ -182,10 +246,14 @@ def _synthetic(scope: Scope) -> bool:
 
 
 def _sent(timeline: Timeline, message: Message, started: int) -> None:
-    if message["type"] == "websocket.accept":
-        timeline.accepted = now()
-    elif message["type"] == "websocket.send" and (data := message.get("bytes")):
+    if message["type"] == "websocket.send" and (data := message.get("bytes")):
         timeline.sent(started, now(), len(data))
+
+
+def _left(timeline: Timeline, message: Message) -> None:
+    if timeline.service_closed is None and timeline.cancelled is None:
+        timeline.cancelled = now()
+        timeline.close_code = message.get("code", 1005)
 
 
 def _unsent(timeline: Timeline, error: BaseException) -> None:

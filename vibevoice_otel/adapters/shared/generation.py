@@ -14,7 +14,7 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, served, thread
 
 #: What torch raises when a device's memory runs out.
 OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
@@ -48,7 +48,7 @@ def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timeline | Non
     told = links.among((*args, *kwargs.values()))
     if told:
         return told.pop() if len(told) == 1 else None
-    return current.get()
+    return served()
 
 
 def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from vibevoice_otel.adapters.shared.generation import hook_run_generation, reset
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, current
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, served
 from vibevoice_otel.semconv import Cache
 
 
@@ -204,23 +204,30 @@ def _observed(
 
 def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Timeline, Any]:
     """The timeline of the work that begins, and what resets the context when that was set here."""
-    timeline = current.get()
-    token = None
+    timeline = served()
     if timeline is None:  # called without our middleware: from a script, or behind another kind of server
         timeline = recorder.open("work", asked=_asked(asked))
-        token = current.set(timeline)
     else:
         recorder.hold(timeline, "work")
-        timeline.asked.text_length = (
-            timeline.asked.text_length if timeline.asked.text_length is not None else len(asked.get("text") or "")
-        )
+        _complete(timeline.asked, _asked(asked))
+    token = current.set(timeline) if current.get() is None else None
     timeline.work_start = now()
     if timeline.accepted is not None:
-        timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)
+        timeline.note(semconv.QUEUE, max(timeline.accepted, timeline.begun), timeline.work_start)
     model = getattr(service, "model_path", None)
     timeline.used.model = str(model) if model else None
     _used(timeline, asked, service)
     return timeline, token
+
+
+def _complete(asked: Asked, given: Asked) -> None:
+    """Where the URL does not say what to speak a message has, and with it the rest; it is known by what the service is given."""
+    if asked.by_url:
+        return
+    asked.text_length, asked.blank = given.text_length, given.blank
+    for name in ("voice", "cfg", "steps"):
+        if getattr(asked, name) is None:
+            setattr(asked, name, getattr(given, name))
 
 
 def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:

@@ -35,9 +35,7 @@ class StreamingTTSService:
 
     def load(self):
         self.processor = VibeVoiceStreamingProcessor.from_pretrained(self.model_path)
-        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(
-            self.model_path, device_map="cpu"
-        )
+        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(self.model_path, device_map="cpu")  # fmt: skip
         self.model.eval()
         scheduler = self.model.model.noise_scheduler
         self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
