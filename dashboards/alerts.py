@@ -83,6 +83,18 @@ def _voices() -> Iterator[Alert]:
         "Over 30 minutes a request ran out of audio {{ $value | humanize }} times on average; the limit is "
         f"{limits.UNDERRUNS_PER_REQUEST:g}.",
     )
+    ended = total(VOICE, growth(semconv.FINISHED, "30m"))
+    cut_off = total(VOICE, growth(semconv.FINISHED, "30m", f'finish_reason="{semconv.FinishReason.LENGTH}"'))
+    yield Alert(
+        "VibeVoiceSpeechCutOff",
+        f"{cut_off} / {ended} > {limits.CUT_OFF_RATIO:g}\nand round({cut_off}) >= {limits.CUT_OFF_REQUESTS}\n"
+        f"and {ended} >= {limits.MIN_REQUESTS}",
+        "10m",
+        "warning",
+        "Speech of voice {{ $labels.voice }} of " + OF + " is cut off",
+        "The model's length budget ended {{ $value | humanizePercentage }} of the voice's requests over 30 minutes in place of the end of "
+        f"speech; the limit is {limits.CUT_OFF_RATIO:.0%}. To the service they are successes.",
+    )
 
 
 def _defects() -> Iterator[Alert]:
@@ -225,6 +237,16 @@ def _telemetry() -> Iterator[Alert]:
         "warning",
         OF + " has more series than its limit",
         "{{ $value }} series are overflow series: their sums are exact, their voice, cfg and steps are unknown.",
+    )
+    used, limit = (f"max by ({SERVICE}, instance) ({series(each)})" for each in (semconv.SERIES, semconv.SERIES_LIMIT))
+    yield Alert(
+        "VibeVoiceSeriesNearLimit",
+        f"{used} / {limit} > {limits.SERIES_RATIO:g}",
+        "15m",
+        "warning",
+        OF + " is near its limit of series",
+        "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of VIBEVOICE_OTEL_MAX_SERIES; "
+        "past it new combinations share one series.",
     )
     yield Alert(
         "VibeVoiceTargetDown",

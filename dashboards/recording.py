@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dashboards.promql import SERVICE, VOICE, growth, quantile, series, total
-from dashboards.thresholds import BURNS, FIRST_AUDIO, OBJECTIVES, SUCCESS, Objective
+from dashboards.thresholds import BURNS, CONTINUITY, FIRST_AUDIO, OBJECTIVES, SUCCESS, Objective
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
 
@@ -65,6 +65,7 @@ def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str
     metric, failing, counting = {
         SUCCESS: (semconv.REQUESTS, FAILED, COUNTED),
         FIRST_AUDIO: (semconv.FIRST_AUDIO_SLI, BAD, ""),
+        CONTINUITY: (semconv.CONTINUITY_SLI, BAD, ""),
     }[objective]
     return total(by, growth(metric, window, *matchers, failing)), total(by, growth(metric, window, *matchers, counting))
 

@@ -14,6 +14,11 @@ MIN_REQUESTS: Final = 20
 FAILURE_RATIO: Final = 0.05
 GPU_MEMORY_RATIO: Final = 0.9
 UNDERRUNS_PER_REQUEST: Final = 0.1
+#: Share of a voice's requests whose speech the length budget cut off, and how many of them are no accident.
+CUT_OFF_RATIO: Final = 0.01
+CUT_OFF_REQUESTS: Final = 2
+#: Share of a process's limit of series that is in use.
+SERIES_RATIO: Final = 0.8
 STUCK_SECONDS: Final = 30
 QUEUE_RATIO: Final = 0.5
 PROBE_FAILURES: Final = 3
@@ -38,7 +43,8 @@ class Objective:
 
 SUCCESS: Final = Objective("success", "Success", semconv.SLO_SUCCESS_RATIO)
 FIRST_AUDIO: Final = Objective("first_audio", "First audio", semconv.SLO_FIRST_AUDIO_RATIO)
-OBJECTIVES: Final = (SUCCESS, FIRST_AUDIO)
+CONTINUITY: Final = Objective("continuity", "Continuity", semconv.SLO_GAP_RATIO)
+OBJECTIVES: Final = (SUCCESS, FIRST_AUDIO, CONTINUITY)
 
 
 @dataclass(frozen=True, slots=True)

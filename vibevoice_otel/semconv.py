@@ -869,6 +869,18 @@ DROPPED = Metric(
     (M_WHAT, M_REASON),
     "live: the recorder",
 )
+SERIES = Metric(
+    "vibevoice.telemetry.series",
+    "gauge",
+    "{series}",
+    "Prometheus series that this process has made.",
+    (),
+    "live: the instruments",
+)
+SERIES_LIMIT = Metric(
+    "vibevoice.telemetry.series.limit", "gauge", "{series}", "Series that this process may make (VIBEVOICE_OTEL_MAX_SERIES).",
+    (), "live: the instruments",
+)  # fmt: skip
 PROGRESS_AGE = Metric(
     "vibevoice.streaming.oldest_progress_age", "gauge", "s", "Seconds since the least recent open stream last made a frame.",
     (), "live: open timelines",
@@ -926,7 +938,7 @@ METRICS: Final = (
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
     TEXT_LENGTHS, CHARACTERS, FINISHED,
-    LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, PROGRESS_AGE, ERRORS, BUILD_INFO,
+    LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 

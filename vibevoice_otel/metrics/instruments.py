@@ -42,6 +42,11 @@ class Limits:
             set()
         )  # admitted sets in their callers' own order
 
+    @property
+    def series(self) -> tuple[int, int]:
+        """Series made so far, and how many may be."""
+        return self._series, self._max_series
+
     def admit(self, metric: Metric, attributes: Attributes) -> Mapping[str, Any]:
         written = (metric.name, tuple(attributes.items()))
         if written in self._as_written:
@@ -167,6 +172,11 @@ class Instruments:
                 others = exemplars.take(slice(1, None)) if exemplars is not None else None
                 if fast.record_many(instrument, values[1:], bounded, others):
                     return
+
+    @property
+    def series(self) -> tuple[int, int]:
+        """Series made so far, and how many may be."""
+        return self._limits.series
 
     @property
     def may_wait(self) -> bool:

@@ -59,6 +59,8 @@ def register(instruments: Instruments, recorder: Recorder, version: str, adapter
     """Register the gauges that read live state; ``adapters`` names those whose code has been seen."""
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
     instruments.observe(semconv.BUFFER_LENGTH, Backlog(recorder))
+    instruments.observe(semconv.SERIES, lambda: [(instruments.series[0], {})])
+    instruments.observe(semconv.SERIES_LIMIT, lambda: [(instruments.series[1], {})])
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
     instruments.observe(
         semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})]

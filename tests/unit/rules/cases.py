@@ -66,6 +66,16 @@ def objective(bad: str, good: str) -> dict[str, str]:
     }
 
 
+def continuity(bad: str, good: str) -> dict[str, str]:
+    return {name.replace("first_audio", "continuity"): text for name, text in objective(bad, good).items()}
+
+
+def finished(**by_reason: float) -> dict[str, str]:
+    """Requests a minute whose speech ended, by why."""
+    name = "vibevoice_speech_finished_total"
+    return {f'{name}{{{VOICE}, finish_reason="{why}"}}': f"0+{each:g}x300" for why, each in by_reason.items()}
+
+
 def memory(used: float, reserved: float, free: float, limit: float = 100) -> dict[str, str]:
     values = {"": used, "_reserved": reserved, "_free": free, "_limit": limit}
     return {
@@ -91,6 +101,11 @@ def _voices() -> Iterator[Case]:
     yield Case(alert, "gaps", {underrun: "0+2x300", **requests(success=8)}, ENOUGH + 10, voice)
     yield Case(alert, "few gaps", {underrun: "0+0.5x300", **requests(success=8)})
     yield Case(alert, "gaps but rare", {underrun: "0+1x300", **requests(success=0.5)})
+    alert = "VibeVoiceSpeechCutOff"
+    yield Case(alert, "one in eight", finished(eos=7, length=1, stopped=0, error=0), ENOUGH + 10, voice)
+    yield Case(alert, "spoken to the end", finished(eos=8, length=0, stopped=4, error=1))
+    yield Case(alert, "one in 200", finished(eos=199, length=1))
+    yield Case(alert, "cut off but rare", finished(eos=0.2, length=0.2))
 
 
 def _defects() -> Iterator[Case]:
@@ -113,8 +128,11 @@ def _burns() -> Iterator[Case]:
         fires = ENOUGH + minutes(burn.hold)
         yield Case("VibeVoiceSuccessBudgetBurn", burn.long, requests(success=4, error=4), fires, labels)
         yield Case("VibeVoiceFirstAudioBudgetBurn", burn.long, objective("0+8x300", "0x300"), fires, labels)
+        yield Case("VibeVoiceContinuityBudgetBurn", burn.long, continuity("0+4x300", "0+4x300"), fires, labels)
     yield Case("VibeVoiceSuccessBudgetBurn", "within budget", requests(success=400, error=2))
     yield Case("VibeVoiceFirstAudioBudgetBurn", "within budget", objective("0+1x300", "0+39x300"))
+    yield Case("VibeVoiceContinuityBudgetBurn", "within budget: C100 of 99.5 %", continuity("0+1x300", "0+199x300"))
+    yield Case("VibeVoiceContinuityBudgetBurn", "rare", continuity("0+0.05x300", "0x300"))
     yield Case("VibeVoiceSuccessBudgetBurn", "rare", requests(error=0.05))
     yield Case("VibeVoiceFirstAudioBudgetBurn", "rare", objective("0+0.05x300", "0x300"))
 
@@ -192,6 +210,11 @@ def _telemetry() -> Iterator[Case]:
         alert, "overflow", {f'{name}{{{OF}, otel_metric_overflow="true"}}': "1x300"}, 5, {**OUT, "severity": "warning"}
     )
     yield Case(alert, "none", {f"{name}{{{VOICE}}}": "1x300"})
+    alert, made = "VibeVoiceSeriesNearLimit", f'vibevoice_telemetry_series{{{OF}, instance="a"}}'
+    limit = {f'vibevoice_telemetry_series_limit{{{OF}, instance="a"}}': "50000x300"}
+    near = {**OUT, "severity": "warning", "instance": "a"}
+    yield Case(alert, "near", {made: "41000x300", **limit}, 15, near)
+    yield Case(alert, "far", {made: "30000x300", **limit})
     alert = "VibeVoiceTargetDown"
     labels = {"job": "otel-agent", "instance": "c:8889", "service": "vibevoice", "severity": "critical"}
     yield Case(alert, "agent", {'up{job="otel-agent", instance="c:8889"}': "1x9 0x300"}, 12, labels)

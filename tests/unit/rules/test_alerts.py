@@ -11,7 +11,7 @@ import yaml
 from dashboards.alerts import alerts
 from tests.stack.fixtures import need
 from tests.unit.rules import promtool
-from tests.unit.rules.cases import BUDGETS, CASES, OF, Case, first_audio, objective, requests
+from tests.unit.rules.cases import BUDGETS, CASES, OF, Case, continuity, first_audio, objective, requests
 from tools import toolchain
 
 FIRING = [case for case in CASES if case.fires is not None]
@@ -95,7 +95,7 @@ def test_budget_left(tmp_path: Path) -> None:
     """A half per cent of bad requests leaves half of a 1 % budget and nine tenths of a 5 % one."""
     groups = yaml.safe_load(promtool.RULES[0].read_text())["groups"]
     rules = {"groups": [group for group in groups if "objectives" in group["name"]]}
-    series = requests(success=398, error=2) | objective("0+2x300", "0+398x300")
+    series = requests(success=398, error=2) | objective("0+2x300", "0+398x300") | continuity("0+2x300", "0+398x300")
     checks = [
         {
             "expr": f"round({name}, 0.0001)",
