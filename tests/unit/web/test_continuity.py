@@ -152,7 +152,8 @@ def test_the_server_s_worst_gap_is_the_client_s(observed: Pipeline, kind: str) -
     )
     assert apart[int(0.95 * REQUESTS) - 1] < 0.005
     assert abs(within[0] - within[1]) <= 0.01
-    assert (max(clients) > 0.02) == (kind != "steady"), "the kinds differ in what their listeners hear"
+    typical = sorted(clients)[REQUESTS // 2]
+    assert (typical > 0.01) == (kind != "steady"), "the kinds differ in what their listeners hear"
 
 
 def test_a_listener_who_reads_slowly_shows_in_the_sends(observed: Pipeline) -> None:
