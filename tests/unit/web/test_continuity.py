@@ -26,6 +26,8 @@ from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SLO_GAP_SECONDS
 CHUNK = 0.05  # seconds of audio in a chunk
 BYTES = round(CHUNK * SAMPLE_RATE_HZ) * 2
 REQUESTS = 20  # of each kind
+#: Streams at a time: after a pause of a busy machine the loop serves all senders before any reader.
+TOGETHER = 4
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(120)]
 
 
@@ -134,13 +136,16 @@ def test_the_server_s_worst_gap_is_the_client_s(observed: Pipeline, kind: str) -
     scripts = [KINDS[kind](chance) for _ in range(REQUESTS)]
 
     async def one(port: int, number: int) -> Ledger:
-        await asyncio.sleep(0.05 * number)  # apart, so that the order of arrival is that of the scripts
+        await asyncio.sleep(0.05 * (number % TOGETHER))  # apart, so that the order of arrival is that of the scripts
         return await listen(port, scripts[number])
 
     async def all_of_them() -> list[Ledger]:
         async with served(observed.app) as port:
             await listen(port, [0.0])  # what is imported and built at the first request holds up the event loop
-            return await asyncio.gather(*(one(port, number) for number in range(REQUESTS)))
+            found: list[Ledger] = []
+            for first in range(0, REQUESTS, TOGETHER):
+                found += await asyncio.gather(*(one(port, first + number) for number in range(TOGETHER)))
+            return found
 
     clients = [ledger.worst_gap for ledger in asyncio.run(all_of_them())]
     servers = [float(str(each[semconv.WORST_GAP.key])) for each in attributes(observed)[1:]]
