@@ -69,7 +69,8 @@ class Metric:
     @property
     def prometheus(self) -> str:
         """The series name in Prometheus, as both the Collector and the Python exporter write it (without _bucket, _sum ...)."""
-        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        units = {"s": "_seconds", "By": "_bytes", "W": "_watts", "J": "_joules", "Hz": "_hertz"}
+        suffix = "_ratio" if self.unit == "1" and self.instrument == "gauge" else units.get(self.unit, "")
         total = "_total" if self.instrument == "counter" else ""
         return self.name.replace(".", "_") + suffix + total
 
@@ -171,6 +172,18 @@ class Limit(str, Enum):
         }[self.value]
 
 
+class SharePart(str, Enum):
+    """Part of a sampled frame of which kernels' share is told."""
+
+    FRAME = "frame"
+    STEPS = "steps"
+    PASSES = "passes"
+    DECODE = "decode"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class Part:
     """Consecutive parts of the first-audio latency; their durations add up to it exactly."""
 
@@ -249,6 +262,7 @@ LAUNCH_BUCKETS: Final = (
     0.05,
     0.1,
 )
+SHARE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 RATIO_BUCKETS: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 MEMORY_BUCKETS: Final = (0.0, 65536.0, 1048576.0, 67108864.0, 1073741824.0)
 # A part is often milliseconds.
@@ -305,6 +319,23 @@ M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue
 M_RESULT = Attribute("result", "string", "Whether the objective was met.", ("good",), members=("good", "bad"))
 M_BRANCH = Attribute(
     "branch", "string", "Half of the guidance served.", ("positive",), members=(Branch.POSITIVE, Branch.NEGATIVE)
+)
+M_HW_ID = Attribute("hw.id", "string", "The card's UUID.", ("GPU-6c3f8a52-6b8e-9d5c-1c55-0f6a5e0a9b11",), official=True)
+M_HW_TYPE = Attribute("hw.type", "string", "Always 'gpu'.", ("gpu",), official=True)
+M_CLOCK_DOMAIN = Attribute("domain", "string", "Which clock.", ("sm",), members=("sm", "memory"))
+M_THROTTLE_REASON = Attribute(
+    "throttle_reason", "string", "Why the card lowers its clocks.", ("power_cap",),
+    members=("power_cap", "hardware_slowdown", "sync_boost", "software_thermal", "hardware_thermal", "power_brake"),
+)  # fmt: skip
+M_HW_ERROR = Attribute(
+    "error.type",
+    "string",
+    "Kind of the card's error: xid_ and NVIDIA's number, or ecc_uncorrected.",
+    ("xid_79",),
+    official=True,
+)
+M_SHARE_PART = Attribute(
+    "frame_part", "string", "Part of the frame.", ("frame",), members=tuple(part.value for part in SharePart)
 )
 M_LIMIT = Attribute(
     "limit",
@@ -459,6 +490,38 @@ FRAME_DEVICE_WAIT = Attribute(
 FRAME_HOST_BOUND = Attribute(
     "vibevoice.frame.host_bound", "double", "The frame's other seconds: the host's own, whatever the device.", (0.14,)
 )
+KERNEL_SHARE_FRAME = Attribute(
+    "vibevoice.kernel.share.frame",
+    "double",
+    "Share of a sampled frame in which kernels were at work, by the device's profiler.",
+    (0.09,),
+)
+KERNEL_SHARE_STEPS = Attribute("vibevoice.kernel.share.steps", "double", "The same of its diffusion steps.", (0.08,))
+KERNEL_SHARE_PASSES = Attribute(
+    "vibevoice.kernel.share.passes", "double", "The same of its passes of the language model.", (0.1,)
+)
+KERNEL_SHARE_DECODE = Attribute("vibevoice.kernel.share.decode", "double", "The same of its decode.", (0.3,))
+SAMPLE_COST = Attribute(
+    "vibevoice.gpu.sample.cost",
+    "double",
+    "Seconds that the profiler's start and stop took from the model's thread.",
+    (0.02,),
+)
+SAMPLE_READ = Attribute(
+    "vibevoice.gpu.sample.read",
+    "double",
+    "Seconds for which reading the sample kept the recorder's thread, under the interpreter's lock.",
+    (0.005,),
+)
+#: Column of a sampled frame -> its attribute.
+KERNEL_SHARES: Final = {
+    "share_frame": KERNEL_SHARE_FRAME,
+    "share_steps": KERNEL_SHARE_STEPS,
+    "share_passes": KERNEL_SHARE_PASSES,
+    "share_decode": KERNEL_SHARE_DECODE,
+    "sample_cost": SAMPLE_COST,
+    "sample_read": SAMPLE_READ,
+}
 LM_BRANCH = Attribute(
     "vibevoice.lm.branch",
     "string",
@@ -505,6 +568,12 @@ MEMORY_RETRIES = Attribute(
 MEMORY_OOMS = Attribute("vibevoice.gpu.memory.ooms", "int", "Out-of-memory errors of this process so far.", (1,))
 SYNTHETIC = Attribute(
     "vibevoice.synthetic", "boolean", "The request was a probe's, not a user's; it is in no SLO.", (True,)
+)
+PROFILED = Attribute(
+    "vibevoice.gpu.sampled",
+    "boolean",
+    "A frame of the request ran under the device's profiler; its latencies are in no histogram.",
+    (True,),
 )
 GENERATION_THREADS = Attribute(
     "vibevoice.streams.active", "int", "Requests open when this one began, itself included.", (3,)
@@ -566,7 +635,7 @@ SYNTHESIZE = Span(
         FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
-        CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
+        CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
     ),
 )  # fmt: skip
 QUEUE = Span(
@@ -610,6 +679,7 @@ FRAME = Span(
         FRAME_DEVICE_WAIT,
         FRAME_HOST_BOUND,
         FRAME_IDLE_SHARE,
+        *KERNEL_SHARES.values(),
         STREAM_PARTIAL,
     ),
 )
@@ -741,6 +811,39 @@ PREFILL_DURATION = Metric(
 LM_DURATION = Metric(
     "vibevoice.lm.duration", "histogram", "s", "One pass of the language model.",
     (M_VOICE, M_BRANCH, M_CLOCK), "span vibevoice.lm.forward", STEP_BUCKETS,
+)  # fmt: skip
+HW_GPU_UTILIZATION = Metric(
+    "hw.gpu.utilization", "gauge", "1",
+    "Share of the time in which some kernel was resident on the card, by NVML: not how busy it was. Of all processes.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
+)  # fmt: skip
+HW_POWER = Metric(
+    "hw.power", "gauge", "W", "What the card draws now, by NVML.", (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development"
+)  # fmt: skip
+HW_ENERGY = Metric(
+    "hw.energy", "counter", "J", "What the card has drawn since its driver was loaded, by NVML; of all processes.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
+)  # fmt: skip
+HW_ERRORS = Metric(
+    "hw.errors", "counter", "{error}", "Errors of the card, by NVML: Xid events since this process first looked, ECC since its last reset.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE, M_HW_ERROR), "live: nvml", stability="development",
+)  # fmt: skip
+GPU_PROCESSES = Metric(
+    "vibevoice.gpu.processes", "gauge", "{process}", "Processes that compute on the card, this one among them, by NVML.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
+)  # fmt: skip
+GPU_CLOCK = Metric(
+    "vibevoice.gpu.clock", "gauge", "Hz", "Frequency of the card's clock now, by NVML.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE, M_CLOCK_DOMAIN), "live: nvml", stability="development",
+)  # fmt: skip
+GPU_THROTTLED = Metric(
+    "vibevoice.gpu.throttled", "gauge", "{state}", "1 while the card lowers its clocks for this reason, by NVML.",
+    (M_HW_ID, M_HW_TYPE, M_DEVICE, M_THROTTLE_REASON), "live: nvml", stability="development",
+)  # fmt: skip
+KERNEL_SHARE = Metric(
+    "vibevoice.kernel.share", "histogram", "{ratio}",
+    "Share of a sampled frame, or of a part of it, in which kernels were at work (VIBEVOICE_OTEL_GPU_PROFILE).",
+    (M_DEVICE, M_SHARE_PART), "span vibevoice.frame", SHARE_BUCKETS,
 )  # fmt: skip
 FRAME_LIMIT = Metric(
     "vibevoice.frame.limit", "counter", "s",
@@ -933,6 +1036,7 @@ PROBE_FIRST_AUDIO = Metric(
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
     VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, LM_DURATION,
+    KERNEL_SHARE, HW_GPU_UTILIZATION, HW_POWER, HW_ENERGY, HW_ERRORS, GPU_PROCESSES, GPU_CLOCK, GPU_THROTTLED,
     FRAME_LIMIT, FRAME_LIMIT_ERROR, FIRST_AUDIO_PART, FIRST_AUDIO_SLI,
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,

@@ -66,6 +66,18 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _gpu_profile(text: str) -> float | None:
+    value = text.strip().lower()
+    if value in {"off", "false", "0", "no", ""}:
+        return None
+    if value == "on-demand":
+        return 0.0
+    try:
+        return 60 * _number(1, 10_080)(value)
+    except ValueError:
+        raise ValueError("off, on-demand, or minutes between samples from 1 to 10080") from None
+
+
 def _routes(text: str) -> tuple[str, ...]:
     routes = tuple(part.strip() for part in text.split(",") if part.strip())
     if not routes or any(not r.startswith("/") for r in routes):
@@ -161,6 +173,11 @@ class Settings:
     )
     fast_path: bool = _setting(
         True, _boolean, "Write spans and histogram increments a block at a time where the SDK allows it."
+    )
+    gpu_profile: float | None = _setting(
+        None,
+        _gpu_profile,
+        "Kernels' share of a frame by the GPU's profiler: off, on-demand (`vibevoice-otel gpu sample`), or each so many minutes too.",
     )
     page: str = _setting("", _address, "Address of the live page; nothing for off.")
     page_token: str = _setting("", str.strip, "Bearer token that the live page asks for; nothing for none.")

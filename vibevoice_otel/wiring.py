@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from vibevoice_otel import __version__, semconv
-from vibevoice_otel.metrics import gpu, live
+from vibevoice_otel.metrics import gpu, live, nvml
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.recorder import Recorder
@@ -46,6 +46,7 @@ def build(
         fast.attach(recorder, instruments)
     live.register(instruments, recorder, __version__, adapters)
     gpu.register(instruments)
+    nvml.register(instruments)
     if page is not None:
         tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
         page.attach(recorder, tracer, instruments, derive.first_audio_good)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vibevoice_otel.recording.device.interface import Generations, Memory, Pool
+from vibevoice_otel.recording.device.interface import Generations, Kernels, Memory, Pool
 
 US = 1_000
 MS = 1_000_000
@@ -103,6 +103,27 @@ class FakeStream:
 
 
 @dataclass
+class FakeProfiler:
+    """Sees the kernels that the model launches while it runs. To start and to stop it takes a while, and to stop waits for the card."""
+
+    gpu: FakeGpu
+    cost: float = 4 * MS
+    seen: list[tuple[int, int]] | None = None
+
+    def start(self) -> None:
+        assert self.gpu.profiling is None, "one subscriber at a time"
+        self.gpu.host.pass_(self.cost)
+        self.seen = self.gpu.profiling = []
+
+    def stop(self) -> Callable[[], Kernels]:
+        self.gpu.profiling = None
+        self.gpu.wait()
+        self.gpu.host.pass_(self.cost)
+        assert self.seen is not None
+        return self.seen.copy
+
+
+@dataclass
 class FakeGpu:
     """One card. Everything about it can be set."""
 
@@ -113,6 +134,7 @@ class FakeGpu:
     resolution: int = 500  # stated, and kept
     tick: int = 500
     id: str = "0"
+    uuid: str | None = None
     timed: bool = True
     lost: bool = False
     capturing: bool = False
@@ -122,6 +144,8 @@ class FakeGpu:
     spins: bool = True  # a thread that waits for the card keeps its core, as CUDA has it unless told otherwise
     #: For how long, ns, the card serves this process and then another one, where both want it; asked at each turn.
     slices: Callable[[], tuple[float, float]] | None = None
+    profiling: list[tuple[int, int]] | None = None
+    profiled: bool = False  # another tool uses the profiler
 
     def __post_init__(self) -> None:
         self.main = FakeStream(self)
@@ -130,6 +154,9 @@ class FakeGpu:
         self.generations = Generations()
 
     # ------------------------------------------------------------------------------------------- what the telemetry may ask
+
+    def hardware(self) -> tuple[str | None, str | None]:
+        return self.uuid, None
 
     def stream(self) -> FakeStream:
         return self.main
@@ -140,6 +167,9 @@ class FakeGpu:
     @contextlib.contextmanager
     def reading(self) -> Iterator[bool]:
         yield not self.capturing
+
+    def profiler(self) -> FakeProfiler | None:
+        return None if self.profiled or self.profiling is not None or self.capturing else FakeProfiler(self)
 
     def allocated(self) -> int:
         return self.counters.allocated
@@ -159,6 +189,8 @@ class FakeGpu:
         """Launch a kernel; the true (start, end) of its run."""
         self.host.pass_(host_cost)
         end = self.main.put(nanoseconds)
+        if self.profiling is not None:
+            self.profiling.append((round(end - nanoseconds), round(end)))
         return end - nanoseconds, end
 
     def wait(self, wake_up: float = 10 * US) -> None:

@@ -18,7 +18,7 @@ ANY_TEXT = {"page_token", "metrics_token"}
 WRONG_NUMBERS = ("", "-1", "nan", "inf", "1e999", "many", "0x10", "1,5", "9" * 40)
 WRONG = {
     "routes": ("", "stream", ",", "/ok,bad"), "capture_text": ("maybe", "2"), "websocket_spans": ("y e s", "-1"),
-    "page_listener": ("si",), "fast_path": ("fast",),
+    "page_listener": ("si",), "fast_path": ("fast",), "gpu_profile": ("sometimes", "0.5", "nan", "20000"),
     "tail_override_caller": ("perhaps",), "worker_instance": ("both",), "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
     "page_tempo": ("http://x/no-id", "{trace_id}"),

@@ -16,6 +16,10 @@ COMMANDS = {
         "which hooks were found, what is exported where, what is wrong and how to mend it",
     ),
     "insight": ("vibevoice_otel.insight.cli", "capacity, voices, recommend: answers from Prometheus"),
+    "gpu": (
+        "vibevoice_otel.commands.gpu",
+        "sample: how busy the kernels are, by the profiler, in one synthetic request",
+    ),
     "probe": ("vibevoice_otel.commands.probe", "a synthetic request a minute, kept out of the objectives"),
 }
 
@@ -46,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("vibevoice_otel"):
             raise
-        extra = {"demo": "service", "serve": "service", "insight": "insight", "probe": "service"}.get(name)
+        extra = {"demo": "service", "serve": "service", "insight": "insight", "probe": "service", "gpu": "service"}.get(
+            name
+        )
         hint = f": pip install 'vibevoice-otel[{extra}]'" if extra else ""
         print(f"error: `vibevoice-otel {name}` needs {missing.name}, which is not installed{hint}", file=sys.stderr)
         return 1

@@ -57,6 +57,7 @@ class Probe:
         text: what to say; the same each time, so that runs compare.
         timeout: seconds after which a request has failed.
         headers: sent with each request, for a service that asks for a token.
+        baggage: members of W3C baggage that mark its requests.
         tracer_provider, meter_provider: the global ones by default.
     """
 
@@ -68,7 +69,9 @@ class Probe:
         headers: dict[str, str] | None = None,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        baggage: tuple[str, ...] = (SYNTHETIC_BAGGAGE,),
     ) -> None:
+        self._baggage = baggage
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self._voice = query.get("voice")
@@ -102,7 +105,7 @@ class Probe:
 
         headers = dict(self._headers)
         propagate.inject(headers)
-        headers["baggage"] = ",".join(filter(None, [headers.get("baggage"), SYNTHETIC_BAGGAGE]))
+        headers["baggage"] = ",".join(filter(None, [headers.get("baggage"), *self._baggage]))
         first, received, began = None, 0, time.perf_counter()
         try:
             with connect(self._url, additional_headers=headers, open_timeout=self._timeout, max_size=None) as socket:
@@ -155,7 +158,7 @@ def _judge(
     return Status.SUCCESS, first, seconds, code, None
 
 
-def _url(text: str) -> str:
+def url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"ws", "wss"} or not parts.hostname:
         raise argparse.ArgumentTypeError(
@@ -174,7 +177,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _header(text: str) -> tuple[str, str]:
+def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError("a header is NAME: VALUE (for example 'Authorization: Bearer TOKEN')")
@@ -187,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="vibevoice-otel probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "url", type=_url, help="the service's stream, ws://host:port/stream, with any parameters (?voice=en-Carter_man)"
+        "url", type=url, help="the service's stream, ws://host:port/stream, with any parameters (?voice=en-Carter_man)"
     )
     parser.add_argument("--every", type=_seconds, default=60.0, metavar="SECONDS", help="how often (60)")
     parser.add_argument(
@@ -196,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text", default=TEXT, help=f"what to say ({TEXT!r})")
     parser.add_argument(
         "--header",
-        type=_header,
+        type=header,
         action="append",
         default=[],
         metavar="'NAME: VALUE'",

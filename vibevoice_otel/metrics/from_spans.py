@@ -14,9 +14,10 @@ import numpy as np
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.metrics.ledger import Ledger
+from vibevoice_otel.recording.device.limits import FrameLimits
 from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
 from vibevoice_otel.sampling.share import in_share
-from vibevoice_otel.semconv import Clock, Metric, Status
+from vibevoice_otel.semconv import Clock, Metric, SharePart, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +122,19 @@ class FromSpans:
 
     def consume(self, batch: Batch) -> None:
         if batch.synthetic:
+            with self._ledger.lock:
+                self._shares(batch)
+                self._ledger.settle()
             return  # a probe measures from outside, with instruments of its own
         if batch.sampled and not self._kept(batch):
             batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
         with self._ledger.lock:
             if batch.final or batch.blocks:
                 self.start_at_zero(batch.labels)
-            self._operations(batch)
-            self._blocks(batch)
+            if not batch.profiled:
+                self._operations(batch)
+                self._blocks(batch)
+            self._shares(batch)
             self._sums(batch)
             if batch.final:
                 self._request(batch)
@@ -155,16 +161,36 @@ class FromSpans:
                 self._limits(batch.device_id, block)
 
     def _limits(self, device_id: str, frames: Block) -> None:
-        for name, seconds in frames.measures.items():
-            total, error = float(np.nansum(seconds)), name == "error"
+        for name in FrameLimits._fields:
+            if name not in frames.measures:
+                continue
+            total, error = float(np.nansum(frames.measures[name])), name == "error"
             metric = semconv.FRAME_LIMIT_ERROR if error else semconv.FRAME_LIMIT
             self._ledger.add(
                 metric, total, {"device_id": device_id} if error else {"device_id": device_id, "limit": name}
             )
 
+    def _shares(self, batch: Batch) -> None:
+        """Kernels' shares of sampled frames, whoever asked for the speech."""
+        if not batch.profiled or batch.device_id is None:
+            return
+        for block in batch.blocks:
+            for part in SharePart if block.span is semconv.FRAME else ():
+                values = block.measures.get(f"share_{part}")
+                if values is None:
+                    continue
+                known, exemplars = ~np.isnan(values), _exemplars(batch, block)
+                self._ledger.record_many(
+                    semconv.KERNEL_SHARE,
+                    values[known].astype(np.float64),
+                    {"device_id": batch.device_id, "frame_part": part.value},
+                    batch.trace_id,
+                    exemplars[known] if len(exemplars) else exemplars,
+                )
+
     def _sums(self, batch: Batch) -> None:
         put, voice = self._ledger, {"voice": batch.labels.voice}
-        for part, seconds in (batch.first_audio_parts or {}).items():
+        for part, seconds in (batch.first_audio_parts or {}).items() if not batch.profiled else ():
             put.record(semconv.FIRST_AUDIO_PART, seconds, {**voice, "part": part})
         for metric, amount in (
             (semconv.AUDIO_PRODUCED, batch.audio_seconds),
@@ -172,7 +198,7 @@ class FromSpans:
         ):
             if amount:
                 put.add(metric, amount, voice)
-        if len(batch.chunk_intervals):
+        if len(batch.chunk_intervals) and not batch.profiled:
             spans = np.full(len(batch.chunk_intervals), batch.root_id if batch.sampled else 0, np.uint64)
             put.record_many(semconv.CHUNK_INTERVAL, batch.chunk_intervals, voice, batch.trace_id, spans)
         if batch.underruns:
@@ -229,7 +255,7 @@ class FromSpans:
             put.add(semconv.FIRST_AUDIO_SLI, 1, {**voice, "result": "good" if good else "bad"})
         self._listener(batch, batch.status, root)
         ratio = root.attributes.get(semconv.REAL_TIME_FACTOR.key)
-        if isinstance(ratio, float):
+        if isinstance(ratio, float) and not batch.profiled:
             put.record(semconv.RTF, ratio, {**voice, "cfg": labels.cfg, "steps": labels.steps}, _exemplar(batch, root))
         silence = root.attributes.get(semconv.LEADING_SILENCE.key)
         if isinstance(silence, float):
@@ -254,7 +280,7 @@ class FromSpans:
             put.record(semconv.GAP, float(of[semconv.WORST_GAP.key]), voice, exemplar)
             silence = float(of.get(semconv.UNDERRUN_DURATION.key, 0.0))
             put.record(semconv.UNDERRUN_SECONDS, silence, voice, exemplar)
-        if status is Status.SUCCESS:
+        if status is Status.SUCCESS and not batch.profiled:
             length = {"text_length_range": batch.labels.text_length_range}
             put.record(semconv.REQUEST_DURATION, _waited(root), {**voice, **length}, exemplar)
         reason = of.get(semconv.FINISH_REASON.key)

@@ -167,6 +167,7 @@ class Assembly:
         batch = Batch(
             request=t.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
             labels=self._labels(), operations=[], blocks=[], final=end is not None, synthetic=t.asked.synthetic,
+            profiled=t.profiled,
         )  # fmt: skip
         ends: dict[Generation, int] = {}  # of the generations, in the last batch
         made: list[tuple[Generation, list[Block]]] = []
@@ -384,6 +385,7 @@ class Assembly:
             (semconv.EVENT_LOOP_BLOCKED, t.events_blocked / 1e9 or None),
             (semconv.CLOSE_CODE, t.close_code),
             (semconv.SYNTHETIC, asked.synthetic or None),
+            (semconv.PROFILED, t.profiled or None),
             (semconv.GENERATION_THREADS, t.streams_active),
         )
         return {attribute.key: value for attribute, value in values if value is not None}

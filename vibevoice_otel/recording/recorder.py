@@ -20,6 +20,7 @@ from vibevoice_otel import failures, semconv
 from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor, now
+from vibevoice_otel.recording.device.profile import Sampler
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
 from vibevoice_otel.recording.spans import SpanEmitter
@@ -76,6 +77,8 @@ class Recorder:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._open: dict[Timeline, Assembly] = {}
+        profile = settings.gpu_profile
+        self.sampler = None if profile is None else Sampler(profile or None, lambda: len(self._open))
         self._ended: queue.SimpleQueue[Timeline | threading.Event | None] = queue.SimpleQueue()
         self._hurry = threading.Event()  # somebody waits for what has ended
         self._breathed = 0

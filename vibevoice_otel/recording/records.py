@@ -93,6 +93,7 @@ class Batch:
     blocks: list[Block]
     final: bool
     synthetic: bool = False
+    profiled: bool = False  # a profiler slowed it: its latencies are not the service's
     status: semconv.Status | None = None  # of the final batch
     error_type: str | None = None
     #: Seconds of each semconv.Part of the first-audio latency, in the batch that first knows it.

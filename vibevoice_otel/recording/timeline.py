@@ -49,6 +49,7 @@ class Asked:
     text: str | None = None
     synthetic: bool = False
     by_url: bool = False  # the URL says what to speak
+    sample: bool = False  # a frame of it is to be profiled (`vibevoice-otel gpu sample`)
 
 
 @dataclass(slots=True)
@@ -135,7 +136,7 @@ class Timeline:
     __slots__ = (
         "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
         "backlog", "cancelled", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
-        "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "puts", "request", "runs",
+        "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "profiled", "puts", "request", "runs",
         "said", "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
         "work_end", "work_error", "work_start",
     )  # fmt: skip
@@ -150,6 +151,7 @@ class Timeline:
             None  # carries vibevoice.synthesize, for log correlation on the generation thread
         )
         self.streams_active = 1
+        self.profiled = False  # a frame of it ran under the device's profiler
         self.parts: set[str] = (
             set()
         )  # threads of control that still work for the request; guarded by the recorder's lock

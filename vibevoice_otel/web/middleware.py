@@ -27,6 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: When the outermost application of the process was called with the scope.
 ARRIVED = "vibevoice_otel.arrived"
 SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
+SAMPLE_BAGGAGE = "vibevoice.gpu.sample"
 
 
 class RequestMiddleware:
@@ -99,7 +100,9 @@ class RequestMiddleware:
         try:
             scope = request.scope
             asked = query.asked(scope.get("query_string", b""), keep_text=self._recorder.settings.capture_text)
-            asked.synthetic = _synthetic(scope)
+            told = _baggage(scope)
+            asked.synthetic = SYNTHETIC_BAGGAGE in told
+            asked.sample = asked.synthetic and SAMPLE_BAGGAGE in told
             return self._recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self._failed("the beginning of a request", error)
@@ -235,14 +238,14 @@ def _context(scope: Scope) -> otel_context.Context:
     return propagate.extract(headers, context)
 
 
-def _synthetic(scope: Scope) -> bool:
-    """Whether a probe sent the request: it says so in W3C baggage, ``vibevoice.synthetic=true``."""
+def _baggage(scope: Scope) -> set[str]:
+    """The members of the request's W3C baggage that are ``true``: a probe says ``vibevoice.synthetic=true``."""
+    found: set[str] = set()
     for name, value in scope.get("headers", ()):
         if name == b"baggage" and len(value) <= 8192:
             members = (member.split(b";")[0].partition(b"=") for member in value.split(b","))
-            if any(key.strip() == SYNTHETIC_BAGGAGE.encode() and text.strip() == b"true" for key, _, text in members):
-                return True
-    return False
+            found.update(key.strip().decode("latin-1") for key, _, text in members if text.strip() == b"true")
+    return found
 
 
 def _sent(timeline: Timeline, message: Message, started: int) -> None:

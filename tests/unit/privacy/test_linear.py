@@ -56,7 +56,7 @@ BYTES: dict[str, Callable[[bytes], object]] = {
     "the caller's context": lambda raw: middleware._context(
         {"headers": [(name, raw) for name in (b"traceparent", b"tracestate", b"baggage")]}
     ),
-    "baggage": lambda raw: middleware._synthetic({"headers": [(b"baggage", raw)]}),
+    "baggage": lambda raw: middleware._baggage({"headers": [(b"baggage", raw)]}),
 }
 #: What makes a careless expression try every place, or every length at every place.
 SHAPES = (

@@ -48,7 +48,7 @@ WEB = {
     "opening a request": (Recorder, "open"),
     "ending a request": (Recorder, "release"),
     "reading the query": (query, "asked"),
-    "reading the baggage": (middleware, "_synthetic"),
+    "reading the baggage": (middleware, "_baggage"),
     "deciding the outcome": (outcome, "decide"),
     "telling the SERVER span": (middleware, "_tell"),
     "noting a message": (middleware, "_sent"),

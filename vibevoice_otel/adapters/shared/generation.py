@@ -75,7 +75,7 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         run = thread.run
         if run is not None and run.start is None:
-            return _timed(run, original, self, args, kwargs)
+            return _timed(recorder, run, original, self, args, kwargs)
         if run is not None and run.end is None:  # a subclass calls its base's: the same run
             return original(self, *args, **kwargs)
         timeline = thread.timeline or _request_of(args, kwargs)
@@ -89,7 +89,7 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
         token = current.set(timeline) if own else None
         try:
             with bound(timeline) as run:
-                return _timed(run, original, self, args, kwargs)
+                return _timed(recorder, run, original, self, args, kwargs)
         finally:
             recorder.release(timeline, part)
             if token is not None:
@@ -98,9 +98,12 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
     return generate
 
 
-def _timed(run: Run, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
+def _timed(recorder: Recorder, run: Run, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
     run.start = now()
     notes = device.attach(run, model)
+    timeline = thread.timeline
+    if notes is not None and recorder.sampler is not None and timeline is not None:
+        notes.sample = recorder.sampler.of(timeline, notes.device, notes.placing.samples)
     try:
         result = original(model, *args, **kwargs)
         run.ending = finish.ending(model, kwargs, result)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vibevoice_otel.recording.device.interface import Device, Event, Generations, Memory, Pool, Stream
+from vibevoice_otel.recording.device.interface import Device, Event, Generations, Kernels, Memory, Pool, Stream
 
 #: CUDA's documentation gives an event's resolution as about half a microsecond.
 RESOLUTION_NS = 500
@@ -76,6 +76,30 @@ class Captures:
 captures = Captures()
 
 
+class CuptiProfiler:
+    """torch.profiler on the card's activity alone: no operator of the CPU is recorded, so that the host is hardly slowed."""
+
+    def __init__(self, profiler: Any) -> None:
+        self._profile = profiler.profile(activities=[profiler.ProfilerActivity.CUDA])
+
+    def start(self) -> None:
+        self._profile.start()
+
+    def stop(self) -> Callable[[], Kernels]:
+        self._profile.stop()
+        results = self._profile.profiler.kineto_results
+
+        def read() -> Kernels:
+            # A launch is an event of the CPU's; kernels, copies and fills are the device's.
+            return [
+                (event.start_ns(), event.start_ns() + event.duration_ns())
+                for event in results.events()
+                if "CPU" not in str(event.device_type())
+            ]
+
+        return read
+
+
 class CudaDevice:
     """GPU ``index`` of this process."""
 
@@ -94,6 +118,12 @@ class CudaDevice:
         event: Event = self._cuda.Event(enable_timing=True)
         return event
 
+    def hardware(self) -> tuple[str | None, str | None]:
+        told = self._cuda.get_device_properties(self._index)
+        uuid, bus = getattr(told, "uuid", None), getattr(told, "pci_bus_id", None)
+        place = f"{told.pci_domain_id:08X}:{bus:02X}:{told.pci_device_id:02X}.0" if bus is not None else None
+        return str(uuid).removeprefix("GPU-").removeprefix("MIG-") if uuid is not None else None, place
+
     def stream(self) -> Stream:
         stream: Stream = self._cuda.current_stream(self._index)
         return stream
@@ -103,6 +133,14 @@ class CudaDevice:
 
     def reading(self) -> contextlib.AbstractContextManager[bool]:
         return captures.reading()
+
+    def profiler(self) -> CuptiProfiler | None:
+        torch = sys.modules["torch"]
+        if captures.active or torch.autograd._profiler_enabled():
+            return None
+        from torch import profiler  # noqa: PLC0415 - torch is there, its profiler perhaps not yet
+
+        return CuptiProfiler(profiler)
 
     def allocated(self) -> int:
         return self._bytes("current")

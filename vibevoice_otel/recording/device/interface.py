@@ -25,6 +25,19 @@ class Event(Protocol):
         """Milliseconds, as a float32 has them, from this mark to ``end_event``; both must have been passed."""
 
 
+#: Start and end of each kernel, nanoseconds since 1970.
+Kernels = list[tuple[int, int]]
+
+
+class Profiler(Protocol):
+    """Sees every kernel that this process runs between start and stop."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> Callable[[], Kernels]:
+        """Wait for the device, and for its records. What is returned reads them; any thread may call it."""
+
+
 class Stream(Protocol):
     """A queue of work for the device."""
 
@@ -61,6 +74,9 @@ class Device(Protocol):
     pool: Pool
     generations: Generations
 
+    def hardware(self) -> tuple[str | None, str | None]:
+        """(UUID, PCI bus id) of the card, by which its driver knows it; None for what is not known."""
+
     def stream(self) -> Stream:
         """The stream in which the calling thread works now."""
 
@@ -69,6 +85,9 @@ class Device(Protocol):
 
     def reading(self) -> Any:
         """A context manager within which the recorder's thread may query; its value is False while a graph is being captured."""
+
+    def profiler(self) -> Profiler | None:
+        """The one profiler; None while another uses it, a graph is being captured, or the device has none."""
 
     def allocated(self) -> int:
         """Bytes that the allocator has handed out; cheap enough to ask between two steps."""

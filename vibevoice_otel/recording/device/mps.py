@@ -25,6 +25,9 @@ class MpsDevice:
     def _event(self) -> Event:
         raise NotImplementedError("torch.mps has no event that can be queried without waiting")
 
+    def hardware(self) -> tuple[str | None, str | None]:
+        return None, None
+
     def stream(self) -> Stream:
         raise NotImplementedError("torch.mps has no streams")
 
@@ -33,6 +36,9 @@ class MpsDevice:
 
     def reading(self) -> contextlib.AbstractContextManager[bool]:
         return contextlib.nullcontext(False)
+
+    def profiler(self) -> None:
+        return None
 
     def allocated(self) -> int:
         return int(self._mps.current_allocated_memory())

@@ -17,6 +17,7 @@ from vibevoice_otel.recording.device.interface import Device, Event, Memory, Str
 from vibevoice_otel.recording.device.limits import Turn
 from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark, entered, left
 from vibevoice_otel.recording.device.placing import Placing
+from vibevoice_otel.recording.device.profile import Sample
 from vibevoice_otel.recording.interval import Leaf
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class StreamNotes:
         self._high = 0
         self._start: int | None = None  # torch's high-water mark when the generation began
         self._lost = not device.timed
+        self.sample: Sample | None = None  # a frame of this run is to be profiled
 
     # ----------------------------------------------------------------------------------------------- the generation's life
 
@@ -78,6 +80,8 @@ class StreamNotes:
 
     def end(self, *, failed: bool = False) -> None:
         """The generation has ended. ``failed`` keeps the allocator's state of this moment: memory ran out."""
+        if self.sample is not None:
+            self.sample.stop()
         self._turn(self._clock())
         with contextlib.suppress(Exception):
             self.memory = self.device.memory() if failed else None
@@ -105,6 +109,8 @@ class StreamNotes:
 
     def frame(self, host_time: int) -> None:
         """A frame's sampling is entered at ``host_time`` (as in the run's ``frames``)."""
+        if self.sample is not None:
+            self.sample.frame(host_time)
         self.seen()
         self._stream = None
         self._put(FRAME, host_time)

@@ -21,8 +21,10 @@ from typing import NamedTuple
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.device.interface import Device, Event
 from vibevoice_otel.recording.device.limits import LAUNCH, FrameLimits, Turn, frame_limits
-from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark
+from vibevoice_otel.recording.device.marks import BASE, FRAME, SEEN, STEP, Mark, left
+from vibevoice_otel.recording.device.profile import Shares, Taken
 from vibevoice_otel.recording.interval import Leaf
+from vibevoice_otel.semconv import SharePart
 
 #: Seconds for which a device that does not come by is asked, and pauses between the questions.
 PATIENCE = 2.0
@@ -30,6 +32,8 @@ PAUSE = 0.001
 #: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far off: a launch
 #: takes some microseconds, so the lower bound is then the better one. The stated error is the distance to the upper bound all the same.
 LOOSE = 200_000
+#: Part of a sampled frame -> the leaves that make it, beside the steps.
+SHARE_LEAVES = {SharePart.PASSES: (Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE), SharePart.DECODE: (Leaf.DECODE,)}
 
 
 class Interval(NamedTuple):
@@ -46,6 +50,7 @@ class PlacedFrame(NamedTuple):
     idle: float  # least share of the frame in which the device had nothing to do
     last: bool  # no frame followed: it ends with what the device did last
     limits: FrameLimits | None
+    shares: Shares | None = None
 
 
 class PlacedStep(NamedTuple):
@@ -96,6 +101,8 @@ class Placing:
         self.placed = Placed()
         #: Filled by the thread that generates: at each frame's entry, and at the generation's end.
         self.turns: list[Turn] = []
+        #: Frames that a profiler disturbed, by entry, and what it saw of the sampled one. Filled by the thread that generates.
+        self.samples: dict[int, Taken | None] = {}
         self._device = device
         self._marks = marks
         self._clock = clock
@@ -257,7 +264,21 @@ class Placing:
             end = marked[-1][1]
             share = min(1.0, sum(_idle(marked)) / (end - start)) if end > start else 0.0
             limits = frame_limits(marked, *self._turns_of(first.key), group.error, half)
-            self.placed.frames[first.key] = PlacedFrame(start, end, error, share, group.onward is None, limits)
+            shares = None
+            if first.key in self.samples:
+                taken, limits = self.samples.pop(first.key), None
+                shares = taken.shares(self._parts_of(marked)) if taken is not None else None
+            self.placed.frames[first.key] = PlacedFrame(start, end, error, share, group.onward is None, limits, shares)
+
+    def _parts_of(self, marked: list[tuple[Mark, int]]) -> dict[str, list[Interval]]:
+        """Placed intervals of the frame of ``marked``, by part."""
+        steps = [self.placed.steps[mark.key] for mark, _ in marked if mark.kind == STEP]
+        found = {SharePart.STEPS.value: [Interval(step.start, step.end) for step in steps]}
+        for part, leaves in SHARE_LEAVES.items():
+            ends = {left(leaf): leaf for leaf in leaves}
+            names = [(ends[mark.kind], mark.key) for mark, _ in marked if mark.kind in ends]
+            found[part.value] = [self.placed.leaves[name] for name in names if name in self.placed.leaves]
+        return found
 
     def _turns_of(self, entry: int) -> tuple[Turn | None, Turn | None]:
         """What was noted at the frame's ``entry``, and next; what was noted before it is dropped."""

@@ -69,6 +69,22 @@ class Timed:
                 yield rows, {**attributes, **columns}, {name: values[rows] for name, values in self.measures.items()}
 
 
+def _shares(found: list[PlacedFrame | None]) -> dict[str, Floats]:
+    """Columns of kernels' shares and of what sampling cost; none where no frame was sampled."""
+    columns: dict[str, Floats] = {}
+    for row, frame in enumerate(found):
+        if frame is None or frame.shares is None or not frame.shares.by_part:
+            continue
+        values = {
+            **{f"share_{part}": share for part, share in frame.shares.by_part.items()},
+            "sample_cost": frame.shares.start_cost + frame.shares.stop_cost,
+            "sample_read": frame.shares.read_cost,
+        }
+        for name, value in values.items():
+            columns.setdefault(name, np.full(len(found), np.nan))[row] = value
+    return columns
+
+
 def _unknown(column: Column, rows: slice) -> bool:
     """Whether a column says nothing of these rows."""
     return isinstance(column, np.ndarray) and column.dtype.kind == "f" and bool(np.isnan(column[rows]).all())
@@ -101,14 +117,16 @@ class OnDevice:
                     if frame.last:  # what follows the last mark is the host's alone
                         timed.ends[row] = max(frame.end, int(ends[row]))
             clock = np.where(timed.device, Clock.DEVICE, Clock.HOST)
+            shares = _shares(found)
             timed.attributes = {
                 semconv.CLOCK.key: clock,
                 semconv.CLOCK_ERROR.key: error,
                 semconv.FRAME_DEVICE_WAIT.key: wait,
                 semconv.FRAME_HOST_BOUND.key: host,
                 semconv.FRAME_IDLE_SHARE.key: idle,
+                **{semconv.KERNEL_SHARES[name].key: values for name, values in shares.items()},
             }
-            timed.measures = dict(zip(FrameLimits._fields, limits, strict=True))
+            timed.measures = {**dict(zip(FrameLimits._fields, limits, strict=True)), **shares}
         self._seen(timed)
         return timed
 

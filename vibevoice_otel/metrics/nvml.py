@@ -1,0 +1,219 @@
+"""The cards' own figures by NVML: utilisation, power, energy, clocks, throttling, errors. With the extra ``nvidia``; else there are none.
+
+Read on the collection's thread alone. A driver that answers slowly is asked no more, so that a collection never waits for it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.metrics.instruments import Attributes, Instruments
+from vibevoice_otel.recording import device
+from vibevoice_otel.recording.device.interface import Device
+from vibevoice_otel.semconv import Metric
+
+logger = logging.getLogger(__name__)
+#: Seconds for which one look serves all instruments of a collection.
+FRESH = 0.2
+#: A look at one card that took longer than this, seconds, was the last one: the usual one takes below 10 ms.
+SLOW = 0.5
+#: Bit of NVML's clock event reasons -> the metric's ``reason``. Bits that mean idleness or a setting are no throttling.
+REASONS = {
+    0x04: "power_cap",
+    0x08: "hardware_slowdown",
+    0x10: "sync_boost",
+    0x20: "software_thermal",
+    0x40: "hardware_thermal",
+    0x80: "power_brake",
+}
+#: Errors of the GPU by NVIDIA's number; a number outside of these counts as ``other``, so that series stay bounded.
+XIDS = (13, 31, 43, 45, 48, 61, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a card told at a look; what it does not tell is missing. Units are the metrics'."""
+
+    values: dict[Metric, float] = field(default_factory=dict)
+    clocks: dict[str, float] = field(default_factory=dict)
+    throttled: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Card:
+    handle: Any
+    labels: dict[str, str]
+    events: Any = None
+    xids: Counter[str] = field(default_factory=Counter)
+
+
+class Cards:
+    """NVML's view of the devices in use.
+
+    Args:
+        devices: those in use now.
+        load: imports NVML's binding.
+    """
+
+    def __init__(
+        self,
+        devices: Callable[[], Iterable[Device]] = device.known,
+        load: Callable[[], Any] = lambda: importlib.import_module("pynvml"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._devices = devices
+        self._load = load
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._nvml: Any = None
+        self._given_up = False
+        self._cards: dict[str, _Card | None] = {}
+        self._at = float("-inf")
+        self._seen: list[tuple[dict[str, str], Reading]] = []
+
+    def __call__(self) -> list[tuple[dict[str, str], Reading]]:
+        """(labels, reading) of each card."""
+        with self._lock:
+            if not self._given_up and self._clock() - self._at >= FRESH:
+                self._seen = self._look()
+                self._at = self._clock()
+            return [] if self._given_up else self._seen
+
+    def gauge(self, metric: Metric) -> Iterable[tuple[float, Attributes]]:
+        for labels, reading in self():
+            if metric in reading.values:
+                yield reading.values[metric], labels
+
+    def by(self, name: str, label: semconv.Attribute) -> Iterable[tuple[float, Attributes]]:
+        for labels, reading in self():
+            for key, value in getattr(reading, name).items():
+                yield value, {**labels, label.key: key}
+
+    def _look(self) -> list[tuple[dict[str, str], Reading]]:
+        found = []
+        try:
+            for each in self._devices():
+                card = self._card(each)
+                if card is None:
+                    continue
+                began = self._clock()
+                found.append((card.labels, self._read(card)))
+                if self._clock() - began > SLOW:
+                    self._give_up(f"a look at GPU {each.id} took {self._clock() - began:.1f} s")
+                    return []
+        except Exception as error:  # noqa: BLE001 - a driver that is gone costs its own metrics
+            self._give_up(type(error).__name__)
+            return []
+        return found
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = True
+        logger.warning("NVML is asked no more (%s): utilisation, power and energy of the GPU are missing", why)
+
+    def _card(self, each: Device) -> _Card | None:
+        if each.id not in self._cards:
+            uuid, bus = each.hardware()
+            self._cards[each.id] = self._open(each.id, uuid, bus) if uuid or bus else None
+        return self._cards[each.id]
+
+    def _open(self, device_id: str, uuid: str | None, bus: str | None) -> _Card | None:
+        """The card of torch's device: by what names it, never by its index, which CUDA_VISIBLE_DEVICES changes."""
+        nvml = self._nvml
+        if nvml is None:
+            try:
+                nvml = self._load()
+            except ImportError:
+                self._given_up = True  # the extra is not installed: that is no failure
+                return None
+            nvml.nvmlInit()
+            self._nvml = nvml
+        attempts = [(nvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}") for kind in ("GPU", "MIG") if uuid]
+        attempts += [(nvml.nvmlDeviceGetHandleByPciBusId, bus)] if bus else []
+        for find, name in attempts:
+            with contextlib.suppress(nvml.NVMLError):
+                handle = find(name)
+                known = nvml.nvmlDeviceGetUUID(handle)
+                labels = {
+                    semconv.M_HW_ID.key: known.decode() if isinstance(known, bytes) else str(known),
+                    semconv.M_HW_TYPE.key: "gpu",
+                    semconv.M_DEVICE.key: device_id,
+                }
+                card = _Card(handle, labels)
+                with contextlib.suppress(nvml.NVMLError):  # WSL and some containers have no events
+                    events = nvml.nvmlEventSetCreate()
+                    nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
+                    card.events = events
+                return card
+        return None
+
+    def _read(self, card: _Card) -> Reading:
+        nvml, handle, reading = self._nvml, card.handle, Reading()
+
+        def ask(call: Callable[..., Any], *more: Any) -> Any:
+            try:
+                return call(handle, *more)
+            except nvml.NVMLError:  # this card, or a part of it (MIG), does not tell
+                return None
+
+        rates = ask(nvml.nvmlDeviceGetUtilizationRates)
+        power = ask(nvml.nvmlDeviceGetPowerUsage)
+        energy = ask(nvml.nvmlDeviceGetTotalEnergyConsumption)
+        processes = ask(nvml.nvmlDeviceGetComputeRunningProcesses)
+        told = {
+            semconv.HW_GPU_UTILIZATION: None if rates is None else rates.gpu / 100,
+            semconv.HW_POWER: None if power is None else power / 1000,
+            semconv.HW_ENERGY: None if energy is None else energy / 1000,
+            semconv.GPU_PROCESSES: None if processes is None else float(len(processes)),
+        }
+        reading.values = {metric: float(value) for metric, value in told.items() if value is not None}
+        for name, kind in (("sm", nvml.NVML_CLOCK_SM), ("memory", nvml.NVML_CLOCK_MEM)):
+            megahertz = ask(nvml.nvmlDeviceGetClockInfo, kind)
+            if megahertz is not None:
+                reading.clocks[name] = megahertz * 1e6
+        bits = ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        if bits is not None:
+            reading.throttled = {name: float(bool(bits & bit)) for bit, name in REASONS.items()}
+        uncorrected = ask(
+            nvml.nvmlDeviceGetTotalEccErrors, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        )
+        if uncorrected is not None:
+            reading.errors["ecc_uncorrected"] = float(uncorrected)
+        if card.events is not None:
+            self._xids(card)
+            reading.errors.update(card.xids)
+        return reading
+
+    def _xids(self, card: _Card) -> None:
+        """Count the errors that came since the last look, without waiting for one."""
+        nvml = self._nvml
+        for _ in range(100):
+            try:
+                event = nvml.nvmlEventSetWait_v2(card.events, 0)
+            except nvml.NVMLError:  # there is none
+                return
+            number = int(event.eventData)
+            card.xids[f"xid_{number}" if number in XIDS else "xid_other"] += 1
+
+
+def register(instruments: Instruments, cards: Cards | None = None) -> None:
+    """Register what NVML tells; without its binding, or without a card, no series comes of it."""
+    cards = cards or Cards()
+    for metric in (semconv.HW_GPU_UTILIZATION, semconv.HW_POWER, semconv.HW_ENERGY, semconv.GPU_PROCESSES):
+        instruments.observe(metric, lambda metric=metric: cards.gauge(metric))  # type: ignore[misc]
+    by: Mapping[Metric, tuple[str, semconv.Attribute]] = {
+        semconv.GPU_CLOCK: ("clocks", semconv.M_CLOCK_DOMAIN),
+        semconv.GPU_THROTTLED: ("throttled", semconv.M_THROTTLE_REASON),
+        semconv.HW_ERRORS: ("errors", semconv.M_HW_ERROR),
+    }
+    for metric, (name, label) in by.items():
+        instruments.observe(metric, lambda name=name, label=label: cards.by(name, label))  # type: ignore[misc]
