@@ -168,10 +168,14 @@ def observed() -> Iterator[Kept]:
     """Within, the model is instrumented as the launcher would have it, its exporters doing everything but send."""
     tracer_provider, meter_provider, reader, _ = providers()
     instrumentor, kept = VibeVoiceInstrumentor(), Kept(reader.get_metrics_data)
-    instrumentor.instrument(tracer_provider=tracer_provider, meter_provider=meter_provider, skip_dep_check=True)
+    instrumentor.instrument(
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
+        skip_dep_check=True,
+        recorder_options={"more": [kept]},
+    )
     recorder = instrumentor.recorder
     assert recorder is not None
-    recorder.sinks.append(kept)
     try:
         yield kept
         recorder.flush(60)

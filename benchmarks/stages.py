@@ -52,11 +52,11 @@ def stages(frames: int, requests: int) -> dict[str, float]:
 
         setattr(owner, name, watched)
 
-    for sink in recorder.sinks:
-        watch(sink, "consume", "metrics")
-    watch(recorder.emitter.fast, "emit", "spans")
-    watch(recorder.emitter, "consume", "emitter")
-    watch(recorder.budget, "consume", "budget")
+    budget, metrics, emitter = recorder.sinks
+    watch(metrics, "consume", "metrics")
+    watch(recorder.emitter._fast, "emit", "spans")
+    watch(emitter, "consume", "emitter")
+    watch(budget, "consume", "budget")
     began = time.thread_time_ns()
     for timeline in held.timelines:
         recorder._finish(timeline)

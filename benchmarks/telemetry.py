@@ -14,10 +14,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
+from vibevoice_otel import semconv
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
 from vibevoice_otel.settings import Settings
 
@@ -88,15 +91,19 @@ def providers(*, traced: bool = True) -> tuple[TracerProvider, MeterProvider, In
 def observed(*, traced: bool = True, fast_path: bool = True, settings: Settings | None = None) -> Observed:
     tracer_provider, meter_provider, reader, sink = providers(traced=traced)
     chosen = settings or Settings(max_spans_per_second=10_000_000, max_trace_spans=10_000_000)
-    instruments = Instruments(meter_provider, "0", Limits(chosen.max_attribute_sets, chosen.max_series))
     dropped: dict[str, int] = {}
 
     def drop(what: str, reason: str, count: int) -> None:
         dropped[f"{what} {reason}"] = dropped.get(f"{what} {reason}", 0) + count
 
-    recorder = Recorder(chosen, tracer_provider, on_drop=drop)
+    tracer = tracer_provider.get_tracer(semconv.SCOPE, "", semconv.SCHEMA_URL)
+    path = fast.path(tracer, drop) if fast_path else None
+    limits, spans, metrics = Limits(chosen.max_attribute_sets, chosen.max_series), None, None
+    if path is not None:
+        spans, metrics = path.spans, path.metrics
+    instruments = Instruments(meter_provider, "0", limits, metrics)
+    derive = FromSpans(instruments, Bounds(chosen).step_labels(), chosen.slo_first_audio)
+    recorder = Recorder(chosen, tracer_provider, [derive], drop, emitter=SpanEmitter(tracer, spans))
     recorder.bounds.learn_voices(["en-Carter_man"])
-    recorder.sinks.append(FromSpans(instruments, recorder.bounds.step_labels(), chosen.slo_first_audio))
-    path = fast.attach(recorder, instruments) if fast_path else None
     live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vibevoice_otel import forking
+
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
     from vibevoice_otel.settings import Settings
@@ -17,8 +19,12 @@ class DeferredRecorder:
     def __init__(self, settings: Settings, build: Callable[[], Recorder]) -> None:
         self.settings = settings
         self._build = build
-        self._lock = threading.Lock()
+        self._renew()
+        forking.renew_in_child(self._renew)
         self._built: Recorder | None = None
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def built(self) -> Recorder | None:

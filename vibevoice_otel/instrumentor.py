@@ -110,7 +110,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
 
             return guard.ready(
-                wiring.build(chosen, *providers, self._names, page, **kwargs.get("recorder_options", {}))
+                wiring.build(chosen, *providers, self._names, page, guard.tail, **kwargs.get("recorder_options", {}))
             )
 
         self._deferred = DeferredRecorder(chosen, build)

@@ -117,6 +117,7 @@ class ErrorType:
     NAN_AUDIO: Final = "nan_audio"
     SILENT_AUDIO: Final = "silent_audio"
     SHUTDOWN: Final = "shutdown"
+    ASSEMBLER: Final = "assembler_error"  # our own: the request's records could not be made
     CLIENT_DISCONNECT: Final = "client_disconnect"
     CLOSE_CODE: Final = "websocket_close_"  # + the code, when the service closed with one that means failure
     OTHER: Final = "_OTHER"

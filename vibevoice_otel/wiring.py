@@ -12,12 +12,16 @@ from vibevoice_otel import __version__, semconv
 from vibevoice_otel.metrics import gpu, live, nvml
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.records import Sink
+from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
 from vibevoice_otel.settings import Settings
 
 if TYPE_CHECKING:
     from vibevoice_otel.page.server import LivePage
+    from vibevoice_otel.sampling.tail import TailProcessor
 
 
 def build(
@@ -26,30 +30,55 @@ def build(
     meter_provider: metrics.MeterProvider | None,
     adapters: Callable[[], Iterable[str]],
     page: LivePage | None = None,
+    tail: TailProcessor | None = None,
+    more: Iterable[Sink] = (),
     **options: Any,
 ) -> Recorder:
-    """A recorder on the given providers (the global ones for None); ``adapters`` names those whose code has been seen."""
-    instruments = Instruments(meter_provider, __version__, Limits(chosen.max_attribute_sets, chosen.max_series))
+    """A recorder on the given providers (the global ones for None).
+
+    Args:
+        chosen: the operator's settings.
+        tracer_provider: None for the global one.
+        meter_provider: the same.
+        adapters: names those whose code has been seen.
+        page: shows what is recorded.
+        tail: decides which traces are kept.
+        more: sinks of the program's own.
+        options: of the recorder.
+    """
 
     def dropped(what: str, reason: str, count: int) -> None:
         instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
 
+    tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
+    path = fast.path(tracer, dropped) if chosen.fast_path else None
+    instruments = Instruments(
+        meter_provider,
+        __version__,
+        Limits(chosen.max_attribute_sets, chosen.max_series),
+        path.metrics if path is not None else None,
+    )
+    step_labels = Bounds(chosen).step_labels()
+    derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
+    sinks: list[Sink] = [derive]
+    if tail is not None:
+        from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
+
+        sinks.insert(0, TailVerdict(tail))
+    if page is not None:
+        sinks.append(page.show(tracer, instruments, derive.first_audio_good))
     recorder = Recorder(
-        chosen, tracer_provider or trace.get_tracer_provider(), on_drop=dropped, version=__version__, **options
+        chosen,
+        tracer_provider or trace.get_tracer_provider(),
+        [*sinks, *more],
+        dropped,
+        on_voices=derive.start_at_zero,
+        emitter=SpanEmitter(tracer, path.spans if path is not None else None),
+        **options,
     )
-    derive = FromSpans(
-        instruments, recorder.bounds.step_labels(), chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap
-    )
-    recorder.sinks.append(derive)
-    recorder.on_voices = derive.start_at_zero
-    if chosen.fast_path:
-        fast.attach(recorder, instruments)
     live.register(instruments, recorder, __version__, adapters)
     gpu.register(instruments)
     nvml.register(instruments)
-    if page is not None:
-        tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
-        page.attach(recorder, tracer, instruments, derive.first_audio_good)
     # Registered after the SDK's own, so it runs before them: what is open is ended while the exporters still work.
     atexit.register(recorder.shutdown, chosen.shutdown_timeout)
     return recorder

@@ -107,3 +107,24 @@ def test_instrumenting_twice_is_harmless(
     assert instrumented.recorder is not None
     assert instrumented.recorder.flush()
     assert sum(s.name == "vibevoice.diffusion.step" for s in exporter.get_finished_spans()) == 2 * len(chunks)
+
+
+def test_two_streams_that_are_read_in_turn_are_two_requests(
+    instrumented: VibeVoiceInstrumentor, exporter: InMemorySpanExporter, speech: StreamingTTSService
+) -> None:
+    """A program that interleaves streams on one thread, or leaves one open: each is a request of its own, with its own text's length."""
+    first, second = speech.stream("one", inference_steps=2), speech.stream("the second one", inference_steps=2)
+    next(first)
+    next(second)
+    third = speech.stream("three", inference_steps=2)
+    next(third)
+    recorder = instrumented.recorder
+    assert recorder is not None
+    assert len(recorder.timelines) == 3
+    for stream in (second, first):
+        list(stream)
+    third.close()
+    assert recorder.flush()
+    roots = [span for span in exporter.get_finished_spans() if span.name == "vibevoice.synthesize"]
+    assert sorted(span.attributes["vibevoice.text.length"] for span in roots) == [3, 5, 14]  # type: ignore[index]
+    assert recorder.timelines == []

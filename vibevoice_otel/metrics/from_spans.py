@@ -5,13 +5,12 @@ It reads every record before any sampler or budget, so counts and sums are exact
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vibevoice_otel import semconv
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.metrics.ledger import Ledger
 from vibevoice_otel.recording.device.limits import FrameLimits
@@ -93,10 +92,12 @@ class FromSpans:
         self._slo = slo_first_audio
         self._slo_gap = slo_gap
         self._share = trace_share
-        self._drained: set[int] = set()
+        self._forget()
+        forking.renew_in_child(self._forget)
+
+    def _forget(self) -> None:
+        self._drained: set[int] = set()  # open requests, which the recorder bounds
         self._combinations: set[tuple[str, str, str]] = set()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._combinations.clear)
 
     def start_at_zero(self, labels: Labels) -> None:
         """Make every status of this voice, cfg and steps exist, else increase() misses a voice's first failures."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from vibevoice_otel import semconv
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.device.interface import Device, Memory
@@ -40,11 +40,15 @@ class Look:
     ) -> None:
         self._devices = devices
         self._clock = clock
+        self._begin_anew()
+        forking.renew_in_child(self._begin_anew)
+        self._told = False
+
+    def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._at = float("-inf")
         self._seen: dict[str, Memory] = {}
         self._peaks: dict[str, int] = {}
-        self._told = False
 
     def __call__(self) -> Mapping[str, Memory]:
         """Memory by device id. A device that cannot be read now is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import time_ns
@@ -14,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from vibevoice_otel import semconv
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.recording.records import Ids
 from vibevoice_otel.semconv import Metric
 
@@ -36,6 +37,11 @@ class Limits:
     def __init__(self, max_attribute_sets: int, max_series: int) -> None:
         self._max_sets = max_attribute_sets
         self._max_series = max_series
+        self._begin_anew()
+        forking.renew_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """Nothing seen: in a forked child our instruments begin at zero."""
         self._seen: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         self._series = 0
         self._as_written: set[tuple[str, tuple[tuple[str, str], ...]]] = (
@@ -115,17 +121,44 @@ class BulkWriter(Protocol):
     def add(self, instrument: Any, amount: float, attributes: Mapping[str, Any]) -> bool: ...
 
 
+class _Cell:
+    """The one callback of an observable instrument: the SDK takes none back, so it asks those who observe now, if anybody does."""
+
+    collect: Callable[[], Iterable[Observation]] | None = None
+
+    def __call__(self, _options: CallbackOptions) -> Iterable[Observation]:
+        return self.collect() if self.collect is not None else ()
+
+
+_CELLS: weakref.WeakKeyDictionary[Meter, dict[str, _Cell]] = weakref.WeakKeyDictionary()
+
+
+def _cells(meter: Meter) -> dict[str, _Cell]:
+    """The callbacks of a meter's observables, by name. One that was made before the global provider was set stands for the real one."""
+    for known, cells in list(_CELLS.items()):
+        if known is meter or getattr(known, "_real_meter", None) is meter:
+            return cells
+    return _CELLS.setdefault(meter, {})
+
+
 class Instruments:
-    """Creates each instrument once and records into it."""
+    """Creates each instrument once and records into it.
 
-    fast: BulkWriter | None = None
-    #: Called before each collection, in time for what it writes to be collected (metrics/ledger.py).
-    before_collection: Callable[[], None] | None = None
+    Args:
+        provider: None for the global one.
+        version: of the meter.
+        limits: the bounds on attribute sets and series.
+        fast: a cheaper way to record, None for none.
+    """
 
-    def __init__(self, provider: MeterProvider | None, version: str, limits: Limits) -> None:
+    def __init__(
+        self, provider: MeterProvider | None, version: str, limits: Limits, fast: BulkWriter | None = None
+    ) -> None:
         self.meter: Meter = get_meter(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
+        self._fast = fast
         self._limits = limits
-        self._observing = False
+        self._before: list[Callable[[], None]] = []
+        self._cells: list[tuple[_Cell, Callable[[], Iterable[Observation]]]] = []
         self._synchronous: dict[str, Any] = {}
         for metric in semconv.METRICS:
             if metric.source.startswith("span ") or metric is semconv.DROPPED:
@@ -141,7 +174,7 @@ class Instruments:
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
         bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
-        if self.fast is None or not self.fast.add(instrument, amount, bounded):
+        if self._fast is None or not self._fast.add(instrument, amount, bounded):
             instrument.add(amount, bounded, context=NO_TRACE)
 
     def record(
@@ -160,7 +193,7 @@ class Instruments:
     ) -> None:
         """Record each of ``values``, shape (n,)."""
         bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
-        fast = self.fast
+        fast = self._fast
         if fast is not None and fast.record_many(instrument, values, bounded, exemplars):
             return
         for row in range(len(values)):
@@ -180,24 +213,39 @@ class Instruments:
 
     @property
     def may_wait(self) -> bool:
-        """Whether measurements may be held back until :attr:`before_collection` is called: it will be, and it pays."""
-        return self._observing and self.fast is not None
+        """Whether measurements may be held back until the next collection: it tells us of itself, and it pays."""
+        return bool(self._cells) and self._fast is not None
+
+    def before_collection(self, write: Callable[[], None]) -> None:
+        """Have ``write`` called before each collection, in time for what it writes to be collected (metrics/ledger.py)."""
+        self._before.append(write)
 
     def observe(self, metric: Metric, read: Observe) -> None:
         """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value, attributes)."""
 
-        def callback(_options: CallbackOptions) -> Iterable[Observation]:
-            if self.before_collection is not None:
-                self.before_collection()
+        def collect() -> Iterable[Observation]:
+            for write in self._before:
+                write()
             return [Observation(value, self._limits.admit(metric, attributes)) for value, attributes in read()]
 
-        create = {
-            "gauge": self.meter.create_observable_gauge,
-            "updowncounter": self.meter.create_observable_up_down_counter,
-            "counter": self.meter.create_observable_counter,
-        }[metric.instrument]
-        create(metric.name, [callback], metric.unit, metric.brief)
-        self._observing = True
+        cells = _cells(self.meter)
+        if metric.name not in cells:
+            cells[metric.name] = cell = _Cell()
+            create = {
+                "gauge": self.meter.create_observable_gauge,
+                "updowncounter": self.meter.create_observable_up_down_counter,
+                "counter": self.meter.create_observable_counter,
+            }[metric.instrument]
+            create(metric.name, [cell], metric.unit, metric.brief)
+        cells[metric.name].collect = collect
+        self._cells.append((cells[metric.name], collect))
+
+    def close(self) -> None:
+        """Observe no more."""
+        for cell, collect in self._cells:
+            if cell.collect is collect:
+                cell.collect = None
+        self._cells.clear()
 
 
 #: A context with no span in it, but not an empty one: the SDK takes an empty one for none and falls back on the recording thread's own,

@@ -6,7 +6,6 @@ until a reader collects (or much has gathered). Nothing waits where no collectio
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from time import time_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from vibevoice_otel import failures, semconv
+from vibevoice_otel import failures, forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Exemplars, Instruments
 from vibevoice_otel.recording.records import Ids, Ints
 from vibevoice_otel.semconv import Metric
@@ -60,9 +59,8 @@ class Ledger:
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
         self._forget()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-        instruments.before_collection = self.write
+        forking.renew_in_child(self._forget)
+        instruments.before_collection(self.write)
 
     def _forget(self) -> None:
         """Empty; after a fork what waits is the parent's to tell."""

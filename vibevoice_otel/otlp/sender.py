@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -11,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from vibevoice_otel import failures
+from vibevoice_otel import failures, forking
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest, Envelope
 
@@ -48,8 +47,7 @@ class Sender:
         self._max_queue_bytes = max_queue_bytes
         self._stopped = False
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+        forking.renew_in_child(self._reset)
 
     def _reset(self) -> None:
         """Empty, without a thread; after a fork what the parent has queued is the parent's to send."""

@@ -10,6 +10,7 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from vibevoice_otel import forking
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed
@@ -46,34 +47,37 @@ class LivePage:
     Args:
         settings: the operator's; ``page`` is set.
         on_drop: told (what, reason, count) of a hook that is missing.
-        ready: builds the recorder if it is not yet there, which then calls :meth:`attach`.
+        ready: the recorder, built if it is not yet there, with what :meth:`show` returns among its sinks.
     """
 
     def __init__(
-        self, settings: Settings, on_drop: Callable[[str, str, int], None], ready: Callable[[], object]
+        self, settings: Settings, on_drop: Callable[[str, str, int], None], ready: Callable[[], Recorder]
     ) -> None:
         self._settings, self._on_drop, self._ready = settings, on_drop, ready
         self._routes = SpeechRoutes(settings.routes)
-        self._recorder: Recorder | None = None
+        self._store: Store | None = None
         self._listeners: Listeners | None = None
-        self.store = Store(settings.page_requests, settings.page_memory * 1024 * 1024)
         self.hooks = Hooks("page", on_drop)
-        self._lock = threading.Lock()
+        self._renew()
+        forking.renew_in_child(self._renew)
         self._owner: int | None = None  # process that has tried to start
         self._where: dict[str, Any] | None = self._configured()
         self._serving: Any = None
         self._thread: threading.Thread | None = None
         self.port: int | None = None  # once it is served
 
-    def attach(self, recorder: Recorder, tracer: Tracer, instruments: Instruments, judge: Judge) -> None:
-        """Show ``recorder``'s requests. Listeners' spans are made in ``tracer``'s name; their metrics are opt-in.
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def show(self, tracer: Tracer, instruments: Instruments, judge: Judge) -> Store:
+        """The sink whose requests the page shows. Listeners' spans are made in ``tracer``'s name; their metrics are opt-in.
 
         ``judge`` says whether a request met the first-audio objective.
         """
-        self.store.judge = judge
-        self._recorder = recorder
-        self._listeners = Listeners(tracer, instruments if self._settings.page_listener else None)
-        recorder.sinks.append(self.store)
+        chosen = self._settings
+        self._listeners = Listeners(tracer, instruments if chosen.page_listener else None)
+        self._store = Store(chosen.page_requests, chosen.page_memory * 1024 * 1024, judge)
+        return self._store
 
     # ------------------------------------------------------------------------------------------------------ the service seen
 
@@ -155,9 +159,8 @@ class LivePage:
             if self._owner == os.getpid():
                 return
             self._owner, self._serving, self.port = os.getpid(), None, None
-        self._ready()
-        recorder, listeners = self._recorder, self._listeners
-        assert recorder is not None
+        recorder, store, listeners = self._ready(), self._store, self._listeners
+        assert store is not None
         assert listeners is not None
         address = self._settings.page
         try:
@@ -183,8 +186,8 @@ class LivePage:
             logger.warning(
                 "VIBEVOICE_OTEL_PAGE=%s is reached from other machines: set VIBEVOICE_OTEL_PAGE_TOKEN", address
             )
-        feed = Feed(recorder, self.store)
-        app = PageApp(self._settings, self.store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
+        feed = Feed(recorder, store)
+        app = PageApp(self._settings, store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio", server_header=False,
                                 limit_concurrency=128, timeout_keep_alive=30, ssl_certfile=self._settings.page_cert or None,
                                 ssl_keyfile=self._settings.page_key or None)  # fmt: skip

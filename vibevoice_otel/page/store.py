@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vibevoice_otel import semconv
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.recording.records import Batch, Operation
 
 #: What an Operation is reckoned to weigh; a Block's weight is its arrays'.
@@ -40,16 +40,25 @@ class Store:
     Args:
         max_requests: finished requests kept.
         max_bytes: reckoned weight of all that is kept; one open request may hold a quarter of it, many open ones share it.
+        judge: whether a request met the first-audio objective, None when it does not count (metrics.from_spans decides).
     """
 
-    def __init__(self, max_requests: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        max_requests: int,
+        max_bytes: int,
+        judge: Callable[[semconv.Status, Operation], bool | None] = lambda _status, _root: None,
+    ) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._judge = judge
+        self._begin_anew()
+        forking.renew_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[int, Kept] = {}
         self._finished: deque[Kept] = deque()
         self._weight = 0
-        #: Whether a request met the first-audio objective, None when it does not count (metrics.from_spans decides).
-        self.judge: Callable[[semconv.Status, Operation], bool | None] = lambda _status, _root: None
         self.version = 0  # counts finished requests and changes to them
 
     def consume(self, batch: Batch) -> None:
@@ -90,7 +99,7 @@ class Store:
             return
         kept.origin = root.start
         assert kept.final.status is not None
-        kept.summary = {**summary(kept, root), "in_time": self.judge(kept.final.status, root)}
+        kept.summary = {**summary(kept, root), "in_time": self._judge(kept.final.status, root)}
         self._finished.append(kept)
         self._weight += kept.weight
         while len(self._finished) > self._max_requests or (self._weight > self._max_bytes and len(self._finished) > 1):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
+from vibevoice_otel import forking
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy.install import PrivacyGuard
 from vibevoice_otel.privacy.query import Redactor
@@ -69,11 +69,8 @@ class GuardAdapter:
             self.tail.shutdown()
 
     def ready(self, recorder: Recorder) -> Recorder:
-        """The recorder has just been built: exemplars and the last export shall know of the tail."""
+        """The recorder has just been built: the last export shall know of the tail."""
         if self.tail is not None:
-            from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
-
-            recorder.sinks.insert(0, TailVerdict(self.tail))
             # At exit: after the recorder's end and before the SDK's, whichever was registered when.
             atexit.unregister(recorder.shutdown)
             atexit.register(self.tail.force_flush, int(self._settings.shutdown_timeout * 1000))
@@ -100,8 +97,7 @@ class GuardAdapter:
         from vibevoice_otel.sdk.identity import ensure_instance_id  # noqa: PLC0415 - the SDK is there if there is something to name
 
         ensure_instance_id(self._providers())
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin_anew)
+        forking.renew_in_child(self._begin_anew)
 
     def _begin_anew(self) -> None:
         from vibevoice_otel.sdk.identity import begin_anew, ensure_instance_id  # noqa: PLC0415

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel import failures
+from vibevoice_otel import failures, forking
 from vibevoice_otel.hooks.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -45,8 +45,12 @@ class LastExport:
         self._recorder = recorder
         self._providers = providers
         self._timeout = timeout
-        self._once = threading.Lock()
+        self._renew()
+        forking.renew_in_child(self._renew)
         self._ending = float("-inf")  # when the process's last flush must be over
+
+    def _renew(self) -> None:
+        self._once = threading.Lock()
 
     def used(self) -> bool:
         """Whether anything has been recorded in this very process."""
@@ -89,9 +93,10 @@ class LastExport:
             result = False
             try:
                 result = self.flush(end_open=end_open)
-            finally:
-                with contextlib.suppress(RuntimeError):  # the loop has not waited, and is closed
-                    loop.call_soon_threadsafe(answer, result)
+            except Exception as error:  # noqa: BLE001 - the server stops whatever telemetry meets
+                logger.warning(FAILED, failures.stack(error))
+            with contextlib.suppress(RuntimeError):  # the loop has not waited, and is closed
+                loop.call_soon_threadsafe(answer, result)
 
         threading.Thread(target=run, name="vibevoice-otel-last-export", daemon=True).start()
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):

@@ -131,6 +131,16 @@ class Assembly:
                 run.device.placing.collect(final=True, **({"patience": 0.0} if shutdown else {}))
         return self._batch({}, end=end, shutdown=shutdown)
 
+    def failed(self, end: int) -> Batch:
+        """The request alone, as an error, where :meth:`finish` could not make its records."""
+        batch = self._empty(final=True)
+        batch.status, batch.error_type = semconv.Status.ERROR, semconv.ErrorType.ASSEMBLER
+        root_id, server_id = self._trace[1:3]
+        root = self._operation(semconv.SYNTHESIZE, self.timeline.opened, end, server_id, root_id)
+        root.attributes, root.error_type = {semconv.STATUS.key: batch.status.value}, batch.error_type
+        batch.operations.append(root)
+        return batch
+
     def peek(self, at: int) -> Batch:
         """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live view.
 
@@ -162,13 +172,7 @@ class Assembly:
 
     def _batch(self, cuts: dict[Generation, int], end: int | None, *, shutdown: bool = False) -> Batch:
         """What is complete: of each generation in ``cuts`` up to that moment, or all of all where the request has an ``end``."""
-        t = self.timeline
-        trace_id, root_id, server_id, sampled, recording = self._trace
-        batch = Batch(
-            request=t.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
-            labels=self._labels(), operations=[], blocks=[], final=end is not None, synthetic=t.asked.synthetic,
-            profiled=t.profiled,
-        )  # fmt: skip
+        batch = self._empty(final=end is not None)
         ends: dict[Generation, int] = {}  # of the generations, in the last batch
         made: list[tuple[Generation, list[Block]]] = []
         for generation in self._begun() if end is not None else cuts:
@@ -187,6 +191,14 @@ class Assembly:
         if end is not None:
             self._close(batch, max((end, *ends.values())), ends, shutdown=shutdown)
         return batch
+
+    def _empty(self, *, final: bool) -> Batch:
+        trace_id, root_id, server_id, sampled, recording = self._trace
+        return Batch(
+            request=self.timeline.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
+            labels=self._labels(), operations=[], blocks=[], final=final, synthetic=self.timeline.asked.synthetic,
+            profiled=self.timeline.profiled,
+        )  # fmt: skip
 
     def _labels(self) -> Labels:
         used, asked = self.timeline.used, self.timeline.asked

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
+from vibevoice_otel import forking
 from vibevoice_otel.recording.records import Ids
 
 #: Drawn at once: a draw costs as much as a thousand ids.
@@ -19,8 +19,7 @@ class RandomIds:
 
     def __init__(self) -> None:
         self._seed()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._seed)
+        forking.renew_in_child(self._seed)
 
     def _seed(self) -> None:
         self._lock = threading.Lock()

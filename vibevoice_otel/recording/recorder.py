@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import queue
 import threading
 import time
@@ -16,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import Status, StatusCode
 
-from vibevoice_otel import failures, semconv
+from vibevoice_otel import failures, forking, semconv
 from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor, now
@@ -41,18 +40,41 @@ MOST_GATHERED = 100
 DEVICE_POLL_SECONDS = 0.05
 
 
-class _EndOpen(threading.Event):
-    """Asks the background thread to end what is open; set when that is done."""
+#: Requests that are open or ending at most. All else that is kept by request leaves with a request's last batch, so this bounds it too.
+MAX_OPEN = 10_000
+
+
+class _Ask(threading.Event):
+    """Something asked of the background thread, behind what has ended by now; set when it is done.
+
+    Args:
+        act: what to do first with the requests that are open, if anything.
+        stop: whether the thread shall end, once nothing waits any more.
+    """
+
+    def __init__(self, act: Callable[[], None] = lambda: None, *, stop: bool = False) -> None:
+        super().__init__()
+        self.act, self.stop = act, stop
 
 
 class Recorder:
     """Opens timelines, watches them, and hands finished records to the sinks.
 
+    A request is open while a part (a thread of control) holds it, ending from the last release until the background thread takes it,
+    and gone from then on. One that is ending and is held again is open again; one that is gone cannot be held.
+
     Args:
         settings: the operator's.
         provider: where the tracer comes from.
-        sinks: read every batch, in order, on the background thread. The span emitter always comes last.
+        sinks: read every batch, in order, on the background thread, after the span budget and before the span emitter: the tail's verdict,
+            the metrics, the page. The budget says which rows are exported and the verdict whether the trace is, and exemplars may name
+            nothing else; the metrics read every row; the page keeps the records as the metrics read them; the emitter is last, so that
+            a slow or failing exporter costs the others nothing.
         on_drop: told (what, reason, count) of anything lost.
+        id_source: of spans; the provider's own, or numpy's, by default.
+        version: of the tracer.
+        on_voices: told the labels of each voice that the service names.
+        emitter: makes the spans; by default without a fast path.
     """
 
     def __init__(
@@ -63,31 +85,33 @@ class Recorder:
         on_drop: Callable[[str, str, int], None] = lambda _what, _reason, _count: None,
         id_source: IdSource | None = None,
         version: str = "",
+        on_voices: Callable[[Labels], None] = lambda _labels: None,
+        emitter: SpanEmitter | None = None,
     ) -> None:
         self.settings = settings
         self.bounds = Bounds(settings)
-        self.sinks: list[Sink] = list(sinks)
         self.on_drop = on_drop
-        self.on_open: Callable[[Timeline], None] = lambda _timeline: None
-        self.on_voices: Callable[[Labels], None] = lambda _labels: None
-        self._tracer = trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
-        self.emitter = SpanEmitter(self._tracer)
-        self.budget = SpanBudget(settings, on_drop)
+        self._on_voices = on_voices
+        self.emitter = emitter or SpanEmitter(trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL))
+        self.sinks: tuple[Sink, ...] = (SpanBudget(settings, on_drop), *sinks, self.emitter)
         self._ids = id_source or ids.source(id_generator(provider))
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-        self._open: dict[Timeline, Assembly] = {}
         profile = settings.gpu_profile
         self.sampler = None if profile is None else Sampler(profile or None, lambda: len(self._open))
-        self._ended: queue.SimpleQueue[Timeline | threading.Event | None] = queue.SimpleQueue()
-        self._hurry = threading.Event()  # somebody waits for what has ended
         self._breathed = 0
-        self._thread: threading.Thread | None = None
         self._stopped = False
         #: The service is stopping: who is cut off from now on was cut off by it.
         self.closing = False
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+        self._begin_anew()
+        forking.renew_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """No request and no thread. A forked child has none of its parent's."""
+        self._lock = threading.Lock()
+        self._open: dict[Timeline, Assembly] = {}
+        self._ended: queue.SimpleQueue[Timeline | _Ask] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # set by flush(): skip the gathering delay
+        self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------------------------ requests
 
@@ -109,9 +133,16 @@ class Recorder:
     def open(
         self, part: str, *, context: Context | None = None, asked: Asked | None = None, opened: int | None = None
     ) -> Timeline:
-        """A request begins; ``part`` names the thread of control that must :meth:`release` it."""
+        """A request begins; ``part`` names the thread of control that must :meth:`release` it.
+
+        Past :data:`MAX_OPEN`, or once the recorder has stopped, it is gone from the start, and counted as dropped.
+        """
         opened = now() if opened is None else opened
         timeline = Timeline(next(self._numbers), Anchor.take(), opened, asked)
+        closed = self._closed()
+        if closed is not None:
+            self.on_drop("requests", closed, 1)
+            return timeline
         span = self.emitter.open(timeline.request, timeline.anchor.to_wall(opened), context)
         own = span.get_span_context()
         server = trace.get_current_span(context).get_span_context()
@@ -124,18 +155,27 @@ class Recorder:
         if not own.is_valid:  # no SDK, or tracing is off: the records still need ids of their own for the metrics' sake
             assembly.without_trace(int(self._ids.take(1)[0]))
         with self._lock:
+            if self._closed() is not None:
+                return timeline
             self._open[timeline] = assembly
             timeline.streams_active = sum(
                 1 for each in self._open if each.parts
             )  # without those that ended and wait to be assembled
-        self.on_open(timeline)
         self._ensure_thread()
         return timeline
 
-    def hold(self, timeline: Timeline, part: str) -> None:
-        """Another thread of control now works for the request."""
+    def _closed(self) -> str | None:
+        """Why no request can be opened now; None when one can."""
+        return "stopped" if self._stopped else "too_many_open" if len(self._open) >= MAX_OPEN else None
+
+    def hold(self, timeline: Timeline, part: str) -> bool:
+        """Another thread of control now works for the request; False, and counted, when that is gone: what it notes is in no record."""
         with self._lock:
-            timeline.parts.add(part)
+            if timeline in self._open:
+                timeline.parts.add(part)
+                return True
+        self.on_drop("requests", "late", 1)
+        return False
 
     def release(self, timeline: Timeline, part: str) -> None:
         """It is done; when it was the last one the request has ended."""
@@ -159,7 +199,7 @@ class Recorder:
         """An operation outside any request (the model loaded at start-up): a trace of its own, and its metric."""
         anchor = Anchor.take()
         first, last = anchor.to_wall(start), anchor.to_wall(end)
-        live = self._tracer.start_span(span.name, start_time=first, attributes=attributes)
+        live = self.emitter.tracer.start_span(span.name, start_time=first, attributes=attributes)
         if error_type is not None:
             live.set_attribute(semconv.ERROR_TYPE.key, error_type)
             live.set_status(Status(StatusCode.ERROR, error_type))
@@ -178,7 +218,7 @@ class Recorder:
     def learn_voices(self, names: Iterable[str], cfg: float | None, steps: int | None) -> None:
         """Take over the service's own list of voices, with the cfg and steps that it uses when asked for none."""
         for name in self.bounds.learn_voices(names):
-            self.on_voices(Labels(name, self.bounds.cfg(cfg), self.bounds.steps(steps), semconv.OTHER))
+            self._on_voices(Labels(name, self.bounds.cfg(cfg), self.bounds.steps(steps), semconv.OTHER))
 
     # -------------------------------------------------------------------------------------------------- the background thread
 
@@ -208,19 +248,29 @@ class Recorder:
                 first = self._ended.get(timeout=max(0.0, min(due - time.monotonic(), self._poll_devices())))
             except queue.Empty:
                 continue
+            stopping = False
             for item in self._gather(first):
-                if item is None:
-                    return
                 if isinstance(item, Timeline):
                     self._finish(item)
                     self._breathe()
                     continue
-                if isinstance(item, _EndOpen):
-                    self._end_open()
+                item.act()
+                stopping = stopping or item.stop
                 self._hurry.clear()
                 item.set()
+            if stopping and self._retire():
+                return
 
-    def _gather(self, first: Timeline | threading.Event | None) -> list[Timeline | threading.Event | None]:
+    def _retire(self) -> bool:
+        """Whether the thread may end: nothing waits, and with the lock held nothing can come to wait."""
+        with self._lock:
+            if not self._ended.empty():
+                self._ended.put(_Ask(stop=True))
+                return False
+            self._thread = None
+            return True
+
+    def _gather(self, first: Timeline | _Ask) -> list[Timeline | _Ask]:
         """``first`` and what follows it within a moment, in order."""
         if isinstance(first, Timeline):
             self._hurry.wait(GATHER_SECONDS)
@@ -251,29 +301,32 @@ class Recorder:
             running = list(self._open.items())
         for timeline, assembly in running:
             if timeline.parts:
-                self._assemble(assembly.drain)
+                self._deliver(self._assemble(assembly.drain))
                 self._breathe()
 
     def _finish(self, timeline: Timeline, *, shutdown: bool = False) -> None:
         with self._lock:
+            if timeline.parts and not shutdown:
+                return  # held again while it was ending
             assembly = self._open.pop(timeline, None)
         if assembly is None:
             return
         moments = (timeline.web_closed, timeline.generate_end, timeline.work_end)
         end = now() if shutdown else max((moment for moment in moments if moment is not None), default=now())
-        self._assemble(lambda: assembly.finish(end=end, shutdown=shutdown))
+        batch = self._assemble(lambda: assembly.finish(end=end, shutdown=shutdown))
+        self._deliver(batch or self._assemble(lambda: assembly.failed(end)))
 
-    def _assemble(self, build: Callable[[], Batch | None]) -> None:
+    def _assemble(self, build: Callable[[], Batch | None]) -> Batch | None:
         try:
-            batch = build()
+            return build()
         except Exception as error:  # noqa: BLE001 - the service must never suffer from its telemetry
             failures.failed(self.on_drop, "assembling a request's records", error, "records", "assembler_error")
-            return
-        if batch is not None:
-            self._deliver(batch)
+            return None
 
-    def _deliver(self, batch: Batch) -> None:
-        for sink in (self.budget, *self.sinks, self.emitter):
+    def _deliver(self, batch: Batch | None) -> None:
+        if batch is None:
+            return
+        for sink in self.sinks:
             try:
                 sink.consume(batch)
             except Exception as error:  # noqa: BLE001, PERF203 - one broken sink must not silence the others
@@ -291,20 +344,21 @@ class Recorder:
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until every request that has ended by now is assembled and delivered; False when ``timeout`` seconds passed."""
-        return self._ask(threading.Event(), timeout)
+        return self._ask(_Ask(), timeout)
 
     def end_open(self, timeout: float = 5.0) -> bool:
         """End what is open with status error, error.type=shutdown, once; False when ``timeout`` seconds passed before that was done."""
-        return self._ask(_EndOpen(), timeout)
+        return self._ask(_Ask(self._end_open), timeout)
 
-    def _ask(self, done: threading.Event, timeout: float) -> bool:
+    def _ask(self, ask: _Ask, timeout: float) -> bool:
         if self._open:
             self._ensure_thread()
-        if not self.alive:
-            return not self._open
-        self._hurry.set()  # before it is asked: set after it has been answered, it would stay
-        self._ended.put(done)
-        return done.wait(timeout)
+        with self._lock:
+            if not self.alive:
+                return not self._open
+            self._hurry.set()  # before it is asked: set after it has been answered, it would stay
+            self._ended.put(ask)
+        return ask.wait(timeout)
 
     def _end_open(self) -> None:
         for timeline in self.timelines:
@@ -312,23 +366,25 @@ class Recorder:
                 timeline, shutdown=bool(timeline.parts)
             )  # without any it has ended, and stands behind us in the queue
 
-    def shutdown(self, timeout: float = 5.0) -> None:
-        """Deliver what has ended, then end what is open with status error, error.type=shutdown. Idempotent."""
-        if self._stopped:
-            return
-        self.end_open(timeout)
-        self._stopped = True
-        if self._thread is not None:
-            self._hurry.set()
-            self._ended.put(None)
-            self._thread.join(timeout)
-        elif self._open:
-            self.on_drop("records", "no_thread", len(self._open))
+    def _drop_open(self) -> None:
+        with self._lock:
+            left = [timeline for timeline in self._open if timeline.parts]
+            for timeline in left:
+                del self._open[timeline]
+        if left:
+            self.on_drop("requests", "uninstrumented", len(left))
 
-    def _after_fork(self) -> None:
-        """The child has none of the parent's threads, and none of its requests."""
-        self._lock = threading.Lock()
-        self._open = {}
-        self._ended = queue.SimpleQueue()
-        self._hurry = threading.Event()
-        self._thread = None
+    def shutdown(self, timeout: float = 5.0, *, judge: bool = True) -> None:
+        """Deliver what has ended, end what is open, and take no more. Idempotent.
+
+        Args:
+            timeout: seconds to wait at most.
+            judge: end what is open with status error, error.type=shutdown; else drop it, counted: the observation ends, not the request.
+        """
+        if self._open:
+            self._ensure_thread()
+        self._stopped = True
+        self._ask(_Ask(self._end_open if judge else self._drop_open, stop=True), timeout)
+        if self._open and not self.alive:
+            self.on_drop("records", "no_thread", len(self._open))
+            self._open.clear()

@@ -31,12 +31,17 @@ class BatchWriter(Protocol):
 
 
 class SpanEmitter:
-    """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest from records."""
+    """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest from records.
 
-    def __init__(self, tracer: trace.Tracer) -> None:
+    Args:
+        tracer: makes the spans.
+        fast: a cheaper way to export a batch, None for none.
+    """
+
+    def __init__(self, tracer: trace.Tracer, fast: BatchWriter | None = None) -> None:
         self.tracer = tracer
-        self._open: dict[int, trace.Span] = {}
-        self.fast: BatchWriter | None = None
+        self._fast = fast
+        self._open: dict[int, trace.Span] = {}  # by request; the recorder bounds these
 
     def open(self, request: int, start_time: int, context: Context | None) -> trace.Span:
         """Start vibevoice.synthesize at ``start_time`` (nanoseconds since 1970) under ``context``'s span."""
@@ -50,16 +55,21 @@ class SpanEmitter:
             return
         if batch.final:
             del self._open[batch.request]
-        if batch.recording and not (self.fast is not None and self.fast.emit(batch, root.get_span_context())):
-            factory = span_factory(self.tracer, root)
-            for operation in batch.operations:
-                if operation.span is not semconv.SYNTHESIZE:
-                    factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
-                            _attributes(operation), operation.error_type)  # fmt: skip
-            for block in sorted(batch.blocks, key=lambda b: b.span is not semconv.FRAME):  # parents first
-                self._emit_block(factory, batch, block)
-        if batch.final:
-            self._end_root(root, batch)
+        try:
+            if batch.recording and not (self._fast is not None and self._fast.emit(batch, root.get_span_context())):
+                self._emit(batch, root)
+        finally:
+            if batch.final:
+                self._end_root(root, batch)
+
+    def _emit(self, batch: Batch, root: trace.Span) -> None:
+        factory = span_factory(self.tracer, root)
+        for operation in batch.operations:
+            if operation.span is not semconv.SYNTHESIZE:
+                factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
+                        _attributes(operation), operation.error_type)  # fmt: skip
+        for block in sorted(batch.blocks, key=lambda b: b.span is not semconv.FRAME):  # parents first
+            self._emit_block(factory, batch, block)
 
     @staticmethod
     def _emit_block(factory: SpanFactory, batch: Batch, block: Block) -> None:

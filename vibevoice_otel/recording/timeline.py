@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vibevoice_otel import forking
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.interval import Leaf
 
@@ -254,6 +255,14 @@ def served() -> Timeline | None:
 
 
 _taking = threading.Lock()
+
+
+def _renew() -> None:
+    global _taking  # noqa: PLW0603 - the module is the object
+    _taking = threading.Lock()
+
+
+forking.renew_in_child(_renew)
 
 
 def _take_run(timeline: Timeline) -> Run:

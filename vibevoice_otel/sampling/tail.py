@@ -7,7 +7,6 @@ through. Without a sign it is dropped. So nothing is ever half kept, and what ha
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
 
-from vibevoice_otel import failures, semconv
+from vibevoice_otel import failures, forking, semconv
 from vibevoice_otel.recording import outcome
 
 if TYPE_CHECKING:
@@ -50,7 +49,8 @@ class TailProcessor(SpanProcessor):
         targets: the processors that export, asked for whenever there is something to hand over. They ignore unsampled spans, so
             they see each kept span once.
         slow: seconds of first-audio latency beyond which a trace is kept.
-        limit: spans that are held at most; beyond, the oldest undecided trace is dropped and counted.
+        limit: spans that are held at most, and traces that are not over; beyond, the oldest undecided (or the oldest at all) is dropped
+            and counted.
         on_drop: told (what, reason, count) of spans that were lost for want of room.
         room: spans that a target takes right now; None when that cannot be known.
     """
@@ -71,8 +71,7 @@ class TailProcessor(SpanProcessor):
         self._room = room
         self._stopped = False
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+        forking.renew_in_child(self._reset)
 
     def _reset(self) -> None:
         """Empty, without a thread; after a fork what the parent holds is the parent's to export."""
@@ -92,11 +91,18 @@ class TailProcessor(SpanProcessor):
         context = span.get_span_context()
         if context.trace_flags.sampled:
             return
+        lost = 0
         with self._lock:
             known = self._traces.get(context.trace_id)
             if known is None:
                 known = self._traces[context.trace_id] = _Trace(self._expected(context.trace_id, span))
+                if len(self._traces) > self._limit:  # spans that are never ended hold theirs for ever
+                    oldest, crowded = next(iter(self._traces.items()))
+                    lost = crowded.open + len(crowded.spans)
+                    self._over(oldest, crowded)
             known.open += 1
+        if lost:
+            self._on_drop("spans", "tail_buffer_full", lost)
 
     def _expected(self, trace_id: int, span: ReadableSpan) -> bool | None:
         """The verdict on spans that come after their trace was over: they must not be kept without what they belong to."""

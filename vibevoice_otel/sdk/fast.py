@@ -1,7 +1,7 @@
 """The fast path: spans written as OTLP bytes and histograms incremented a block at a time.
 
 It serves where nobody can tell the difference: the SDK's own processors, exporters and aggregations. Everywhere else the plain path
-does, which is also the reference that this one is tested against. :func:`attach` and :func:`explain` are the whole interface.
+does, which is also the reference that this one is tested against. :func:`path` and :func:`explain` are the whole interface.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from opentelemetry import trace
 from vibevoice_otel import semconv
 
 if TYPE_CHECKING:
-    from vibevoice_otel.metrics.instruments import Instruments
-    from vibevoice_otel.recording.recorder import Recorder
+    from collections.abc import Callable
+
     from vibevoice_otel.sdk.histograms import FastMetrics
     from vibevoice_otel.sdk.span_bytes import FastSpans
 
@@ -35,10 +35,11 @@ class FastPath:
         return f"{self.spans.explain()}\n{self.metrics.explain()}"
 
 
-def attach(recorder: Recorder, instruments: Instruments) -> FastPath | None:
-    """Let ``recorder``'s spans and ``instruments``' measurements take the fast path wherever it is open.
+def path(tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> FastPath | None:
+    """The fast path for ``tracer``'s spans and for measurements, taken wherever it is open.
 
-    None, with one warning, where this SDK release has not even the names that it is built on.
+    None, with one warning, where this SDK release has not even the names that it is built on. ``on_drop`` is told (what, reason, count) of
+    spans that are lost.
     """
     try:
         from vibevoice_otel.sdk.histograms import FastMetrics  # noqa: PLC0415 - a release may have moved what they import
@@ -46,11 +47,9 @@ def attach(recorder: Recorder, instruments: Instruments) -> FastPath | None:
     except ImportError as error:
         logger.warning("this OpenTelemetry SDK is not as known (%s); spans and measurements are made one by one", error)
         return None
-    path = FastPath(FastSpans(recorder.emitter.tracer, recorder.on_drop), FastMetrics())
-    path.metrics.ready()
-    recorder.emitter.fast = path.spans
-    instruments.fast = path.metrics
-    return path
+    made = FastPath(FastSpans(tracer, on_drop), FastMetrics())
+    made.metrics.ready()
+    return made
 
 
 def explain(provider: trace.TracerProvider | None = None) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.trace import TracerProvider
 
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics import ledger as module
@@ -26,12 +27,11 @@ from vibevoice_otel.sdk.histograms import FastMetrics
 class Books:
     """A ledger over a real provider; ``waits`` as in a service, else every batch is written at once."""
 
-    def __init__(self, *, waits: bool, views: tuple[View, ...] = ()) -> None:
+    def __init__(self, *, waits: bool, views: tuple[View, ...] = (), fast: FastMetrics | None = None) -> None:
         self.reader = InMemoryMetricReader()
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False, views=views)
-        self.instruments = Instruments(self.provider, "1", Limits(2000, 50_000))
+        self.instruments = Instruments(self.provider, "1", Limits(2000, 50_000), FastMetrics() if waits else fast)
         if waits:
-            self.instruments.fast = FastMetrics()
             self.instruments.observe(semconv.ACTIVE, list)
         self.ledger = Ledger(self.instruments)
 
@@ -172,11 +172,9 @@ def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
 
 def test_a_write_takes_no_lock_that_another_holds_who_waits_for_the_collection() -> None:
     """The SDK holds its list of readers while one is added, which waits for the collection that may be writing."""
-    books = Books(waits=False)
-    recorder: Any = type(
-        "Recorder", (), {"emitter": type("Emitter", (), {"tracer": None, "fast": None}), "on_drop": print}
-    )
-    fast.attach(recorder, books.instruments)
+    path = fast.path(TracerProvider(shutdown_on_exit=False).get_tracer(""), lambda *_: None)
+    assert path is not None
+    books = Books(waits=False, fast=path.metrics)
     books.ledger.add(semconv.UNDERRUN, 1, {"voice": "v"})
     writer = threading.Thread(target=books.ledger.write, daemon=True)
     with MeterProvider._all_metric_readers_lock:

@@ -125,8 +125,7 @@ def test_an_exemplar_has_the_time_of_its_recording_with_a_trace_or_without() -> 
     """
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)
-    instruments = Instruments(provider, "0", Limits(2000, 50_000))
-    instruments.fast = FastMetrics()
+    instruments = Instruments(provider, "0", Limits(2000, 50_000), FastMetrics())
     instruments.observe(semconv.ACTIVE, list)
     derive = FromSpans(instruments, ("0", "1"), SLO)
     derive.consume(finished(1))

@@ -26,10 +26,12 @@ GOOD = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def make(**changes: Any) -> LivePage:
     chosen = Settings(**{"page": "127.0.0.1:0", **changes})
 
-    def ready() -> None:
+    def ready() -> Recorder:
         provider = TracerProvider()
         instruments = Instruments(MeterProvider(), __version__, Limits(100, 1000))
-        page.attach(Recorder(chosen, provider), provider.get_tracer("t"), instruments, lambda _status, _root: None)
+        return Recorder(
+            chosen, provider, [page.show(provider.get_tracer("t"), instruments, lambda _status, _root: None)]
+        )
 
     page = LivePage(chosen, lambda _what, _reason, _count: None, ready)
     return page

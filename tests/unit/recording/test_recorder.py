@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from vibevoice_otel.metrics.live import active
+from vibevoice_otel.recording import recorder as module
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.ids import RandomIds
 from vibevoice_otel.recording.recorder import Recorder
@@ -169,3 +172,101 @@ def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch)
     assert not one.flush()
     one.shutdown()
     assert dropped == [("records", "no_thread", 2)]
+
+
+def test_a_request_that_is_held_again_while_it_ends_is_open_again() -> None:
+    """Between the last release and the recorder's look another thread takes the request up: what it notes is in the record."""
+    sink = Heard()
+    one = recorder(sink)
+    held = one.open("web", context=Context())
+    one.release(held, "web")
+    assert one.hold(held, "generation")
+    time.sleep(0.1)
+    assert one.timelines == [held]
+    with bound(held) as run:
+        run.start = now()
+        run.frames.extend((now(), now()))
+        run.end = now()
+    one.release(held, "generation")
+    assert one.flush()
+    (batch,) = sink.batches
+    assert batch.blocks
+    assert one.timelines == []
+    one.shutdown()
+
+
+def test_a_request_that_is_gone_cannot_be_held() -> None:
+    """It says so, and the work that comes too late is counted."""
+    dropped: list[tuple[str, str, int]] = []
+    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    gone = one.open("web", context=Context())
+    one.release(gone, "web")
+    assert one.flush()
+    assert not one.hold(gone, "generation")
+    assert dropped == [("requests", "late", 1)]
+    one.shutdown()
+
+
+@pytest.mark.parametrize("callers", range(20))
+def test_flush_and_shutdown_beside_each_other_are_both_answered(callers: int) -> None:
+    """At once, whichever comes first; so are two shutdowns."""
+    del callers
+    one = recorder(Heard())
+    request(one)
+    threads = [threading.Thread(target=one.shutdown) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    assert one.flush(5.0)
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began < 4
+    assert one.flush(5.0)
+    assert not one.alive
+
+
+def test_an_assembly_that_fails_ends_the_request_as_an_error() -> None:
+    """The request is counted and its root span ends, with error.type assembler_error; nothing is kept of it."""
+    exporter, dropped, sink = InMemorySpanExporter(), list[tuple[str, str, int]](), Heard()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    one = Recorder(Settings(), provider, [sink], lambda *drop: dropped.append(drop))
+    broken = one.open("web", context=Context())
+    broken.notes.append(None)  # type: ignore[arg-type]
+    one.release(broken, "web")
+    assert one.flush()
+    (root,) = exporter.get_finished_spans()
+    assert root.status.description == root.attributes["error.type"] == "assembler_error"  # type: ignore[index]
+    (batch,) = sink.batches
+    assert (batch.final, batch.status, batch.error_type) == (True, "error", "assembler_error")
+    assert dropped == [("records", "assembler_error", 1)]
+    assert one.emitter._open == {}
+    one.shutdown()
+
+
+def test_requests_that_nothing_ends_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound a request is served and not recorded, and counted."""
+    monkeypatch.setattr(module, "MAX_OPEN", 3)
+    dropped: list[tuple[str, str, int]] = []
+    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    opened = [one.open("web", context=Context()) for _ in range(5)]
+    assert len(one.timelines) == len(one.emitter._open) == 3
+    assert dropped == [("requests", "too_many_open", 1)] * 2
+    for each in opened:
+        one.release(each, "web")
+    assert one.flush()
+    one.shutdown()
+    one.open("web")
+    assert dropped[2:] == [("requests", "stopped", 1)]
+
+
+def test_what_is_open_may_end_unjudged() -> None:
+    """Where the observation ends and not the process, an open request is dropped and counted: it is no error of the service's."""
+    sink, dropped = Heard(), list[tuple[str, str, int]]()
+    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [sink], lambda *drop: dropped.append(drop))
+    one.open("web", context=Context())
+    request(one)
+    one.shutdown(judge=False)
+    assert [batch.request for batch in sink.batches] == [2]
+    assert dropped == [("requests", "uninstrumented", 1)]
+    assert one.timelines == []

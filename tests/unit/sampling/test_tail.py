@@ -242,3 +242,18 @@ def test_concurrent_requests_do_not_mix() -> None:
         service.flush()
         assert len(service.traces()) == 20
         assert_whole(service)
+
+
+def test_traces_whose_spans_never_end_are_bounded() -> None:
+    """A program that starts spans and forgets them costs the tail no more than its limit, and what was let go is counted."""
+    dropped: list[tuple[str, str, int]] = []
+    provider = TracerProvider(sampler=TailSampler(0), shutdown_on_exit=False)
+    tail = TailProcessor(list, slow=1, limit=100, on_drop=lambda *drop: dropped.append(drop))
+    provider.add_span_processor(tail)
+    tracer = provider.get_tracer("host")
+    spans = [tracer.start_span("forgotten") for _ in range(5000)]
+    assert len(tail._traces) == 100
+    assert dropped == [("spans", "tail_buffer_full", 1)] * 4900
+    for span in spans:
+        span.end()
+    assert tail._traces == {}

@@ -44,8 +44,11 @@ class Pair:
 
     def __init__(self, make: Callable[[], MeterProvider]) -> None:
         self.providers = [make(), make()]
-        self.instruments = [Instruments(provider, "1", Limits(2000, 50_000)) for provider in self.providers]
-        self.fast = self.instruments[0].fast = FastMetrics()
+        self.fast = FastMetrics()
+        self.instruments = [
+            Instruments(provider, "1", Limits(2000, 50_000), fast)
+            for provider, fast in zip(self.providers, (self.fast, None), strict=True)
+        ]
         self.bulk = 0  # blocks that really took the fast path
         inner = self.fast._add
 
@@ -273,8 +276,7 @@ def test_a_reader_that_comes_later_is_served(monkeypatch: pytest.MonkeyPatch) ->
     provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     if not hasattr(provider, "add_metric_reader"):
         pytest.skip("this SDK release has no add_metric_reader")
-    instruments = Instruments(provider, "1", Limits(100, 10_000))
-    instruments.fast = FastMetrics()
+    instruments = Instruments(provider, "1", Limits(100, 10_000), FastMetrics())
     for _ in range(3):
         instruments.record(semconv.QUEUE_DURATION, 0.5, {"voice": "v"})
     late = InMemoryMetricReader()
@@ -310,8 +312,7 @@ def test_without_the_sdk_nothing_breaks() -> None:
     """An API-only process has instruments that do nothing."""
     from opentelemetry.metrics import NoOpMeterProvider
 
-    instruments = Instruments(NoOpMeterProvider(), "1", Limits(100, 10_000))
-    instruments.fast = FastMetrics()
+    instruments = Instruments(NoOpMeterProvider(), "1", Limits(100, 10_000), FastMetrics())
     instruments.record(semconv.QUEUE_DURATION, 0.5, {"voice": "v"})
     instruments.add(semconv.AUDIO_PRODUCED, 0.5, {"voice": "v"})
 

@@ -19,7 +19,6 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
@@ -31,16 +30,13 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from tests.support.builders import assembly, finish, request
 from tests.support.receivers import GrpcReceiver, HttpReceiver, Received
 from vibevoice_otel import semconv
-from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
-from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
 from vibevoice_otel.sdk.span_bytes import FastSpans
-from vibevoice_otel.settings import Settings
 
 
 class CountingGenerator(IdGenerator):
@@ -76,10 +72,9 @@ class Stack:
         for exporter in exporters:
             self.provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
         self.dropped: list[tuple[str, str, int]] = []
-        self.emitter = SpanEmitter(self.provider.get_tracer(semconv.SCOPE, "1.2", semconv.SCHEMA_URL))
-        self.fast = FastSpans(self.emitter.tracer, lambda *drop: self.dropped.append(drop))
-        if fast:
-            self.emitter.fast = self.fast
+        tracer = self.provider.get_tracer(semconv.SCOPE, "1.2", semconv.SCHEMA_URL)
+        self.fast = FastSpans(tracer, lambda *drop: self.dropped.append(drop))
+        self.emitter = SpanEmitter(tracer, self.fast if fast else None)
 
     def speak(self, batch: Batch | None = None) -> Batch:
         batch = batch or finish(request())
@@ -511,12 +506,8 @@ def test_a_release_without_the_names_is_served_plainly(
 ) -> None:
     """A future SDK that moved its modules costs speed and one warning, never the telemetry."""
     monkeypatch.setitem(sys.modules, "vibevoice_otel.sdk.histograms", None)
-    recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))
-    instruments = Instruments(NoOpMeterProvider(), "1", Limits(100, 10_000))
     with caplog.at_level(logging.WARNING):
-        assert fast.attach(recorder, instruments) is None
-    assert recorder.emitter.fast is None
-    assert instruments.fast is None
+        assert fast.path(TracerProvider(shutdown_on_exit=False).get_tracer(""), lambda *_: None) is None
     assert "spans and measurements are made one by one" in caplog.text
     assert "made one by one, because this OpenTelemetry SDK is not as known" in fast.explain()
 

@@ -14,12 +14,14 @@ from typing import Any
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import links
 from vibevoice_otel.adapters.shared.audio import note_chunk
-from vibevoice_otel.adapters.shared.generation import hook_run_generation, reset
+from vibevoice_otel.adapters.shared.generation import hook_run_generation
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, served
 from vibevoice_otel.semconv import Cache
+
+_END = object()
 
 
 def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
@@ -170,14 +172,17 @@ def _observed(
 ) -> Iterator[Any]:
     """The service's generator, its body timed from the first next(), its outcome noted. Runs on the worker thread."""
     try:
-        timeline, token = _begin(recorder, asked, service)
+        timeline, own = _begin(recorder, asked, service)
     except Exception as mistake:  # noqa: BLE001 - the service speaks whatever telemetry meets
         hooks.failed("the service's stream", mistake)
         yield from chunks
         return
+    # Where the request is known here first it is current while the service's code runs, and not while the reader's does.
+    run = _within(timeline) if own else _call
+    chunks = iter(chunks)
     try:
         looked_at = timeline.delivered
-        for chunk in chunks:
+        while (chunk := run(next, chunks, _END)) is not _END:
             if (
                 timeline.delivered == looked_at
             ):  # the queue's reader, which sees it before it is normalised, has no hook
@@ -187,7 +192,7 @@ def _observed(
                 yield chunk
             except GeneratorExit:
                 timeline.abandoned = now()
-                _close(timeline, chunks)
+                run(_close, timeline, chunks)
                 raise
     except Exception as failure:
         timeline.work_error = type(failure).__name__
@@ -196,28 +201,42 @@ def _observed(
         try:
             timeline.work_end = now()
             recorder.release(timeline, "work")
-            if token is not None:
-                reset(token)
         except Exception as mistake:  # noqa: BLE001
             hooks.failed("the end of the service's stream", mistake)
 
 
-def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Timeline, Any]:
-    """The timeline of the work that begins, and what resets the context when that was set here."""
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _within(timeline: Timeline) -> Callable[..., Any]:
+    """Calls a function with ``timeline`` as the current request."""
+
+    def run(function: Callable[..., Any], *args: Any) -> Any:
+        token = current.set(timeline)
+        try:
+            return function(*args)
+        finally:
+            current.reset(token)
+
+    return run
+
+
+def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Timeline, bool]:
+    """The timeline of the work that begins, and whether it is yet to be made current."""
     timeline = served()
     if timeline is None:  # called without our middleware: from a script, or behind another kind of server
         timeline = recorder.open("work", asked=_asked(asked))
     else:
         recorder.hold(timeline, "work")
         _complete(timeline.asked, _asked(asked))
-    token = current.set(timeline) if current.get() is None else None
     timeline.work_start = now()
     if timeline.accepted is not None:
         timeline.note(semconv.QUEUE, max(timeline.accepted, timeline.begun), timeline.work_start)
     model = getattr(service, "model_path", None)
     timeline.used.model = str(model) if model else None
     _used(timeline, asked, service)
-    return timeline, token
+    return timeline, current.get() is None
 
 
 def _complete(asked: Asked, given: Asked) -> None:

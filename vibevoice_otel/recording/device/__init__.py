@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from vibevoice_otel import forking
 from vibevoice_otel.recording.device import cuda, mps
 from vibevoice_otel.recording.device.interface import Device, Memory
 from vibevoice_otel.recording.device.notes import StreamNotes
@@ -24,6 +25,14 @@ __all__ = ["OPENERS", "Device", "Memory", "StreamNotes", "attach", "known", "not
 OPENERS: dict[str, Callable[[int], Device]] = {"cuda": cuda.open_device, "mps": mps.open_device}
 _devices: dict[tuple[str, int], Device] = {}
 _lock = threading.Lock()
+
+
+def _renew() -> None:
+    global _lock  # noqa: PLW0603 - the module is the object
+    _lock = threading.Lock()
+
+
+forking.renew_in_child(_renew)
 
 
 def opened(kind: str, index: int) -> Device | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vibevoice_otel import forking
 from vibevoice_otel.recording.device.interface import Device, Event, Generations, Kernels, Memory, Pool, Stream
 
 #: CUDA's documentation gives an event's resolution as about half a microsecond.
@@ -32,6 +33,10 @@ class Captures:
 
     def __init__(self) -> None:
         self.active = 0
+        self._renew()
+        forking.renew_in_child(self._renew)
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
 
     def begin(self) -> None:

@@ -1,0 +1,132 @@
+"""What a forked child renews, and what it leaves alone."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import Counter, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+
+from vibevoice_otel import forking, semconv, wiring
+from vibevoice_otel.sdk.identity import begin_anew
+from vibevoice_otel.settings import Settings
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def in_child(tell: Callable[[], Any]) -> Any:
+    """What ``tell`` returns in a forked child, which then leaves without any clean-up of the parent's."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writing, json.dumps(tell()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    return json.loads(said)
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.renewed = 0
+        forking.renew_in_child(self.renew)
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+
+def test_it_renews_what_lives_and_keeps_nothing_alive() -> None:
+    """An object that nobody else holds is gone, and so is its place."""
+    kept, gone = Kept(), Kept()
+    reference, places = weakref.ref(gone), len(forking._renewed)
+    del gone
+    gc.collect()
+    assert reference() is None
+    assert len(forking._renewed) == places - 1
+    assert in_child(lambda: kept.renewed) == 1
+    assert kept.renewed == 0
+
+
+def _points(reader: InMemoryMetricReader) -> dict[str, tuple[float, int]]:
+    """Sum and start of each counter that we or the host have."""
+    data: Any = reader.get_metrics_data()
+    return {
+        metric.name: (sum(point.value for point in metric.data.data_points), metric.data.data_points[0].start_time_unix_nano)
+        for resource in (data.resource_metrics if data is not None else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name in {semconv.REQUESTS.name, "host"}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("temporality", list(AggregationTemporality)[1:], ids=lambda each: each.name)
+def test_our_counts_begin_at_zero_in_the_child_and_the_hosts_do_not(temporality: AggregationTemporality) -> None:
+    """Parent and child together count each request once; the host's own counter is as a fork leaves it."""
+    reader = InMemoryMetricReader(preferred_temporality={Counter: temporality})
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    host = meters.get_meter("host").create_counter("host")
+    recorder = wiring.build(Settings(), TracerProvider(shutdown_on_exit=False), meters, list)
+
+    def speak(times: int) -> dict[str, tuple[float, int]]:
+        for _ in range(times):
+            recorder.release(recorder.open("work", context=Context()), "work")
+        assert recorder.flush()
+        return _points(reader)
+
+    class Renewal:
+        def renew(self) -> None:
+            begin_anew(meters)
+
+    renewal = Renewal()
+    forking.renew_in_child(renewal.renew)
+    host.add(7)
+    before = speak(3)
+    host.add(1)
+    child = in_child(lambda: speak(2))
+    after = speak(1)
+    assert before[semconv.REQUESTS.name][0] == 3
+    assert child[semconv.REQUESTS.name][0] == 2
+    assert child[semconv.REQUESTS.name][1] > before[semconv.REQUESTS.name][1]
+    cumulative = temporality is AggregationTemporality.CUMULATIVE
+    assert child["host"][0] == (8 if cumulative else 1)
+    assert after[semconv.REQUESTS.name][0] == (4 if cumulative else 1)
+    recorder.shutdown()
+
+
+def test_a_child_waits_for_no_lock_of_its_parents_threads() -> None:
+    """Another thread holds every lock of ours as the process forks: the child records a request all the same."""
+    meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    recorder = wiring.build(Settings(), TracerProvider(shutdown_on_exit=False), meters, list)
+    ledger = next(sink for sink in recorder.sinks if hasattr(sink, "_ledger"))._ledger
+    holding, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with recorder._lock, ledger.lock, recorder._ids._lock:  # type: ignore[union-attr]
+            holding.set()
+            let_go.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holding.wait(5)
+
+    def speak() -> bool:
+        recorder.release(recorder.open("work", context=Context()), "work")
+        return recorder.flush(5.0)
+
+    assert in_child(speak) is True
+    let_go.set()
+    thread.join()
+    recorder.shutdown()
