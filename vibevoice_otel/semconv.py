@@ -1047,9 +1047,10 @@ METRICS: Final = (
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip
 
-# The resource says what was measured (target_info in Prometheus).
-R_MODEL = Attribute("vibevoice.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",))
-R_REVISION = Attribute(
-    "vibevoice.model.revision", "string", "The checkpoint's revision, where it has one.", ("1f2e3d",)
+# On the resource of a worker whose given service.instance.id other workers have too (target_info in Prometheus).
+R_GIVEN_INSTANCE = Attribute(
+    "vibevoice.service.instance.given_id",
+    "string",
+    "The service.instance.id that was set from outside for all workers; the worker's own is this, a dot and its number.",
+    ("speech.pod-7.app",),
 )
-R_DEVICE = Attribute("vibevoice.device", "string", "The device that generates.", ("cuda", "cpu"))

@@ -99,7 +99,11 @@ def text() -> str:
         lines += _span(span)
     lines += ["### Span attributes", ""]
     lines += _table(("attribute", "type", "meaning", "values"), map(_attribute, span_attributes()))
-    lines += ["", "### Resource attributes", ""]
+    lines += ["", "### On the resource of a worker", ""]
+    lines += [
+        "Of several workers that were given one `service.instance.id` ([deployment.md](deployment.md#identity)).",
+        "",
+    ]
     lines += _table(("attribute", "type", "meaning", "values"), map(_attribute, RESOURCE))
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ OFFICIAL_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 OFFICIAL_REGISTRY: Final = "https://github.com/open-telemetry/semantic-conventions@v1.37.0[model]"
 #: Spans of whoever asks; all others are the service's own.
 CLIENTS: Final = (semconv.LISTEN, semconv.PROBE)
-RESOURCE: Final = (semconv.R_MODEL, semconv.R_REVISION, semconv.R_DEVICE)
+RESOURCE: Final = (semconv.R_GIVEN_INSTANCE,)
 
 
 def span_attributes() -> tuple[Attribute, ...]:
@@ -82,14 +82,13 @@ def _metric(metric: Metric) -> dict[str, Any]:
 
 
 def _entity() -> dict[str, Any]:
-    roles = ("identifying", "descriptive", "descriptive")
     return {
-        "id": "entity.vibevoice.model",
+        "id": "entity.vibevoice.worker",
         "type": "entity",
-        "name": "vibevoice.model",
+        "name": "vibevoice.worker",
         "stability": "development",
-        "brief": "The model that speaks; on the resource of every span and metric.",
-        "attributes": [{"ref": a.key, "role": role} for a, role in zip(RESOURCE, roles, strict=True)],
+        "brief": "A worker process that was given the service.instance.id of its siblings.",
+        "attributes": [{"ref": a.key, "role": "descriptive"} for a in RESOURCE],
     }
 
 

@@ -39,6 +39,7 @@ MODELS = {
 #: What sets the number of a server's processes: uvicorn's --workers, and both servers' default.
 WORKERS = ("UVICORN_WORKERS", "WEB_CONCURRENCY")
 GUNICORN = "GUNICORN_CMD_ARGS"
+RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
 KNOWN_EXPORTERS = {"otlp", "otlp_proto_grpc", "otlp_proto_http", "console", "none", "prometheus"}
 
 
@@ -139,6 +140,28 @@ def _prometheus(environ: Mapping[str, str], signal: str, variable: str, workers:
     return Finding("ok", signal, says)
 
 
+def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator[Finding]:
+    """Workers that are given one service.instance.id."""
+    given = dict(part.split("=", 1) for part in environ.get(RESOURCE, "").split(",") if "=" in part)
+    named = next((value for name, value in given.items() if name.strip() == "service.instance.id"), None)
+    several = workers or max(
+        (int(value) for name in WORKERS if (value := environ.get(name, "").strip()).isdigit()), default=0
+    )
+    if named is None or several < 2:
+        return
+    with contextlib.suppress(settings.SettingsError):
+        apart = settings.load(environ).worker_instance
+        says = f"{several} workers are given one service.instance.id ({named})"
+        if apart:
+            yield Finding("note", RESOURCE, f"{says}: they go by {named}.1 to {named}.{several}")
+        else:
+            yield Finding(
+                "wrong",
+                RESOURCE,
+                f"{says}, and each overwrites the others' counts. Mend: unset VIBEVOICE_OTEL_WORKER_INSTANCE",
+            )
+
+
 def _exporter_installed(signal: str, name: str) -> bool:
     return any(e.name == name for e in importlib.metadata.entry_points(group=f"opentelemetry_{signal}_exporter"))
 
@@ -223,7 +246,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hooks", action="store_true", help="list every hook, not only what is missing")
     arguments = parser.parse_args(argv)
     console = Console()
-    findings = [*packages(), *configuration(os.environ), *exports(os.environ, arguments.workers)]
+    findings = [
+        *packages(),
+        *configuration(os.environ),
+        *exports(os.environ, arguments.workers),
+        *identity(os.environ, arguments.workers),
+    ]
     rows: list[tuple[str, str, str]] = []
     if not arguments.quick:
         with console.status("Importing the installed model code to look for its hooks …"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
+from opentelemetry._logs import get_logger_provider
 
 from vibevoice_otel import forking
 from vibevoice_otel.hooks.hooks import Hooks
@@ -47,6 +48,10 @@ class GuardAdapter:
         )
         self.tail: TailProcessor | None = None
         self.export = shutdown.LastExport(lambda: recorder.built, self._providers, settings.shutdown_timeout)
+
+    def _signals(self) -> tuple[Any, ...]:
+        """The providers of all signals: they share one identity."""
+        return *self._providers(), get_logger_provider()
 
     def _providers(self) -> tuple[Any, ...]:
         return self._tracers or trace.get_tracer_provider(), self._meters or metrics.get_meter_provider()
@@ -96,13 +101,18 @@ class GuardAdapter:
         """Each process has its own service.instance.id and its own counts, or the sums of several workers would be wrong."""
         from vibevoice_otel.sdk.identity import ensure_instance_id  # noqa: PLC0415 - the SDK is there if there is something to name
 
-        ensure_instance_id(self._providers())
+        ensure_instance_id(self._signals())
         forking.renew_in_child(self._begin_anew)
+        if self._settings.worker_instance:
+            from vibevoice_otel.process.worker_identity import WorkerIdentity  # noqa: PLC0415 - needs the SDK
+
+            self._identity = WorkerIdentity(self.hooks, self._signals)
+            self._identity.instrument()
 
     def _begin_anew(self) -> None:
         from vibevoice_otel.sdk.identity import begin_anew, ensure_instance_id  # noqa: PLC0415
 
-        ensure_instance_id(self._providers())
+        ensure_instance_id(self._signals())
         begin_anew(self._providers()[1])
 
     def _tail(self) -> TailProcessor | None:

@@ -51,3 +51,24 @@ def test_it_exits_non_zero(workers: str, monkeypatch: pytest.MonkeyPatch, capsys
         monkeypatch.setenv(name, value)
     assert doctor.main(["--quick", "--workers", workers]) == (workers == "4")
     assert ("does not work with several workers" in capsys.readouterr().out) == (workers == "4")
+
+
+@pytest.mark.parametrize(
+    ("environment", "workers", "levels"),
+    [
+        ({"WEB_CONCURRENCY": "2"}, None, ["note"]),
+        ({}, 3, ["note"]),
+        ({"VIBEVOICE_OTEL_WORKER_INSTANCE": "false"}, 3, ["wrong"]),
+        ({"WEB_CONCURRENCY": "2", "OTEL_RESOURCE_ATTRIBUTES": "team=speech"}, None, []),
+        ({}, 1, []),
+    ],
+)
+def test_workers_that_are_given_one_identity_are_told(
+    environment: dict[str, str], workers: int | None, levels: list[str]
+) -> None:
+    """A note says what they go by; with the setting off it is wrong, for their counts overwrite one another."""
+    found = list(
+        doctor.identity({"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.instance.id=pod-7", **environment}, workers)
+    )
+    assert [each.level for each in found] == levels
+    assert all("pod-7" in each.says for each in found)
