@@ -116,7 +116,8 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._deferred = DeferredRecorder(chosen, build)
         guard = GuardAdapter(chosen, self._deferred, *providers)
         page = self._page(chosen, self._deferred)
-        web = WebAdapter(cast("Recorder", self._deferred), page.scope if page is not None else None)
+        before = page.scope if page is not None else None
+        web = WebAdapter(cast("Recorder", self._deferred), before, self._find_services)
         # The hiding of the text goes in first and leaves last.
         added: tuple[Adapter, ...] = (guard.privacy, guard, web, *((page,) if page is not None else ()))
         self._adapters = (*self._adapters, *added)
@@ -156,6 +157,13 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 adapter.instrument()
         except Exception:
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
+
+    def _find_services(self) -> None:
+        """An application starts: what it was made of has been imported, and its service not yet begun to load."""
+        for adapter in self._adapters:
+            find = getattr(adapter, "find_services", None)
+            if find is not None:
+                find()
 
     def _names(self) -> list[str]:
         return sorted(

@@ -374,6 +374,18 @@ STEPS_STICKY = Attribute(
     "vibevoice.steps.sticky", "boolean", "The steps stem from an earlier request, not from this one.", (True,)
 )
 TEXT_LENGTH = Attribute("vibevoice.text.length", "int", "Exact number of characters to speak.", (120,))
+LOAD_ATTEMPTS = Attribute(
+    "vibevoice.load.attempts",
+    "int",
+    "How often the load tried to read the model; absent for once.",
+    (2,),
+)
+LOAD_ATTEMPT_ERRORS = Attribute(
+    "vibevoice.load.attempt_errors",
+    "string",
+    "Types of the exceptions with which attempts of a load failed before it succeeded or gave up, comma-separated.",
+    ("ImportError",),
+)
 TEXT_WAIT = Attribute(
     "vibevoice.text.wait",
     "double",
@@ -645,8 +657,8 @@ QUEUE = Span(
 MODEL_LOAD = Span(
     "vibevoice.model.load",
     SYNTHESIZE.name,
-    "The model made ready: cold (miss) or already there (hit).",
-    (CACHE, GEN_AI_MODEL),
+    "The model made ready: cold (miss) or already there (hit). One span however often the service tried.",
+    (CACHE, GEN_AI_MODEL, LOAD_ATTEMPTS, LOAD_ATTEMPT_ERRORS, ERROR_TYPE),
 )
 VOICE_LOAD = Span("vibevoice.voice.load", SYNTHESIZE.name, "The voice's prompt made ready.", (CACHE, VOICE))
 PREPROCESS = Span("vibevoice.preprocess", SYNTHESIZE.name, "Text to model inputs.", (CACHE,))

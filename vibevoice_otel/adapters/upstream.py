@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared import loading, service
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures
@@ -46,10 +46,19 @@ class UpstreamAdapter:
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
-        for module in list(sys.modules.values()):  # a server that was loaded before us, perhaps as __main__
-            found = getattr(module, "__dict__", {}).get(SERVICE)
-            if is_service(found) and getattr(module, "__name__", None) not in SERVERS:
-                service.hook_service(hooks, recorder, found)
+        self.find_services()
+
+    def find_services(self) -> None:
+        """Hook the services of every module that has been executed, whatever its name: before us, or since, up to now.
+
+        An application calls it as it starts: what loads the model then is defined, and has not begun to.
+        """
+        for module in list(sys.modules.values()):
+            names = getattr(module, "__dict__", {})
+            candidates = list(names.values()) if "AudioStreamer" in names else [names.get(SERVICE)]
+            for found in filter(is_service, candidates):
+                if not hasattr(vars(found).get("stream"), "__vibevoice_otel__"):
+                    service.hook_service(self.hooks, self._recorder, found)
 
     def uninstrument(self) -> None:
         self.hooks.undo()
@@ -227,11 +236,14 @@ def _asked_for(timeline: Timeline, steps: int) -> bool:
 
 def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        service = _loading_service()
-        if service is not None and hasattr(service.load, "__vibevoice_otel__"):
-            return original(cls, *args, **kwargs)  # the service's own load is being timed
-        if service is not None:  # a server under a module name that nobody told us
-            service.hook_service(hooks, recorder, service)
+        if loading.is_loading():
+            with loading.attempt():
+                return original(cls, *args, **kwargs)
+        caller = _loading_service()
+        if (
+            caller is not None
+        ):  # its module was executed, and its load begun, outside of any application that we see start
+            service.hook_service(hooks, recorder, caller)
         started, error = now(), None
         try:
             return original(cls, *args, **kwargs)

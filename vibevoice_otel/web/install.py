@@ -30,12 +30,19 @@ class WebAdapter:
 
     Args:
         recorder: where timelines are opened.
+        starting: called when an application starts, before anything of its own runs.
         before: sees every scope (the application's life span too) before anything else, and returns the one to go on with.
     """
 
-    def __init__(self, recorder: Recorder, before: Callable[[Scope], Scope] | None = None) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        before: Callable[[Scope], Scope] | None = None,
+        starting: Callable[[], None] | None = None,
+    ) -> None:
         self._recorder = recorder
         self._before = before
+        self._starting = starting
         self.hooks = Hooks("web", recorder.on_drop)
 
     def instrument(self) -> None:
@@ -48,12 +55,14 @@ class WebAdapter:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        recorder, before, hooks = self._recorder, self._before, self.hooks
+        recorder, before, starting, hooks = self._recorder, self._before, self._starting, self.hooks
 
         async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 if before is not None and ARRIVED not in scope:
                     scope = before(scope)
+                if scope["type"] == "lifespan" and starting is not None:
+                    starting()
                 if scope["type"] in {"websocket", "http"}:
                     scope.setdefault(ARRIVED, now())
                     _inside(self, recorder)

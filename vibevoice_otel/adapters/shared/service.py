@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import links
+from vibevoice_otel.adapters.shared import links, loading
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.generation import hook_run_generation
 from vibevoice_otel.hooks.hooks import Hooks
@@ -57,9 +57,10 @@ def _created(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., 
 def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         cache = Cache.MISS if getattr(self, "model", None) is None else Cache.HIT
-        started, error = now(), None
+        started, error, attempts = now(), None, []
         try:
-            return original(self, *args, **kwargs)
+            with loading.load() as attempts:
+                return original(self, *args, **kwargs)
         except BaseException as failure:
             error = type(failure).__name__
             raise
@@ -68,6 +69,7 @@ def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any
             attributes: dict[str, Any] = {
                 semconv.CACHE.key: cache,
                 **({semconv.GEN_AI_MODEL.key: model} if model else {}),
+                **loading.told(attempts),
             }
             _note_or_standalone(
                 recorder, semconv.MODEL_LOAD, started, attributes, error, standalone=cache == Cache.MISS

@@ -1,0 +1,49 @@
+"""The attempts of one load: a service may ask for an attention that is not installed, and load again without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from vibevoice_otel import semconv
+from vibevoice_otel.recording.records import AttributeValue
+
+_attempts: ContextVar[list[str | None] | None] = ContextVar("vibevoice_otel_attempts", default=None)
+
+
+@contextmanager
+def load() -> Iterator[list[str | None]]:
+    """Collect what each attempt made in the block failed with, None where it did not."""
+    made: list[str | None] = []
+    token = _attempts.set(made)
+    try:
+        yield made
+    finally:
+        _attempts.reset(token)
+
+
+def is_loading() -> bool:
+    """Whether a load is being timed, so that an attempt is a part of it."""
+    return _attempts.get() is not None
+
+
+@contextmanager
+def attempt() -> Iterator[None]:
+    """One attempt of the load that is being timed."""
+    made = _attempts.get()
+    assert made is not None
+    made.append(None)
+    try:
+        yield
+    except BaseException as error:
+        made[-1] = type(error).__name__
+        raise
+
+
+def told(made: list[str | None]) -> dict[str, AttributeValue]:
+    """Attributes of a load that was tried more than once: how often, and what the attempts failed with."""
+    if len(made) < 2:
+        return {}
+    errors = ",".join(dict.fromkeys(error for error in made if error is not None))
+    return {semconv.LOAD_ATTEMPTS.key: len(made), **({semconv.LOAD_ATTEMPT_ERRORS.key: errors} if errors else {})}
