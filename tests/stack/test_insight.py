@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 import websockets
@@ -31,6 +32,7 @@ from tools.ports import free_ports
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import PrometheusSource, capacity, cli, recommend, voices
+from vibevoice_otel.insight.compare.report import Labelled, compare
 from vibevoice_otel.insight.observations import observe as read_window
 from vibevoice_otel.service.app import create_app
 from vibevoice_otel.service.settings import ServiceSettings
@@ -56,13 +58,23 @@ MEMORY = Service(
     rate=0.6, slots=12, base=0.6, memory_base=3, memory_stream=1.7, memory_cv=0.4, hours=3, audio_law="lognormal"
 )
 # One environment a simulated service, several seeds where coverage is asked for. All in one Prometheus.
+PAIR = Service(
+    rate=0.3, slots=64, base=0.5, hours=3, limit=None,
+    settings=tuple(Setting(voice=f"voice{n}", first=0.15 + 0.02 * n) for n in range(3)),
+)  # fmt: skip
+SLOWER = tuple(dataclasses.replace(each, first=each.first * 1.1) for each in PAIR.settings)
 WORLDS = {
     **{f"memory-{seed}": (MEMORY, seed) for seed in range(4)},
     **{f"queue-{seed}": (Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, hours=3), seed) for seed in range(4)},
     "voices": (Service(rate=0.3, slots=64, base=0.3, hours=3, limit=None, settings=VOICES), 1),
     "restarted": (Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, hours=3, restart_at=0.5), 1),
+    "stable": (dataclasses.replace(PAIR, instance="stable:9464"), 1),
+    "canary": (dataclasses.replace(PAIR, settings=SLOWER, instance="canary:9464"), 2),
     "large": (dataclasses.replace(MEMORY, limit=80.0, memory_base=10.0, slots=64, instance="two:9464"), 5),
 }
+
+
+VERSIONS = {"stable": "1.2", "canary": "1.3"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 values[-240:] = math.nan
     end = float(next(iter(scrapes.values())).times[-1])
     everything = Scrapes(gone.times)
+    for name, version in VERSIONS.items():
+        info = {"job": "vibevoice", "instance": WORLDS[name][0].instance, "service_version": version}
+        everything.put("target_info", {**info, "environment": name}, np.ones_like(gone.times))
     for name, world in scrapes.items():
         for series, rows in world.series.items():
             for labels, values in rows.items():
@@ -215,6 +230,58 @@ def test_the_command_asks_the_real_store(filled: Filled, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["steps"] == 20
     assert cli.main(["voices", *where, "--environment", "nowhere"]) == 0
     assert json.loads(capsys.readouterr().out)["voices"] == []
+
+
+def test_two_versions_are_compared(filled: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By a label that target_info alone carries: the answer is that of the scrapes themselves, the slower version is worse (3), a
+    version beside itself is not, and before and after by time has its own two sides.
+    """
+    where = [
+        "--prometheus",
+        filled.url,
+        "--window",
+        "181m",
+        "--at",
+        str(filled.end),
+        "--json",
+        "--match",
+        "job=vibevoice",
+    ]
+    picture = tmp_path / "compare.png"
+    versions = ["--a", "service_version=1.2", "--b", "service_version=1.3", "--plot", str(picture)]
+    assert cli.main(["compare", *versions, *where]) == cli.WORSE
+    real = {each["name"]: each for each in json.loads(capsys.readouterr().out)["answers"]}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    direct = compare(*(Labelled(MemorySource(filled.scrapes[name]), name) for name in VERSIONS), paired=True)
+    for answer in direct.answers:
+        if answer.effect is not None:
+            found = real[answer.name]["effect"]
+            assert (found["n_a"], found["n_b"]) == pytest.approx((answer.effect.n_a, answer.effect.n_b), abs=2)
+            assert found["change"] == pytest.approx(answer.effect.change, abs=0.005)
+    assert real["first audio, median"]["verdict"] == "worse"
+    same = ["--a", "service_version=1.2", "--b", "environment=stable"]
+    assert cli.main(["compare", *same, *where]) == 0
+    capsys.readouterr()
+    spans = [f"{filled.end - 3600 * (n + 1)}..{filled.end - 3600 * n}" for n in (1, 0)]
+    by_time = ["--before", spans[0], "--after", spans[1], "--environment", "stable"]
+    assert cli.main(["compare", *by_time, *where[:2], "--json"]) in {0, cli.CANNOT_BE_TOLD}
+    before = json.loads(capsys.readouterr().out)
+    assert before["origin_a"]["end"] == pytest.approx(filled.end - 3600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--before", "2d..1d"], "each way to choose has two sides"),
+        ([], "which two sides"),
+    ],
+)
+def test_a_comparison_without_two_sides_is_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says how two sides are chosen."""
+    assert cli.main(["compare", *arguments]) == 1
+    assert says in capsys.readouterr().err
 
 
 async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:

@@ -1,4 +1,4 @@
-"""``vibevoice-otel insight``: capacity, voices, recommend."""
+"""``vibevoice-otel insight``: capacity, voices, recommend, compare."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,7 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vibevoice_otel.insight import tables
 
         tables.show(report, Console(highlight=False))
-    return 0
+    return _exit_code(report)
+
+
+#: Of ``insight compare``, for pipelines: an error is 1, wrong use 2.
+WORSE, CANNOT_BE_TOLD = 3, 4
+
+
+def _exit_code(report: Any) -> int:
+    verdict = getattr(report, "verdict", "")
+    return WORSE if verdict == "worse" else CANNOT_BE_TOLD if verdict == "cannot be told" else 0
 
 
 def plain(value: Any) -> Any:
@@ -71,6 +81,8 @@ def plain(value: Any) -> Any:
 
 
 def _ask(arguments: argparse.Namespace) -> Any:
+    if arguments.question == "compare":
+        return _compare(arguments)
     source = _source(arguments)
     if arguments.question == "capacity":
         from vibevoice_otel.insight.capacities import capacity
@@ -88,12 +100,39 @@ def _ask(arguments: argparse.Namespace) -> Any:
         return voices(source, slo_seconds=arguments.slo)
     from vibevoice_otel.insight.recommendation import Rails, recommend
 
-    rails = Rails(slo_seconds=arguments.slo)
+    rails = Rails(slo_seconds=arguments.slo, prefer=arguments.prefer)
     return recommend(source, text_length=arguments.text_length, voice=arguments.voice, rails=rails)
 
 
-def _source(arguments: argparse.Namespace) -> Source:
-    match = dict(arguments.match)
+#: Labels that the series themselves carry; any other is looked for on target_info and vibevoice_build_info.
+ON_SERIES = {"job", "instance", "service", "environment", "voice", "cfg", "steps", "text_length_range"}
+
+
+def _compare(arguments: argparse.Namespace) -> Any:
+    from vibevoice_otel.insight.compare.report import Labelled, compare
+
+    by_time, by_label = (arguments.before, arguments.after), (arguments.a, arguments.b)
+    if (None in by_time and by_time != (None, None)) or bool(by_label[0]) != bool(by_label[1]):
+        raise ValueError("each way to choose has two sides: --before and --after, --a and --b")
+    if by_time == (None, None) and not by_label[0]:
+        raise ValueError(
+            "which two sides? --before 2d..1d --after 1d..now, or --a service_version=1.2 --b service_version=1.3"
+        )
+    sides = [
+        Labelled(
+            _source(arguments, span, dict(labels)), " ".join([*(f"{k}={v}" for k, v in labels), said or ""]).strip()
+        )
+        for span, labels, said in (
+            (arguments.before, arguments.a, arguments.before and arguments.before.said),
+            (arguments.after, arguments.b, arguments.after and arguments.after.said),
+        )
+    ]
+    return compare(*sides, margin=arguments.margin, paired=arguments.before is None)
+
+
+def _source(arguments: argparse.Namespace, span: Span | None = None, chosen: dict[str, str] | None = None) -> Source:
+    chosen = chosen or {}
+    match = {**dict(arguments.match), **{name: value for name, value in chosen.items() if name in ON_SERIES}}
     if arguments.environment:
         match["environment"] = arguments.environment
     token = os.environ.get(TOKEN_VARIABLE, "")
@@ -107,7 +146,9 @@ def _source(arguments: argparse.Namespace) -> Source:
     from vibevoice_otel.insight.prometheus import PrometheusSource
 
     url = arguments.prometheus or os.environ.get(URL_VARIABLE) or PROMETHEUS
-    return PrometheusSource(url, window=arguments.window, end=arguments.at, **common)
+    window, end = (arguments.window, arguments.at) if span is None else (span.end - span.begin, span.end)
+    of = {name: value for name, value in chosen.items() if name not in ON_SERIES}
+    return PrometheusSource(url, window=window, end=end, of=of, **common)
 
 
 def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:
@@ -172,6 +213,47 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A stretch of time in Unix seconds, and how it was written."""
+
+    begin: float
+    end: float
+    said: str
+
+
+@_checked
+def _span(text: str) -> Span:
+    first, dots, last = text.partition("..")
+    if not dots:
+        raise ValueError(f"{text!r} is not a stretch of time: allowed is FROM..TO, such as 2d..1d, 1d..now")
+    now = time.time()
+
+    def moment(part: str) -> float:
+        if part == "now":
+            return now
+        try:
+            return now - parse_duration(part)
+        except ValueError:
+            return float(_moment(part))
+
+    begin, end = moment(first), moment(last)
+    if not begin < end:
+        raise ValueError(f"{text!r}: the stretch ends before it begins")
+    return Span(begin, end, text)
+
+
+@_checked
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise ValueError(f"{text!r} is not allowed: a share between 0 and 1, such as 0.03 or 3%")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vibevoice-otel insight",
@@ -223,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         "--slo", metavar="SECONDS", type=_seconds, default=default, help=f"first-audio objective (default {default:g})"
     )
 
-    questions = parser.add_subparsers(dest="question", required=True, metavar="{capacity,voices,recommend}")
+    questions = parser.add_subparsers(dest="question", required=True, metavar="{capacity,voices,recommend,compare}")
     capacity = questions.add_parser(
         "capacity", parents=[shared], help="how many streams a card holds, and what stops it first"
     )
@@ -246,6 +328,27 @@ def _parser() -> argparse.ArgumentParser:
         "--text-length", metavar="CHARACTERS", type=_length, required=True, help="length of the text"
     )
     recommend.add_argument("--voice", metavar="NAME", help="the voice that will speak (default: any)")
+    recommend.add_argument(
+        "--prefer", choices=["model", "long-text"], default="model",
+        help="model: the model's own cfg of 1.5 for every text; long-text: 1.3 for texts from 200 characters (docs/insight.md)",
+    )  # fmt: skip
+    compare = questions.add_parser(
+        "compare",
+        parents=[shared],
+        help="what a change changed, with intervals: before and after, or a canary beside its stable",
+        description="Ends with 0 where nothing is worse, 3 where something is, 4 where it cannot be told, 1 on an error.",
+    )
+    for name, other in (("before", "2d..1d"), ("after", "1d..now")):
+        compare.add_argument(f"--{name}", metavar="FROM..TO", type=_span, help=f"its stretch of time, such as {other}")
+    for name in ("a", "b"):
+        compare.add_argument(
+            f"--{name}", metavar="LABEL=VALUE", type=_pair, action="append", default=[],
+            help="its label, such as service_version=1.2 or environment=canary; any label of the series, of target_info or "
+            "of vibevoice_build_info; repeatable",
+        )  # fmt: skip
+    compare.add_argument(
+        "--margin", metavar="SHARE", type=_share, default=0.03, help="a change that does not matter (default 3%%)"
+    )
     return parser
 
 

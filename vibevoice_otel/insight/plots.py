@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer
+from vibevoice_otel.insight.compare.report import Comparison
 from vibevoice_otel.insight.profiles import VoicesReport
 from vibevoice_otel.insight.recommendation import Recommendation
 
@@ -19,7 +20,7 @@ _BLUE, _ORANGE, _GREY, _RED = (
 )  # told apart by the colour-blind too (Okabe and Ito)
 
 
-def save(report: CapacityReport | VoicesReport | Recommendation, path: str) -> None:
+def save(report: CapacityReport | VoicesReport | Recommendation | Comparison, path: str) -> None:
     """Write the report's picture.
 
     Raises:
@@ -36,6 +37,8 @@ def save(report: CapacityReport | VoicesReport | Recommendation, path: str) -> N
         _capacity(report, figure)
     elif isinstance(report, VoicesReport):
         _voices(report, figure)
+    elif isinstance(report, Comparison):
+        _comparison(report, figure)
     else:
         _recommendation(report, figure)
     figure.savefig(path)
@@ -163,3 +166,23 @@ def _recommendation(report: Recommendation, figure: Any) -> None:
 def _tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
+
+
+def _comparison(report: Comparison, figure: Any) -> None:
+    """Each relative change with its interval; the band is what counts as none."""
+    told = [each for each in report.answers if each.effect is not None and each.effect.scale == "ratio"]
+    if not told:
+        raise _nothing()
+    axes = figure.subplots()
+    axes.axvspan(-report.margin * 100, report.margin * 100, color=_GREY, alpha=0.15, linewidth=0)
+    axes.axvline(0, color=_GREY, linewidth=1)
+    colours = {"worse": _RED, "better": _BLUE}
+    for row, answer in enumerate(reversed(told)):
+        effect = answer.effect
+        assert effect is not None
+        colour = colours.get(answer.verdict, _GREY)
+        axes.plot([effect.low * 100, effect.high * 100], [row, row], color=colour, linewidth=2)
+        axes.plot(effect.change * 100, row, "o", color=colour)
+    axes.set_yticks(range(len(told)), [each.name for each in reversed(told)])
+    axes.set_xlabel(f"change from A to B, % ({report.confidence:.0%} intervals that hold together; less is better)")
+    axes.set_title(f"A: {report.a}   B: {report.b}", fontsize=10)

@@ -10,11 +10,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
 
+if TYPE_CHECKING:
+    from vibevoice_otel.insight.source import Floats
+
+#: Where Prometheus keeps what is true of a whole process, such as its version.
+INFO = ("target_info", semconv.BUILD_INFO.prometheus)
 _GRID = 5760  # points a series at most; Prometheus refuses more than 11,000
 _SHORTEST_STEP = 15
 
@@ -31,6 +36,8 @@ class PrometheusSource:
         headers: more headers to send (``X-Scope-OrgID`` ...).
         ca_file: PEM file of the authority that signed the server's certificate, when it is not a public one.
         timeout: seconds for each query.
+        of: labels of ``target_info`` or ``vibevoice_build_info`` that a process must carry (``{"service_version": "1.3"}``); joined
+            on job and instance.
     """
 
     def __init__(
@@ -44,7 +51,9 @@ class PrometheusSource:
         headers: Mapping[str, str] | None = None,
         ca_file: str | None = None,
         timeout: float = 30.0,
+        of: Mapping[str, str] | None = None,
     ) -> None:
+        self._of = sorted((of or {}).items())
         self._base, self._opener = endpoint(url, ca_file)
         self._window = max(1, round(window))
         self._end = time.time() if end is None else end
@@ -61,18 +70,34 @@ class PrometheusSource:
         return Origin("prometheus", self._base, float(self._window), self._end)
 
     def growth(self, series: str, by: Sequence[str]) -> list[Point]:
+        return self._instant(self._growth(series, by, self._window))
+
+    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
+        import numpy as np
+
+        step = max(1, self._window // blocks)
+        start = self._end - (blocks - 1) * step
+        times = start + step * np.arange(blocks, dtype=np.float64)
+        return self._tracks(self._growth(series, by, step), times, float(step))
+
+    def _growth(self, series: str, by: Sequence[str], seconds: int) -> str:
         # increase() extrapolates to fractions and misses what a series counted before its first scrape. Here: the exact
         # difference where the series was there at both ends without a restart, its last value where it was born within the
         # window, and increase() only around a restart.
-        name, window = self._select(series), f"[{self._window}s]"
+        name, window = self._select(series), f"[{seconds}s]"
         restarted = f"(resets({name}{window}) > 0)"
-        before = f"{name} offset {self._window}s"
+        before = f"{name} offset {seconds}s"
         last = f"last_over_time({name}{window})"
-        return self._instant(
-            f"sum by ({','.join(by)}) (clamp_min(({last} - {before}) unless {restarted}, 0)"
+        grown = (
+            f"clamp_min(({last} - {before}) unless {restarted}, 0)"
             f" or (({last} unless {before}) unless {restarted})"
-            f" or (increase({name}{window}) and {restarted}))"
+            f" or (increase({name}{window}) and {restarted})"
         )
+        for label, value in self._of:
+            chosen = f"{{{label}={json.dumps(value, ensure_ascii=False)}}}{window}"
+            infos = " or ".join(f"last_over_time({info}{chosen})" for info in INFO)
+            grown = f"({grown}) and on (job, instance) ({infos})"
+        return f"sum by ({','.join(by)}) ({grown})"
 
     def current(self, series: str, by: Sequence[str]) -> list[Point]:
         return self._instant(f"sum by ({','.join(by)}) ({self._select(series)})")
@@ -84,14 +109,18 @@ class PrometheusSource:
         count = int(self._window // step) + 1
         start = self._end - (count - 1) * step
         times = start + step * np.arange(count, dtype=np.float64)
+        return self._tracks(f"sum without ({','.join(drop)}) ({self._select(series)})", times, step)
+
+    def _tracks(self, expression: str, times: Floats, step: float) -> list[Track]:
+        import numpy as np
+
         tracks = []
-        expression = f"sum without ({','.join(drop)}) ({self._select(series)})"
         for row in self._ask(
-            "query_range", query=expression, start=f"{start:.3f}", end=f"{self._end:.3f}", step=str(step)
+            "query_range", query=expression, start=f"{times[0]:.3f}", end=f"{times[-1]:.3f}", step=f"{step:g}"
         ):
-            values = np.full(count, np.nan)
+            values = np.full(len(times), np.nan)
             samples = np.array(row["values"], dtype=np.float64)
-            values[np.rint((samples[:, 0] - start) / step).astype(int)] = samples[:, 1]
+            values[np.rint((samples[:, 0] - times[0]) / step).astype(int)] = samples[:, 1]
             tracks.append(Track(_labels(row), times, values))
         return tracks
 

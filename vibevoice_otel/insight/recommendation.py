@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,9 +14,14 @@ from vibevoice_otel.insight import stats
 from vibevoice_otel.insight.cells import Cell, Setting, by_voice, read_cells, total
 from vibevoice_otel.insight.source import Origin, Source
 
-DEFAULT = Setting("1.5", "5")  # the realtime server's own
-CFG_FOR_LONG_TEXT = 1.3  # a long text drifts under strong guidance
-CFG_OTHERWISE = 1.5
+#: The realtime server's own. Its cfg is the target for every text: a measurement of the realtime checkpoint by speech recognition found
+#: syllable loops from 1.1 to 1.4 and exact speech from 1.5 to 1.8 (wildminder/ComfyUI-VibeVoice).
+DEFAULT = Setting("1.5", "5")
+DEFAULT_CFG = 1.5
+Preference = Literal["model", "long-text"]
+#: What ``prefer="long-text"`` aims at for long texts: advice given for VibeVoice in general, which that measurement contradicts for the
+#: realtime checkpoint.
+CFG_FOR_LONG_TEXT = 1.3
 _STEPS_WORTH = (
     0.5  # twice the steps make up for a cfg this far from the one preferred; every further doubling shows less
 )
@@ -33,8 +39,11 @@ class Rails:
     slowest: float = 0.9  # real-time factor: a tenth of the time is kept in hand
     success_ratio: float = semconv.SLO_SUCCESS_RATIO
     sure: float = 0.9
+    prefer: Preference = "model"  # "long-text": a cfg of 1.3 for long texts
 
     def __post_init__(self) -> None:
+        if self.prefer not in get_args(Preference):
+            raise ValueError(f"prefer {self.prefer!r}: allowed are {', '.join(get_args(Preference))}")
         if not (1 <= self.steps[0] <= self.steps[1] and 0 < self.cfg[0] <= self.cfg[1]):
             raise ValueError(
                 f"steps {self.steps} and cfg {self.cfg}: allowed are (least, most) with steps from 1 and cfg above 0"
@@ -114,7 +123,9 @@ def recommend(
 
 def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) -> Recommendation:
     """Decide from cells already read: pure, so that a policy can ask for every voice at once."""
-    target = CFG_FOR_LONG_TEXT if length == "long" else CFG_OTHERWISE
+    target, why = DEFAULT_CFG, f"cfg near {DEFAULT_CFG:g}, the model's own"
+    if rails.prefer == "long-text" and length == "long":
+        target, why = CFG_FOR_LONG_TEXT, f"cfg near {CFG_FOR_LONG_TEXT:g}, preferred for long text"
     mine: dict[Setting, list[Cell]] = {}
     rest: dict[Setting, list[Cell]] = {}
     for cell in cells:
@@ -146,7 +157,7 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
     good = [c for c in candidates if c.suits]
     if good:
         best = good[0]
-        reason = f"the best setting seen to keep up: many steps, cfg near {target:g} for {length} text"
+        reason = f"the best setting seen to keep up: many steps, {why}"
         reason += f" ({best.requests:.0f} requests, {best.basis})"
         notes += _untried(best, candidates, cells, rails)
         return Recommendation(best.steps, best.cfg, True, reason, voice, length, candidates, notes)
@@ -155,7 +166,7 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         best = max(tried, key=lambda c: (_joint(c), -c.steps))
         reason = "no setting was seen to keep up for sure; this one is the likeliest to"
         return Recommendation(best.steps, best.cfg, False, reason, voice, length, candidates, notes)
-    cfg, steps = DEFAULT.numbers or (CFG_OTHERWISE, 5)
+    cfg, steps = DEFAULT.numbers or (DEFAULT_CFG, 5)
     reason = (
         f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): "
         "the server's default"

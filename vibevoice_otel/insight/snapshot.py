@@ -79,5 +79,9 @@ class SnapshotSource:
     def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:  # noqa: ARG002 the protocol's
         return None
 
+    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
+        del series, by, blocks
+        raise SourceError("one look at a metrics page has no history: give --prometheus")
+
     def restarts(self) -> int:
         return 0

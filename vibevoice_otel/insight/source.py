@@ -68,6 +68,14 @@ class Source(Protocol):
         """The series on the grid, summed over the labels ``drop``; None when the source knows one instant alone."""
         ...
 
+    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
+        """The growth in each of ``blocks`` equal stretches of the window; a track's times are the stretches' ends.
+
+        Raises:
+            SourceError: when the source knows one instant alone.
+        """
+        ...
+
     def restarts(self) -> int:
         """How many series of requests started again from zero within the window."""
         ...

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer, LimitAnswer
+from vibevoice_otel.insight.compare.figures import shown
+from vibevoice_otel.insight.compare.report import Answer, Comparison, VoiceAnswer
 from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
 from vibevoice_otel.insight.recommendation import Candidate, Recommendation
 from vibevoice_otel.insight.stats import Estimate, Quantile
@@ -19,12 +21,14 @@ _VERDICT = {"yes": "bold green", "no": "bold red"}
 _NONE = "–"
 
 
-def show(report: CapacityReport | VoicesReport | Recommendation, console: Console) -> None:
+def show(report: CapacityReport | VoicesReport | Recommendation | Comparison, console: Console) -> None:
     """Print one report."""
     if isinstance(report, CapacityReport):
         _capacity(report, console)
     elif isinstance(report, VoicesReport):
         _voices(report, console)
+    elif isinstance(report, Comparison):
+        _comparison(report, console)
     else:
         _recommendation(report, console)
 
@@ -263,3 +267,47 @@ def _recommendation(report: Recommendation, console: Console) -> None:
 
 def _sure(candidate: Candidate) -> list[str]:
     return [_NONE if p is None else f"{p:.0%}" for p in (candidate.in_time, candidate.fed, candidate.sound)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- compare
+
+_COLOURS = {"worse": "bold red", "better": "bold green", "no different": "green", "cannot be told": "yellow"}
+
+
+def _comparison(report: Comparison, console: Console) -> None:
+    console.print(Text(f"A: {report.a}, from {report.origin_a.describe()}", style="dim"))
+    console.print(Text(f"B: {report.b}, from {report.origin_b.describe()}", style="dim"))
+    headline = Text("B is ")
+    headline.append(
+        report.verdict if report.verdict != "cannot be told" else "not to be told from A", _COLOURS[report.verdict]
+    )
+    console.print(headline)
+    table = _table("figure", "A", "B", "change", "interval", "verdict")
+    for answer in report.answers:
+        table.add_row(*_answered(answer))
+    console.print(table)
+    if report.voices:
+        console.print(Text("\nVoices that differ", style="bold"))
+        voices = _table("voice", "figure", "A", "B", "change", "interval", "verdict", left=2)
+        for voice in report.voices:
+            voices.add_row(voice.voice, *_answered(voice))
+        console.print(voices)
+    intervals = (
+        f"Intervals hold together at {report.confidence:.0%}; a change within {report.margin:.0%} counts as none."
+    )
+    _notes(console, [intervals, *report.notes])
+
+
+def _answered(answer: Answer | VoiceAnswer) -> tuple[str | Text, ...]:
+    found = answer.effect
+    if found is None:
+        return answer.name, _NONE, _NONE, _NONE, _NONE, Text(getattr(answer, "why", ""), style="dim")
+    verdict = Text(answer.verdict, style=_COLOURS[answer.verdict])
+    more = getattr(answer, "more", None)
+    if more:
+        verdict.append(f"; {more:,.0f} requests a side would tell", style="dim")
+    points = " points" if found.scale == "difference" else ""
+    digits = ".2f" if found.scale == "difference" else ".1f"
+    change = f"{found.change * 100:+{digits}}{points or ' %'}"
+    bounds = f"{found.low * 100:+{digits}} .. {found.high * 100:+{digits}}"
+    return answer.name, shown(found.a, answer.unit), shown(found.b, answer.unit), change, bounds, verdict

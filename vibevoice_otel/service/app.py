@@ -39,7 +39,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     service = StreamingTTSService(chosen)
     slots, drain = Slots(chosen.concurrency, chosen.queue), Drain()
     publish(slots)
-    auto = chooser(chosen.auto_parameters)
+    auto = chooser(chosen.auto_parameters, chosen.auto_prefer)
     _keep_text_out_of_access_logs()
 
     @contextlib.asynccontextmanager

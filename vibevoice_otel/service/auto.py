@@ -25,10 +25,11 @@ class Chooser(Protocol):
     def decide(self, voice: str | None, text_length: int) -> Decision: ...
 
 
-def chooser(url: str) -> Chooser | None:
+def chooser(url: str, prefer: str = "model") -> Chooser | None:
     """The policy that reads ``url``, or None when there is none. Nothing of it is imported before it is asked for."""
     if not url:
         return None
-    from vibevoice_otel.insight import Policy, PrometheusSource  # noqa: PLC0415 - only where it is on
+    from vibevoice_otel.insight import Policy, PrometheusSource, Rails  # noqa: PLC0415 - only where it is on
 
-    return Policy(lambda: PrometheusSource(url, window=WINDOW))
+    rails = Rails(prefer="long-text" if prefer == "long-text" else "model")
+    return Policy(lambda: PrometheusSource(url, window=WINDOW), rails=rails)

@@ -43,6 +43,7 @@ class ServiceSettings:
     max_text: int = 2000  # characters; the random model speaks that many well within the timeout
     seed: int = 0
     auto_parameters: str = ""  # a Prometheus whose measurements decide for steps=auto and cfg=auto; nothing for off
+    auto_prefer: str = "model"  # the cfg it aims at: the model's own, or 1.3 for long texts
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class ServiceSettings:
                 re.fullmatch(r"(https?://[^\s/@?#]+(/[^\s?#]*)?)?", self.auto_parameters) is not None,
                 "nothing for off, or a Prometheus' address such as http://127.0.0.1:9090",
             ),
+            "auto_prefer": (self.auto_prefer in {"model", "long-text"}, "model or long-text"),
             "max_text": (1 <= self.max_text <= 1_000_000, "1 to 1000000 characters"),
         }
         for name, (ok, allowed) in checks.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from tests.unit.insight.simulator import MemorySource, Service, Setting, observe
 from vibevoice_otel.insight import plots
 from vibevoice_otel.insight.capacities import capacity
+from vibevoice_otel.insight.compare.report import Labelled, compare
 from vibevoice_otel.insight.profiles import voices
 
 NAMES = (
@@ -40,6 +42,9 @@ def main(folder: str) -> None:
     source = MemorySource(observe(SERVICE, 1))
     plots.save(capacity(source, streams=20, concurrency=12), f"{folder}/insight-capacity.png")
     plots.save(voices(source), f"{folder}/insight-voices.png")
+    after = replace(SERVICE, settings=tuple(replace(each, first=each.first * 1.06) for each in SETTINGS))
+    sides = (Labelled(source, "version 1.2"), Labelled(MemorySource(observe(after, 2)), "version 1.3"))
+    plots.save(compare(*sides), f"{folder}/insight-compare.png")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Scrapes:
                 kinds[base] = (base, "gauge")
         families: dict[tuple[str, str], list[str]] = {}
         for name, rows in self.series.items():
-            lines = families.setdefault(kinds[name], [])
+            lines = families.setdefault(kinds.get(name, (name, "gauge")), [])
             for labels, values in rows.items():
                 text = ",".join(f'{k}="{v}"' for k, v in labels)
                 lines += [
@@ -355,6 +355,7 @@ class MemorySource:
         end = float(scrapes.times[-1])
         self._window = window or float(scrapes.times[-1] - scrapes.times[0] + SCRAPE)
         self._inside = scrapes.times > end - self._window
+        self._before = ~self._inside
         self.origin = Origin("memory", "simulated", self._window, end)
 
     def _rows(self, series: str) -> list[tuple[dict[str, str], np.ndarray]]:
@@ -365,7 +366,7 @@ class MemorySource:
             known = values[~np.isnan(values) & self._inside]
             if not known.size:
                 return np.nan
-            before = values[~np.isnan(values) & ~self._inside]
+            before = values[~np.isnan(values) & self._before]
             change = np.diff(np.concatenate((before[-1:] if before.size else [0.0], known)))
             after = np.concatenate(([0.0], known))[-len(change) :]
             return float(np.where(change < 0, after, change).sum())
@@ -392,6 +393,21 @@ class MemorySource:
             old = sums.get(key)
             sums[key] = mine if old is None else np.where(np.isnan(old), mine, old + np.nan_to_num(mine))
         return [Track(dict(key), self._scrapes.times[self._inside], values) for key, values in sums.items()]
+
+    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
+        """As ``growth``, in equal stretches of the window."""
+        times = self._scrapes.times[self._inside]
+        ends = times[-1] - self._window / blocks * np.arange(blocks)[::-1]
+        found = []
+        for end in ends:
+            part = MemorySource(self._scrapes, self._window / blocks)
+            part._inside = (self._scrapes.times > end - self._window / blocks + 1e-6) & (
+                self._scrapes.times <= end + 1e-6
+            )
+            part._before = self._scrapes.times <= end - self._window / blocks + 1e-6
+            found.append({tuple(sorted(p.labels.items())): p.value for p in part.growth(series, by)})
+        keys = sorted({key for each in found for key in each})
+        return [Track(dict(key), ends, np.array([each.get(key, np.nan) for each in found])) for key in keys]
 
     def restarts(self) -> int:
         rows = [values[self._inside] for _, values in self._rows(semconv.REQUESTS.prometheus)]

@@ -1,0 +1,235 @@
+"""How two sides differ in one figure: like strata compared with like, intervals from blocks of time.
+
+A side is cut into blocks of time and into strata (voice, cfg, steps, text length). Each side's figure is computed as if it had served
+the same mix of strata (direct standardisation), so that a change of the mix moves nothing. Requests that share a queue are not
+independent, so the variance comes from leaving out whole blocks (the delete-one-block jackknife), and the interval is Student's with
+Welch and Satterthwaite's degrees of freedom. docs/insight.md names the sources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+Scale = Literal["ratio", "difference"]
+#: A stratum that has fewer requests on a side is left out: it says nothing of the side, and its weight would be noise.
+LEAST_IN_STRATUM = 10.0
+#: Fewer blocks give no variance worth the name.
+LEAST_BLOCKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One figure of one side.
+
+    Args:
+        strata: names of the strata, S of them.
+        numerator: shape (B, S) or, for a quantile, the histogram's counts, shape (B, S, K).
+        count: requests (or frames, or steps), shape (B, S).
+        denominator: what the numerator is divided by, shape (B, S); the count by default.
+    """
+
+    strata: tuple[tuple[str, ...], ...]
+    numerator: Floats
+    count: Floats
+    denominator: Floats | None = None
+
+    @property
+    def under(self) -> Floats:
+        return self.count if self.denominator is None else self.denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """B against A. ``change`` is B / A - 1 for a ratio, B - A for a difference; ``low`` and ``high`` bound it at ``confidence``."""
+
+    a: float
+    b: float
+    change: float
+    low: float
+    high: float
+    p: float
+    confidence: float
+    scale: Scale
+    n_a: float
+    n_b: float
+    compared: float  # share of both sides' requests that lie in strata which both have
+
+    def more(self, margin: float) -> float:
+        """How many times the requests would narrow the interval to ``margin`` either way (it shrinks with their square root)."""
+        return (max(self.high - self.change, self.change - self.low) / margin) ** 2
+
+
+class TooLittle(ValueError):  # noqa: N818 - an answer, not an error
+    """The sides do not hold enough to compare; the message says of what."""
+
+
+def effect(
+    a: Side,
+    b: Side,
+    *,
+    scale: Scale,
+    quantile: tuple[float, Floats] | None = None,
+    confidence: float = 0.95,
+    floor: bool = False,
+    paired: bool = False,
+) -> Effect:
+    """Compare ``b`` with ``a``.
+
+    Args:
+        a: the side compared with, such as before, or the stable version.
+        b: the side in question.
+        scale: whether the change is relative, or absolute as for shares.
+        quantile: (q, the histogram's upper edges, shape (K,)) where the numerators are histograms.
+        confidence: of the interval.
+        floor: the figure is a share of requests: its variance is at least the binomial's, so that a side without any failure does
+            not look certain.
+        paired: both sides' blocks are the same stretches of time, so that what slows both at once (a shared card) cancels.
+
+    Raises:
+        TooLittle: when no stratum has enough on both sides, or there are too few blocks of time.
+    """
+    from scipy.stats import t as student
+
+    a, b, weights, share = _common(a, b)
+    if paired:
+        both = (a.count.sum(axis=1) > 0) & (b.count.sum(axis=1) > 0)
+        a, b = _at(a, both), _at(b, both)
+    (at_a, left_a), (at_b, left_b) = (_leave_out(side, weights, quantile, scale) for side in (a, b))
+    variances = [_variance(left_a), _variance(left_b)]
+    error, freedom = math.sqrt(sum(variances)), _welch((left_a, left_b), variances)
+    if paired:
+        error, freedom = math.sqrt(_variance(left_b - left_a)), _freedom(left_b - left_a)
+    if floor:
+        error = max(error, math.sqrt(_binomial(a, weights) + _binomial(b, weights)))
+    estimate = math.log(at_b / at_a) if scale == "ratio" else at_b - at_a
+    half = float(student.ppf((1 + confidence) / 2, freedom)) * error
+    p = 2 * float(student.sf(abs(estimate) / error, freedom)) if error > 0 else float(estimate == 0)
+    bounds = [estimate, estimate - half, estimate + half]
+    change, low, high = (math.expm1(x) for x in bounds) if scale == "ratio" else bounds
+    return Effect(
+        at_a, at_b, change, low, high, p, confidence, scale, float(a.count.sum()), float(b.count.sum()), share
+    )
+
+
+def _common(a: Side, b: Side) -> tuple[Side, Side, Floats, float]:
+    """Both sides in the strata that both have enough of, and each stratum's weight: its share of all requests."""
+    rows_a = {name: i for i, name in enumerate(a.strata) if a.count[:, i].sum() >= LEAST_IN_STRATUM}
+    rows_b = {name: i for i, name in enumerate(b.strata) if b.count[:, i].sum() >= LEAST_IN_STRATUM}
+    both = [name for name in rows_a if name in rows_b]
+    everything = float(a.count.sum() + b.count.sum())
+    if not both:
+        raise TooLittle(
+            f"no voice and setting has {LEAST_IN_STRATUM:.0f} requests on both sides"
+            if everything
+            else "there is nothing on either side"
+        )
+    a, b = _take(a, [rows_a[name] for name in both], both), _take(b, [rows_b[name] for name in both], both)
+    weights = a.count.sum(axis=0) + b.count.sum(axis=0)
+    return a, b, weights / weights.sum(), float(weights.sum()) / everything
+
+
+def _take(side: Side, rows: list[int], strata: list[tuple[str, ...]]) -> Side:
+    under = None if side.denominator is None else side.denominator[:, rows]
+    return Side(tuple(strata), side.numerator[:, rows], side.count[:, rows], under)
+
+
+def _at(side: Side, blocks: NDArray[np.bool_]) -> Side:
+    under = None if side.denominator is None else side.denominator[blocks]
+    return Side(side.strata, side.numerator[blocks], side.count[blocks], under)
+
+
+def _leave_out(
+    side: Side, weights: Floats, quantile: tuple[float, Floats] | None, scale: Scale
+) -> tuple[float, Floats]:
+    """The standardised figure, and the same (its logarithm for a ratio) without each block of time in turn, shape (B,)."""
+    side = _at(side, side.count.sum(axis=1) > 0)
+    numerator, under = side.numerator, side.under
+    if len(under) < LEAST_BLOCKS:
+        raise TooLittle(f"only {len(under)} blocks of time hold requests; {LEAST_BLOCKS} are needed")
+    whole = float(_standardised(numerator.sum(axis=0)[None], under.sum(axis=0)[None], weights, quantile)[0])
+    left = _standardised(numerator.sum(axis=0) - numerator, under.sum(axis=0) - under, weights, quantile)
+    if scale == "ratio":
+        if not whole > 0 or not (left > 0).all():
+            raise TooLittle("a side's figure is zero")
+        left = np.log(left)
+    return whole, left
+
+
+def _variance(left: Floats) -> float:
+    """The jackknife's variance from the figures without each block."""
+    return (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
+
+
+def _standardised(numerator: Floats, under: Floats, weights: Floats, quantile: tuple[float, Floats] | None) -> Floats:
+    """The figure of the standard mix, shape (R,), from sums of shape (R, S) or counts of shape (R, S, K)."""
+    present = under > 0
+    mix = np.where(present, weights, 0.0)
+    mix = mix / mix.sum(axis=1, keepdims=True)
+    safe = np.where(present, under, 1.0)
+    if quantile is None:
+        return np.asarray((mix * numerator / safe).sum(axis=1), np.float64)
+    q, edges = quantile
+    counts = np.einsum("rs,rsk->rk", mix / safe, numerator)
+    return quantiles(np.cumsum(counts, axis=1), edges, q)
+
+
+def quantiles(cumulative: Floats, edges: Floats, q: float) -> Floats:
+    """The ``q`` quantile of each row of cumulative shares, shape (R, K), at upper ``edges``, shape (K,), the last infinite.
+
+    Interpolated on the normal probability scale against the logarithm of the value: exact where values are log-normal, as waits and
+    latencies nearly are. Linear interpolation would move with the place of the quantile in its bucket, which is not the same on
+    both sides.
+    """
+    from scipy.stats import norm
+
+    finite = edges[np.isfinite(edges)]
+    share = np.clip(cumulative[:, : len(finite)] / cumulative[:, -1:], 1e-9, 1 - 1e-9)
+    z, x = norm.ppf(share), np.log(finite)
+    wanted = float(norm.ppf(q))
+    # The first edge at or above the quantile; where it lies in the first or the last bucket its neighbour's slope goes on.
+    above = np.clip((z < wanted).sum(axis=1), 1, len(finite) - 1)
+    rows = np.arange(len(z))
+    z1, z0 = z[rows, above], z[rows, above - 1]
+    slope = np.where(z1 > z0, (x[above] - x[above - 1]) / np.where(z1 > z0, z1 - z0, 1.0), 0.0)
+    return np.asarray(np.exp(x[above - 1] + slope * (wanted - z0)), np.float64)
+
+
+def _binomial(side: Side, weights: Floats) -> float:
+    """The variance that independent requests alone would give a standardised share.
+
+    One share (Agresti and Coull's) serves all strata, since most strata alone have no failure to go by.
+    """
+    n = side.count.sum(axis=0)
+    share = (float(side.numerator.sum()) + 1) / (float(n.sum()) + 2)
+    return float((weights**2 / n).sum()) * share * (1 - share)
+
+
+def _freedom(left: Floats) -> float:
+    """Degrees of freedom of the jackknife's variance, by the kurtosis of what each block moves.
+
+    For normal values it is one less than the blocks; where a few blocks move most of the figure, as of a tail's quantile, it is less
+    (Box, 1953: the variance of a variance).
+    """
+    n, moved = len(left), left - left.mean()
+    spread = float((moved**2).mean())
+    if spread == 0:
+        return float(n - 1)
+    kurtosis = max(float((moved**4).mean()) / spread**2, 3.0)
+    return 2 * n / (kurtosis - (n - 3) / (n - 1))
+
+
+def _welch(sides: Sequence[Floats], variances: Sequence[float]) -> float:
+    total = sum(variances)
+    if total == 0:
+        return float(sum(len(left) for left in sides) - 2)
+    return total**2 / sum(v**2 / _freedom(left) for v, left in zip(variances, sides, strict=True))

@@ -1,0 +1,206 @@
+"""``insight compare``: is B better than A, worse, no different, or can nobody tell?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from vibevoice_otel.insight import stats
+from vibevoice_otel.insight.compare.effect import Effect, Side, TooLittle, effect
+from vibevoice_otel.insight.compare.figures import BY_VOICE, FIGURES, Figure, Reading
+from vibevoice_otel.insight.source import Origin, Source
+
+Verdict = Literal["better", "worse", "no different", "cannot be told"]
+#: A relative change below which two sides pass for alike, and the same for shares of requests: half of an objective's 1 %.
+MARGIN, SHARE_MARGIN = 0.03, 0.005
+#: Share of comparisons of two equal sides in which anything at all is called different; half for the figures, half for the voices.
+FALSE_ALARMS = 0.05
+#: Blocks of time aimed at, each at least a minute.
+BLOCKS, SHORTEST_BLOCK = 40, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One figure's comparison; ``effect`` is None where it cannot be compared, and ``why`` says so."""
+
+    name: str
+    unit: str
+    verdict: Verdict
+    effect: Effect | None
+    why: str = ""
+    more: float | None = None  # requests on each side that would tell, where it cannot be told
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceAnswer:
+    """A voice that differs while nothing else of the comparison explains it."""
+
+    voice: str
+    name: str
+    unit: str
+    verdict: Verdict
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The whole answer. ``verdict``: worse where anything is worse; no different only where every objective's figure is."""
+
+    a: str
+    b: str
+    origin_a: Origin
+    origin_b: Origin
+    verdict: Verdict
+    confidence: float
+    margin: float
+    answers: list[Answer] = field(default_factory=list)
+    voices: list[VoiceAnswer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A side: its source and what people call it."""
+
+    source: Source
+    name: str
+
+
+def compare(
+    a: Labelled, b: Labelled, *, margin: float = MARGIN, paired: bool = False, shortest_block: float = SHORTEST_BLOCK
+) -> Comparison:
+    """Compare ``b`` with ``a`` in every figure that both have.
+
+    Args:
+        a: before, or the stable version.
+        b: after, or the canary.
+        margin: a relative change that does not matter.
+        paired: both sides cover the same time, so that what slows both at once cancels.
+        shortest_block: seconds; at least four scrapes, and longer than requests wait for one another.
+
+    Raises:
+        SourceError: when a source cannot be read.
+        ValueError: when ``margin`` is not between 0 and 1.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"margin {margin!r}: allowed is a share between 0 and 1, such as 0.03")
+    blocks = _blocks(a.source.origin, b.source.origin, shortest_block)
+    read = _reader(a.source, b.source, blocks)
+    answered = [(figure, *read(figure)) for figure in FIGURES]
+    tests = sum(bool(one.side.strata and two.side.strata) for _, one, two in answered)
+    confidence = 1 - FALSE_ALARMS / 2 / max(tests, 1)
+    answers = [_answer(figure, one, two, confidence, margin, paired) for figure, one, two in answered]
+    voices = _voices(read, margin, paired)
+    return Comparison(
+        a.name, b.name, a.source.origin, b.source.origin, _overall(answers, voices), 1 - FALSE_ALARMS, margin,
+        [each for each in answers if each.effect is not None or each.why], voices, _notes(answers),
+    )  # fmt: skip
+
+
+def _reader(a: Source, b: Source, blocks: int) -> Callable[[Figure], tuple[Reading, Reading]]:
+    """Reads both sides of a figure; what two figures share is read once."""
+    known: dict[object, tuple[Reading, Reading]] = {}
+
+    def read(figure: Figure) -> tuple[Reading, Reading]:
+        if figure.read not in known:
+            known[figure.read] = figure.read(a, blocks), figure.read(b, blocks)
+        return known[figure.read]
+
+    return read
+
+
+def _blocks(a: Origin, b: Origin, at_least: float) -> int:
+    shortest = min(each.window or 0.0 for each in (a, b))
+    return int(max(1, min(BLOCKS, shortest // at_least)))
+
+
+def _answer(figure: Figure, one: Reading, two: Reading, confidence: float, margin: float, paired: bool) -> Answer:
+    if not one.side.strata and not two.side.strata:
+        return Answer(figure.name, figure.unit, "cannot be told", None)
+    try:
+        found = _effect(figure, one, two, confidence, paired)
+    except TooLittle as little:
+        return Answer(figure.name, figure.unit, "cannot be told", None, str(little))
+    allowed = _margin(figure, margin)
+    verdict = _verdict(found, allowed)
+    more = None
+    if verdict == "cannot be told":
+        more = math.ceil(max(found.n_a, found.n_b) * found.more(allowed))
+    return Answer(figure.name, figure.unit, verdict, found, more=more)
+
+
+def _effect(figure: Figure, one: Reading, two: Reading, confidence: float, paired: bool) -> Effect:
+    quantile = None
+    if figure.quantile is not None:
+        assert one.edges is not None
+        assert two.edges is not None
+        if not np.array_equal(one.edges, two.edges):
+            raise TooLittle("the two sides' histograms have different bucket edges")
+        quantile = figure.quantile, one.edges
+    return effect(
+        one.side, two.side, scale=figure.scale, quantile=quantile, confidence=confidence,
+        floor=figure.scale == "difference", paired=paired,
+    )  # fmt: skip
+
+
+def _margin(figure: Figure, margin: float) -> float:
+    return margin if figure.scale == "ratio" else SHARE_MARGIN
+
+
+def _verdict(found: Effect, margin: float) -> Verdict:
+    if -margin < found.low and found.high < margin:
+        return "no different"
+    return "worse" if found.low > 0 else "better" if found.high < 0 else "cannot be told"
+
+
+def _voices(read: Callable[[Figure], tuple[Reading, Reading]], margin: float, paired: bool) -> list[VoiceAnswer]:
+    """The voices that stand out, at a false discovery rate of half of FALSE_ALARMS over all voices and figures."""
+    found: list[tuple[str, Figure, Effect]] = []
+    for figure in BY_VOICE:
+        one, two = read(figure)
+        for voice in sorted({stratum[0] for stratum in one.side.strata} & {stratum[0] for stratum in two.side.strata}):
+            mine = [replace(each, side=_of(each.side, voice)) for each in (one, two)]
+            try:
+                found.append((voice, figure, _effect(figure, mine[0], mine[1], 1 - FALSE_ALARMS / 2, paired)))
+            except TooLittle:
+                continue
+    named = stats.discoveries([effect.p for _, _, effect in found], FALSE_ALARMS / 2)
+    return [
+        VoiceAnswer(voice, figure.name, figure.unit, "worse" if one.change > 0 else "better", one)
+        for (voice, figure, one), stands_out in zip(found, named, strict=True)
+        if stands_out and _verdict(one, _margin(figure, margin)) != "no different"
+    ]
+
+
+def _of(side: Side, voice: str) -> Side:
+    rows = [i for i, stratum in enumerate(side.strata) if stratum[0] == voice]
+    under = None if side.denominator is None else side.denominator[:, rows]
+    return Side(tuple(side.strata[i] for i in rows), side.numerator[:, rows], side.count[:, rows], under)
+
+
+def _overall(answers: Sequence[Answer], voices: Sequence[VoiceAnswer]) -> Verdict:
+    verdicts = [each.verdict for each in answers if each.effect is not None] + [each.verdict for each in voices]
+    order: tuple[Verdict, ...] = ("worse", "better", "cannot be told")
+    return next((verdict for verdict in order if verdict in verdicts), "no different" if verdicts else "cannot be told")
+
+
+def _notes(answers: Sequence[Answer]) -> list[str]:
+    notes = []
+    partial = [each for each in answers if each.effect is not None and each.effect.compared < 0.9]
+    if partial:
+        least = min(partial, key=lambda each: each.effect.compared if each.effect is not None else 1.0)
+        assert least.effect is not None
+        notes.append(
+            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' are at a voice and "
+            "setting that both sides have, and only these are compared."
+        )
+    coarse = [
+        each.name for each, figure in zip(answers, FIGURES, strict=True) if each.effect and figure.strata == ("voice",)
+    ]
+    if coarse:
+        notes.append(f"Compared by voice alone, since their series carry no cfg, steps or length: {', '.join(coarse)}.")
+    return notes
