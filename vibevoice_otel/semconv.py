@@ -108,6 +108,21 @@ class FinishReason(str, Enum):
         return self.value
 
 
+class Suspect(str, Enum):
+    """What about a request's speech is suspect."""
+
+    LOOP = "loop"  # far more audio than such a text takes
+    CUT = "cut"  # far less
+    PACE = "pace"  # far from the voice's pace, yet not so far
+    SILENCE = "silence"
+    CLIPPING = "clipping"
+    OFFSET = "offset"
+    REPETITION = "repetition"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class ErrorType:
     """Values of ``error.type`` that we set ourselves; any other value is an exception's class name."""
 
@@ -292,6 +307,9 @@ M_FINISH_REASON = Attribute(
     ("eos",),
     members=tuple(reason.value for reason in FinishReason),
 )
+M_SUSPECT = Attribute(
+    "suspect", "string", "What about the speech is suspect.", ("loop",), members=tuple(each.value for each in Suspect)
+)
 M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
 M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
 M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
@@ -409,6 +427,45 @@ FINISH_REASON = Attribute(
     "Why the speech ended; absent where the model does not say.",
     ("eos",),
     members=tuple(reason.value for reason in FinishReason),
+)
+SUSPECT = Attribute(
+    "vibevoice.speech.suspect",
+    "string",
+    "What about the speech is suspect, joined by commas: loop, cut, pace; silence, clipping, offset, repetition. Absent when nothing is.",
+    ("loop",),
+)
+AUDIO_SILENCE = Attribute(
+    "vibevoice.audio.silence",
+    "double",
+    "Seconds of the longest silence between two sounds (VIBEVOICE_OTEL_AUDIO_CHECKS).",
+    (0.4,),
+)
+AUDIO_CLIPPED = Attribute(
+    "vibevoice.audio.clipped", "double", "Share of samples at full scale (VIBEVOICE_OTEL_AUDIO_CHECKS).", (0.0,)
+)
+AUDIO_OFFSET = Attribute(
+    "vibevoice.audio.offset",
+    "double",
+    "Constant offset as a share of full scale (VIBEVOICE_OTEL_AUDIO_CHECKS).",
+    (0.0001,),
+)
+AUDIO_REPEATED = Attribute(
+    "vibevoice.audio.repeated",
+    "int",
+    "Chunks with sound that are the one before over again (VIBEVOICE_OTEL_AUDIO_CHECKS).",
+    (0,),
+)
+AUDIO_LEVEL = Attribute(
+    "vibevoice.audio.level",
+    "double",
+    "Mean level of what is no silence, in dBFS (VIBEVOICE_OTEL_AUDIO_CHECKS).",
+    (-22.5,),
+)
+AUDIO_UNCHECKED = Attribute(
+    "vibevoice.audio.unchecked",
+    "double",
+    "Seconds of audio that the checks skipped: they were behind, or took too much time.",
+    (0.5,),
 )
 CACHE = Attribute(
     "vibevoice.cache",
@@ -649,6 +706,7 @@ SYNTHESIZE = Span(
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
         CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
+        SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_UNCHECKED,
     ),
 )  # fmt: skip
 QUEUE = Span(
@@ -964,6 +1022,15 @@ FINISHED = Metric(
     "Requests whose speech ended, by why; length is speech that the model's budget cut off.",
     (M_VOICE, M_FINISH_REASON), "span vibevoice.synthesize",
 )  # fmt: skip
+SUSPECTS = Metric(
+    "vibevoice.speech.suspect", "counter", "{request}",
+    "Requests whose speech is suspect: far from its voice's own pace, or with something in the audio that no listener wants.",
+    (M_VOICE, M_SUSPECT), "span vibevoice.synthesize", stability="development",
+)  # fmt: skip
+UNCHECKED = Metric(
+    "vibevoice.audio.unchecked", "counter", "s", "Audio that the checks skipped.", (M_VOICE,), "span vibevoice.synthesize",
+    stability="development",
+)  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
     "vibevoice.leading_silence",
     "histogram",
@@ -1054,7 +1121,7 @@ METRICS: Final = (
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
-    TEXT_LENGTHS, CHARACTERS, FINISHED,
+    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip

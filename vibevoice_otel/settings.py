@@ -148,6 +148,11 @@ class Settings:
         _number(0, 60, "seconds"),
         "Seconds of audio that your listeners gather before they play; gaps are told for such a listener.",
     )
+    audio_checks: bool = _setting(
+        False,
+        _boolean,
+        "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at most.",
+    )
     max_attribute_sets: int = _setting(
         2000, _whole(10, 1_000_000), "Attribute sets an instrument before the overflow series."
     )

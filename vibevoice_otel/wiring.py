@@ -12,6 +12,7 @@ from vibevoice_otel import __version__, semconv
 from vibevoice_otel.metrics import gpu, live, nvml
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording.checks.judge import Judge
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import Sink
@@ -60,7 +61,7 @@ def build(
     )
     step_labels = Bounds(chosen).step_labels()
     derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
-    sinks: list[Sink] = [derive]
+    sinks: list[Sink] = [Judge(), derive]
     if tail is not None:
         from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
 

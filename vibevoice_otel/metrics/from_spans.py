@@ -117,6 +117,8 @@ class FromSpans:
             put.add(semconv.UNDERRUN, 0, voice)
             for reason in semconv.FinishReason:
                 put.add(semconv.FINISHED, 0, {**voice, "finish_reason": reason.value})
+            for suspect in semconv.Suspect:
+                put.add(semconv.SUSPECTS, 0, {**voice, "suspect": suspect.value})
             for kind in semconv.Defect.ALL:
                 put.add(semconv.DEFECTIVE_FRAMES, 0, {**voice, "kind": kind})
             put.settle()
@@ -287,6 +289,11 @@ class FromSpans:
         reason = of.get(semconv.FINISH_REASON.key)
         if reason is not None:
             put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})
+        for suspect in str(of.get(semconv.SUSPECT.key, "")).split(","):
+            if suspect:
+                put.add(semconv.SUSPECTS, 1, {**voice, "suspect": suspect})
+        if semconv.AUDIO_UNCHECKED.key in of:
+            put.add(semconv.UNCHECKED, float(of[semconv.AUDIO_UNCHECKED.key]), voice)
         audio, characters = of.get(semconv.AUDIO_DURATION.key), of.get(semconv.TEXT_LENGTH.key)
         if audio:
             put.record(semconv.AUDIO_SECONDS, float(audio), voice, exemplar)

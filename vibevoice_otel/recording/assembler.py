@@ -400,7 +400,8 @@ class Assembly:
             (semconv.PROFILED, t.profiled or None),
             (semconv.GENERATION_THREADS, t.streams_active),
         )
-        return {attribute.key: value for attribute, value in values if value is not None}
+        found = {attribute.key: value for attribute, value in values if value is not None}
+        return found if t.checks is None else {**found, **t.checks.attributes()}
 
 
 def _differing(asked: str | None, used: float | None) -> str | None:

@@ -18,6 +18,8 @@ from opentelemetry.trace import Status, StatusCode
 from vibevoice_otel import failures, forking, semconv
 from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.assembler import Assembly
+from vibevoice_otel.recording.checks.audio import AudioChecks
+from vibevoice_otel.recording.checks.thread import Checker
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.profile import Sampler
 from vibevoice_otel.recording.labels import Bounds
@@ -67,7 +69,7 @@ class Recorder:
         settings: the operator's.
         provider: where the tracer comes from.
         sinks: read every batch, in order, on the background thread, after the span budget and before the span emitter: the tail's verdict,
-            the metrics, the page. The budget says which rows are exported and the verdict whether the trace is, and exemplars may name
+            the judge of speech, the metrics, the page. The judge writes on the records what all others read. The budget says which rows are exported and the verdict whether the trace is, and exemplars may name
             nothing else; the metrics read every row; the page keeps the records as the metrics read them; the emitter is last, so that
             a slow or failing exporter costs the others nothing.
         on_drop: told (what, reason, count) of anything lost.
@@ -112,6 +114,7 @@ class Recorder:
         self._ended: queue.SimpleQueue[Timeline | _Ask] = queue.SimpleQueue()
         self._hurry = threading.Event()  # set by flush(): skip the gathering delay
         self._thread: threading.Thread | None = None
+        self._checker = Checker() if self.settings.audio_checks else None
 
     # ------------------------------------------------------------------------------------------------------------ requests
 
@@ -143,6 +146,8 @@ class Recorder:
         if closed is not None:
             self.on_drop("requests", closed, 1)
             return timeline
+        if self._checker is not None:
+            timeline.checks, timeline.check = AudioChecks(), self._checker.note
         span = self.emitter.open(timeline.request, timeline.anchor.to_wall(opened), context)
         own = span.get_span_context()
         server = trace.get_current_span(context).get_span_context()
@@ -385,6 +390,8 @@ class Recorder:
             self._ensure_thread()
         self._stopped = True
         self._ask(_Ask(self._end_open if judge else self._drop_open, stop=True), timeout)
+        if self._checker is not None:
+            self._checker.stop()
         if self._open and not self.alive:
             self.on_drop("records", "no_thread", len(self._open))
             self._open.clear()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from vibevoice_otel import semconv
+    from vibevoice_otel.recording.checks.audio import AudioChecks
     from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.finish import Ending
     from vibevoice_otel.recording.records import AttributeValue
@@ -136,7 +137,7 @@ class Timeline:
 
     __slots__ = (
         "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
-        "backlog", "cancelled", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
+        "backlog", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
         "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "profiled", "puts", "request", "runs",
         "said", "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
         "work_end", "work_error", "work_start",
@@ -185,6 +186,8 @@ class Timeline:
         self.unread = 0  # those on a device, whose samples were counted and not read
         self.leading_silence = 0  # samples before the first sound
         self.heard = False
+        self.checks: AudioChecks | None = None  # where the operator wants the audio looked into
+        self.check: Callable[[AudioChecks], None] | None = None  # told when there is something to check
         self.puts: list[int] = []  # when each frame was put in the audio queue
         # The model, on the threads that generate.
         self.runs: list[Run] = [

@@ -40,6 +40,8 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
         size = flat.size
         if size:  # the place of an extreme is found in a third of the time that the extreme is
             low, high = flat.item(flat.argmin()), flat.item(flat.argmax())
+    if timeline.checks is not None and timeline.check is not None and timeline.checks.take(chunk, size):
+        timeline.check(timeline.checks)
     # Not-a-number shows in both, by either way, and is above nothing.
     _count(timeline, size, low, high)
     if not (high >= SILENCE_PEAK or low <= -SILENCE_PEAK):
