@@ -69,9 +69,9 @@ class Recorder:
         settings: the operator's.
         provider: where the tracer comes from.
         sinks: read every batch, in order, on the background thread, after the span budget and before the span emitter: the tail's verdict,
-            the judge of speech, the metrics, the page. The judge writes on the records what all others read. The budget says which rows are exported and the verdict whether the trace is, and exemplars may name
-            nothing else; the metrics read every row; the page keeps the records as the metrics read them; the emitter is last, so that
-            a slow or failing exporter costs the others nothing.
+            the judge of speech, the metrics, the page. The budget says which rows are exported and the verdict whether the trace is, and
+            exemplars may name nothing else; the judge writes on the records what the others read; the metrics read every row; the page
+            keeps the records as the metrics read them; the emitter is last, so that a slow or failing exporter costs the others nothing.
         on_drop: told (what, reason, count) of anything lost.
         id_source: of spans; the provider's own, or numpy's, by default.
         version: of the tracer.
