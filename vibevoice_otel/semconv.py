@@ -17,7 +17,8 @@ Stability = Literal["stable", "development"]
 
 SCHEMA_URL: Final = "https://vibevoice-otel.github.io/schemas/0.1.0"
 SCOPE: Final = "vibevoice_otel"
-SAMPLE_RATE_HZ: Final = 24_000  # of every VibeVoice model; PCM16, mono
+SAMPLE_RATE_HZ: Final = 24_000  # of every VibeVoice model
+PCM_BYTES_PER_SECOND: Final = SAMPLE_RATE_HZ * 2  # 16 bits, mono: what upstream's WebSocket carries
 SILENCE_PEAK: Final = 1e-4  # -80 dBFS: a frame whose peak is below it has no sound in it (PCM16's own step is 3e-5)
 
 
@@ -134,6 +135,7 @@ class ErrorType:
     SHUTDOWN: Final = "shutdown"
     ASSEMBLER: Final = "assembler_error"  # our own: the request's records could not be made
     CLIENT_DISCONNECT: Final = "client_disconnect"
+    HTTP: Final = "http_"  # + the status, of an answer that refuses or fails
     CLOSE_CODE: Final = "websocket_close_"  # + the code, when the service closed with one that means failure
     OTHER: Final = "_OTHER"
 
@@ -331,7 +333,7 @@ M_EVENT = Attribute("event", "string", "Allocator event.", ("oom",), members=("a
 M_KIND = Attribute("kind", "string", "What is wrong with the frame.", ("silent",), members=Defect.ALL)
 M_ERROR_TYPE = Attribute("error_type", "string", "The error.type of the failed request.", ("RuntimeError", "nan_audio"))
 M_WHAT = Attribute(
-    "what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records")
+    "what", "string", "What telemetry was lost.", ("spans",), members=("spans", "hooks", "metrics", "records", "links")
 )
 M_REASON = Attribute("reason", "string", "Why it was lost.", ("budget", "queue_full", "export_failed"))
 M_PART = Attribute("part", "string", "Part of the first-audio latency.", ("queue",), members=Part.ALL)

@@ -180,6 +180,7 @@ def pipeline(
     instrumentor.instrument(
         tracer_provider=provider, meter_provider=meters, settings=settings or Settings(), skip_dep_check=True
     )
+    assert instrumentor.recorder is not None  # as when a model's code has been imported; without it nothing is speech
     try:
         yield Pipeline(app, exporter, reader, instrumentor, provider)
     finally:

@@ -47,7 +47,9 @@ class LongFormAdapter:
         part = "vibevoice.preprocess of the long-form model"
         processor = self.hooks.owner(module, "VibeVoiceProcessor", part)
         if processor is not None:
-            self.hooks.replace(processor, "__call__", standalone.remember, part)
+            self.hooks.replace(
+                processor, "__call__", lambda original: standalone.remember(self._recorder, original), part
+            )
 
 
 def _pass_begins(run: Run, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:

@@ -57,7 +57,12 @@ class RealtimeAdapter:
         part = "vibevoice.preprocess, in a program without the server"
         processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", part)
         if processor is not None:
-            self.hooks.replace(processor, "process_input_with_cached_prompt", standalone.remember, part)
+            self.hooks.replace(
+                processor,
+                "process_input_with_cached_prompt",
+                lambda original: standalone.remember(self._recorder, original),
+                part,
+            )
 
 
 def _window_begins(run: Run, _args: Any, _kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import loading, service
+from vibevoice_otel.adapters.shared import loading, service, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures
@@ -16,10 +16,11 @@ from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.candidate import Candidate, here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, Timeline, current, thread
+from vibevoice_otel.recording.timeline import Run, Timeline, thread
 from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.
@@ -44,6 +45,7 @@ class UpstreamAdapter:
         hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
         hooks.on_import("vibevoice.modular.streamer", lambda m: hook_streamer(hooks, m))
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
+        hooks.on_import("torch", lambda m: voices.hook_load(hooks, recorder, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
         self.find_services()
@@ -207,7 +209,7 @@ def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
         started = now()
         result = original(self, *args, **kwargs)
         steps = getattr(self, "ddpm_inference_steps", None)
-        timeline = current.get()
+        timeline = here()
         if timeline is None:
             setattr(self, INITIAL_STEPS, steps)
             return result
@@ -224,7 +226,7 @@ def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
     return set_ddpm_inference_steps
 
 
-def _asked_for(timeline: Timeline, steps: int) -> bool:
+def _asked_for(timeline: Timeline | Candidate, steps: int) -> bool:
     try:
         return int(timeline.asked.steps or "") == steps
     except ValueError:

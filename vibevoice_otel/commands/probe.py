@@ -21,13 +21,12 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from vibevoice_otel import __version__, semconv
+from vibevoice_otel.recording.outcome import of_close
 from vibevoice_otel.semconv import ErrorType, Status
 
 TEXT = "This is a check."
 SYNTHETIC_BAGGAGE = "vibevoice.synthetic=true"
 BYTES_PER_SECOND = 2 * semconv.SAMPLE_RATE_HZ
-BUSY = 1013
-NORMAL = frozenset({1000, 1005})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +142,9 @@ def _judge(
 ) -> tuple[Status, float | None, float, int | None, str | None]:
     """The fields of an Outcome whose socket was closed with ``code`` (None: it broke)."""
     seconds = received / BYTES_PER_SECOND
-    if code == BUSY:
-        return Status.REJECTED, first, seconds, code, ErrorType.BUSY
-    if code not in NORMAL:
-        return (
-            Status.ERROR,
-            first,
-            seconds,
-            code,
-            ErrorType.CLIENT_DISCONNECT if code is None else f"{ErrorType.CLOSE_CODE}{code}",
-        )
+    status, error_type = (Status.ERROR, ErrorType.CLIENT_DISCONNECT) if code is None else of_close(code)
+    if status is not Status.SUCCESS:
+        return status, first, seconds, code, error_type
     if first is None:
         return Status.ERROR, first, seconds, code, ErrorType.NO_AUDIO
     return Status.SUCCESS, first, seconds, code, None

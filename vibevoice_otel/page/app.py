@@ -20,7 +20,7 @@ from vibevoice_otel.page.listener import Listeners, ReportError
 from vibevoice_otel.page.rows import KINDS
 from vibevoice_otel.page.store import Kept, Store
 from vibevoice_otel.settings import Settings
-from vibevoice_otel.web.middleware import Message, Receive, Scope, Send
+from vibevoice_otel.web.ends import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 TYPES = {

@@ -19,7 +19,7 @@ from vibevoice_otel.page.listener import Listeners
 from vibevoice_otel.page.store import Store
 from vibevoice_otel.routes import SpeechRoutes
 from vibevoice_otel.web import traceparent
-from vibevoice_otel.web.middleware import Scope
+from vibevoice_otel.web.ends import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.playback import Cadence, Playback
 from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Ints, Labels, Operation
 from vibevoice_otel.recording.timeline import Note, Run, Timeline
-from vibevoice_otel.semconv import SAMPLE_RATE_HZ, SILENCE_PEAK, Defect, Part
+from vibevoice_otel.semconv import PCM_BYTES_PER_SECOND, SAMPLE_RATE_HZ, SILENCE_PEAK, Defect, Part
 
 #: Cold operation -> part of the first-audio latency.
 NOTE_PARTS = {
@@ -33,6 +33,8 @@ NOTE_PARTS = {
 }
 #: Ends of a stream that leave its listener waiting for more.
 UNFINISHED = frozenset({semconv.Status.CANCELLED, semconv.Status.ERROR, semconv.Status.TIMEOUT})
+#: Rates at which PCM is carried, in hertz, and how near to one of them a measured one must be.
+PCM_RATES, RATE_TOLERANCE = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000), 0.02
 #: A timeline's columns that batches empty.
 COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "puts")
 #: A run's.
@@ -184,6 +186,7 @@ class Assembly:
             batch.generate_seconds += generation.seconds_until(until)
             ends[generation] = max(until, generation.device_until)  # the host may be done before the device
         self._notes(batch)
+        self._tell_rate()
         self._audio(batch)
         self._mark_defects(made)
         batch.blocks = joined([blocks for _, blocks in made])
@@ -206,7 +209,9 @@ class Assembly:
             voice=self._bounds.voice(used.voice if used.voice is not None else asked.voice),
             cfg=self._bounds.cfg(used.cfg),
             steps=self._bounds.steps(used.steps),
-            text_length_range=semconv.text_length_range(asked.text_length or 0),
+            text_length_range=semconv.text_length_range(asked.text_length)
+            if asked.text_length is not None
+            else semconv.OTHER,
         )
 
     def _new_id(self) -> int:
@@ -297,6 +302,17 @@ class Assembly:
                         names[row] = kind
                 frames.attributes[semconv.FRAME_DEFECT.key] = names
 
+    def _tell_rate(self) -> None:
+        """The rate of the PCM that a WebSocket carries, from the first chunks and the first sends: a service may resample."""
+        t = self.timeline
+        count = min(len(t.sends) // 3, len(t.audio_samples))
+        if self._sent or t.byte_rate != PCM_BYTES_PER_SECOND or not count or not sum(t.audio_samples[:count]):
+            return
+        rate = sum(t.sends[2 : 3 * count : 3]) / 2 * SAMPLE_RATE_HZ / sum(t.audio_samples[:count])
+        nearest = min(PCM_RATES, key=lambda each: abs(each - rate))
+        if abs(nearest - rate) < RATE_TOLERANCE * nearest:
+            t.byte_rate = nearest * 2
+
     def _sends(self, batch: Batch) -> None:
         t = self.timeline
         sends = t.sends[: len(t.sends) // 3 * 3]
@@ -307,7 +323,8 @@ class Assembly:
                 batch.first_audio_parts = self._parts.divide(t.begun, self._first_send)
                 self._parts = None
         self._sent += len(sends) // 3
-        batch.underruns = self._playback.play(sends)
+        if t.byte_rate is not None:
+            batch.underruns = self._playback.play(sends, t.byte_rate)
         batch.sends = np.array(sends, np.int64).reshape(-1, 3)
         batch.chunk_intervals = self._cadence.take(batch.sends)
         batch.sends[:, :2] = self._wall(batch.sends[:, :2])
@@ -349,7 +366,8 @@ class Assembly:
         t = self.timeline
         asked, used = t.asked, t.used
         audio, reason = self._samples / SAMPLE_RATE_HZ, finish.decide(t)
-        heard, cadence = self._playback if self._first_send is not None else None, self._cadence
+        heard = self._playback if self._first_send is not None and t.byte_rate is not None else None
+        cadence = self._cadence
         after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled
         made = sum(generation.frames for generation in self._generations)
         judged = self._delivered - self._unread  # chunks whose samples were read
@@ -380,7 +398,7 @@ class Assembly:
             (semconv.UNDERRUN_DURATION, (heard.stalled_seconds or None) if heard else None),
             (semconv.WORST_GAP, heard.worst_gap if heard else None),
             (semconv.CHUNK_JITTER, cadence.jitter),
-            (semconv.SEND_BLOCKED, cadence.longest_send / 1e9 if heard else None),
+            (semconv.SEND_BLOCKED, cadence.longest_send / 1e9 if self._first_send is not None else None),
             (semconv.FRAMES_SILENT, self._defects[Defect.SILENT] if judged or not self._delivered else None),
             (semconv.FRAMES_NAN, self._defects[Defect.NAN] if judged or not self._delivered else None),
             (semconv.FRAMES_CLIPPED, self._defects[Defect.CLIPPED] if judged or not self._delivered else None),

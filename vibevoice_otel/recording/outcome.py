@@ -14,11 +14,53 @@ DISCONNECTS = frozenset({"WebSocketDisconnect", "ClientDisconnected", "ClientDis
 PEER_GONE = "ClientDisconnected"
 #: Raised into a task that is cancelled: because the listener left, but also by a timeout around it, or by the service as it stops.
 CANCELLED = "CancelledError"
-#: RFC 6455 section 7.4.1 and the IANA registry: ends that are nobody's failure.
+#: The application returned before it had sent the last of its body.
+INCOMPLETE = "incomplete_response"
+#: Ends of a WebSocket that are nobody's failure: RFC 6455 section 7.4.1 and the IANA registry.
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})
-#: Closes that refuse a request rather than fail it: unsupported, policy, too big, try again later.
-REFUSALS = frozenset({1003, 1008, 1009, 1013})
-BUSY_CLOSE = 1013
+_REJECTED, _ERROR = Status.REJECTED, Status.ERROR
+
+
+def _http(code: int, status: Status = Status.REJECTED, error_type: str | None = None) -> tuple[Status, str | None]:
+    return status, error_type or f"{ErrorType.HTTP}{code}"
+
+
+def _close(code: int, status: Status = Status.REJECTED, error_type: str | None = None) -> tuple[Status, str | None]:
+    return status, error_type or f"{ErrorType.CLOSE_CODE}{code}"
+
+
+#: The one table of what a code means where nothing had been generated: HTTP's (RFC 9110; 499 is nginx's) ...
+HTTP: dict[int, tuple[Status, str | None]] = {
+    **{code: _http(code) for code in (400, 401, 403, 404, 405, 409, 413, 415, 422)},
+    429: _http(429, error_type=ErrorType.BUSY),
+    499: (Status.CANCELLED, None),
+    500: _http(500, _ERROR),
+    501: _http(501, _ERROR),
+    502: _http(502, _ERROR),
+    503: _http(503, error_type=ErrorType.BUSY),  # at its limit; without a model it is an error (decide)
+    504: _http(504, Status.TIMEOUT),
+}
+#: ... and a WebSocket's close codes (IANA's registry; 44xx are those by which services stand for HTTP's).
+CLOSES: dict[int, tuple[Status, str | None]] = {
+    **dict.fromkeys(NORMAL_CLOSE, (Status.SUCCESS, None)),
+    **{code: _close(code) for code in (1003, 1008, 1009, 3000, 3003, 4401, 4403)},
+    1011: _close(1011, _ERROR),
+    1012: _close(1012, _ERROR),
+    1013: _close(1013, error_type=ErrorType.BUSY),
+    4429: _close(4429, error_type=ErrorType.BUSY),
+}
+
+
+def of_http(code: int) -> tuple[Status, str | None]:
+    """Status and ``error.type`` of an answer with ``code`` before any work; below 400 it is a success."""
+    if code < 400:
+        return Status.SUCCESS, None
+    return HTTP.get(code) or _http(code, _REJECTED if code < 500 else _ERROR)
+
+
+def of_close(code: int) -> tuple[Status, str | None]:
+    """Status and ``error.type`` of a WebSocket that the service closed with ``code`` before any work."""
+    return CLOSES.get(code) or _close(code, _ERROR)
 
 
 def peer_gone(error: BaseException) -> bool:
@@ -37,8 +79,9 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
         return Status.ERROR, ErrorType.SHUTDOWN
     worked = timeline.generate_start is not None
     code = timeline.close_code if timeline.service_closed is not None else None
-    if not worked and code in REFUSALS:
-        return Status.REJECTED, ErrorType.BUSY if code == BUSY_CLOSE else f"{ErrorType.CLOSE_CODE}{code}"
+    refused = _refused(timeline, code)
+    if not worked and refused is not None and refused[0] in {Status.REJECTED, Status.CANCELLED}:
+        return refused
     left = timeline.cancelled
     failed_first = left is None or (timeline.generate_end is not None and timeline.generate_end < left)
     for error in (timeline.generate_error, timeline.work_error, timeline.web_error):
@@ -54,18 +97,32 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
         return Status.CANCELLED, None
     if timeline.asked.blank and not worked and timeline.first_send is None:
         return Status.REJECTED, ErrorType.EMPTY_TEXT
-    if code is not None and code not in NORMAL_CLOSE:
-        return Status.ERROR, f"{ErrorType.CLOSE_CODE}{code}"
+    if refused is not None:  # after work, a refusal is a failure
+        status, error = refused
+        return (Status.ERROR if status is Status.REJECTED else status), error
     if timeline.nan:
         return Status.ERROR, ErrorType.NAN_AUDIO
     if timeline.delivered and timeline.silent == timeline.delivered:
         return Status.ERROR, ErrorType.SILENT_AUDIO
-    served = timeline.web_closed is not None or timeline.accepted is not None
+    served = (timeline.web_closed is not None or timeline.accepted is not None) and not timeline.opaque
     if timeline.first_send is None and (
         served or not (timeline.delivered or any(run.frames or run.steps for run in timeline.runs))
     ):
         return Status.ERROR, ErrorType.NO_AUDIO
     return Status.SUCCESS, None
+
+
+def _refused(timeline: Timeline, code: int | None) -> tuple[Status, str | None] | None:
+    """What the service's close ``code``, or its HTTP status, says where that is no success."""
+    if timeline.http_status is not None:
+        status, error = of_http(timeline.http_status)
+        if timeline.http_status == 503 and (not timeline.model_ready or timeline.web_error is not None):
+            status, error = _http(503, _ERROR)
+    elif code is not None:
+        status, error = of_close(code)
+    else:
+        return None
+    return None if status is Status.SUCCESS else (status, error)
 
 
 def _complete(timeline: Timeline, left: int) -> bool:

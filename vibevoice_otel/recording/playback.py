@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel.recording.records import Ints
-from vibevoice_otel.semconv import SAMPLE_RATE_HZ
-
-BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2  # PCM16, mono
+from vibevoice_otel.semconv import PCM_BYTES_PER_SECOND
 
 
 class Playback:
@@ -41,12 +39,12 @@ class Playback:
         """Seconds of the longest underrun, 0 without any."""
         return self._worst / 1e9
 
-    def play(self, sends: Sequence[int]) -> int:
-        """Feed flat (start, end, bytes) triples of sends not seen before; returns the underruns among them."""
+    def play(self, sends: Sequence[int], byte_rate: int = PCM_BYTES_PER_SECOND) -> int:
+        """Feed flat (start, end, bytes) triples of sends not seen before, ``byte_rate`` bytes a second; returns the underruns."""
         before = self.underruns
         for position in range(0, len(sends), 3):
             arrived = sends[position + 1]
-            duration = sends[position + 2] * 1_000_000_000 // BYTES_PER_SECOND
+            duration = sends[position + 2] * 1_000_000_000 // byte_rate
             if not self.started:
                 self._gathered += duration
                 self.started = self._gathered >= self._ahead

@@ -104,6 +104,8 @@ class Recorder:
         self._stopped = False
         #: The service is stopping: who is cut off from now on was cut off by it.
         self.closing = False
+        #: A model has been loaded, or has generated.
+        self.model_ready = False
         self._begin_anew()
         forking.renew_in_child(self._begin_anew)
 
@@ -202,6 +204,8 @@ class Recorder:
         error_type: str | None = None,
     ) -> None:
         """An operation outside any request (the model loaded at start-up): a trace of its own, and its metric."""
+        if span is semconv.MODEL_LOAD and error_type is None:
+            self.model_ready = True
         anchor = Anchor.take()
         first, last = anchor.to_wall(start), anchor.to_wall(end)
         live = self.emitter.tracer.start_span(span.name, start_time=first, attributes=attributes)

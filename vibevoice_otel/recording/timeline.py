@@ -14,14 +14,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vibevoice_otel import forking
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.interval import Leaf
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from vibevoice_otel import semconv
     from vibevoice_otel.recording.checks.audio import AudioChecks
     from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.finish import Ending
@@ -137,10 +136,11 @@ class Timeline:
 
     __slots__ = (
         "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
-        "backlog", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered", "events_blocked", "first_send",
-        "heard", "last_progress", "leading_silence", "nan", "notes", "opened", "parts", "profiled", "puts", "request", "runs",
-        "said", "sends", "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error",
-        "work_end", "work_error", "work_start",
+        "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
+        "events_blocked", "first_send", "heard", "http_status", "last_progress", "leading_silence", "model_ready",
+        "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said", "sends",
+        "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error", "work_end",
+        "work_error", "work_start",
     )  # fmt: skip
 
     def __init__(self, request: int, anchor: Anchor, opened: int, asked: Asked | None = None) -> None:
@@ -165,6 +165,11 @@ class Timeline:
         )
         self.sends: list[int] = []  # start, end, bytes of each non-empty binary send
         self.first_send: int | None = None  # return of the first of them
+        #: Bytes that play for a second; None where bytes do not tell time.
+        self.byte_rate: int | None = semconv.PCM_BYTES_PER_SECOND
+        self.opaque = False  # bytes went out of a format that does not tell whether they are audio
+        self.http_status: int | None = None  # of an HTTP answer
+        self.model_ready = True  # a model had been loaded when the request ended
         self.close_code: int | None = None
         self.service_closed: int | None = None  # when the service closed the socket
         self.cancelled: int | None = None  # when the listener was seen to have left
@@ -246,16 +251,6 @@ thread = _Thread()
 
 #: The request of the current task or worker thread (asyncio.to_thread copies it; a plain thread does not).
 current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", default=None)
-
-#: Opens the timeline of the web request that the current task serves, for one that turns out to be speech; None where it cannot.
-candidate: ContextVar[Callable[[], Timeline | None] | None] = ContextVar("vibevoice_otel_candidate", default=None)
-
-
-def served() -> Timeline | None:
-    """The request of the current task or worker thread. A candidate becomes one: what asks works for it."""
-    timeline, promote = current.get(), candidate.get()
-    return timeline if timeline is not None or promote is None else promote()
-
 
 _taking = threading.Lock()
 

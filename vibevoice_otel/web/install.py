@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy.layers import is_layer
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.web.middleware import ARRIVED, Receive, RequestMiddleware, Scope, Send
+from vibevoice_otel.web.ends import Receive, Scope, Send
+from vibevoice_otel.web.middleware import ARRIVED, RequestMiddleware
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder

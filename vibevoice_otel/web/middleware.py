@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry import trace
 
-from vibevoice_otel import failures, routes, semconv
+from vibevoice_otel import failures, routes
 from vibevoice_otel.privacy import exceptions, query
-from vibevoice_otel.recording import outcome
+from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Timeline, candidate, current
+from vibevoice_otel.recording.timeline import Asked, Timeline, current
+from vibevoice_otel.settings import Settings
+from vibevoice_otel.web import ends, http
+from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 #: When the outermost application of the process was called with the scope.
 ARRIVED = "vibevoice_otel.arrived"
-SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
-SAMPLE_BAGGAGE = "vibevoice.gpu.sample"
 
 
 class RequestMiddleware:
@@ -41,6 +35,7 @@ class RequestMiddleware:
     def __init__(self, app: App, recorder: Recorder) -> None:
         self.app = app
         self._recorder = recorder
+        self._named = recorder.settings.routes != Settings().routes
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,8 +46,12 @@ class RequestMiddleware:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._speaks(scope) and not _is_further_in(scope):
+            await self._exchange(scope).serve(self.app, receive, send)
+            return
         try:
-            request = None if scope["type"] != "websocket" or _is_further_in(scope) else _Request(scope, self._open)
+            speaks = scope["type"] == "websocket" and self._speaks(scope) and not _is_further_in(scope)
+            request = _Request(scope, self._open) if speaks else None
             timeline = request.begin() if request is not None and scope["path"] in self._routes else None
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self._failed("the beginning of a request", error)
@@ -61,7 +60,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         server = trace.get_current_span()
-        tokens = current.set(timeline), candidate.set(request.promote)
+        tokens = current.set(timeline), arrival.set(request.candidate)
         attached = (
             otel_context.attach(timeline.context) if timeline is not None and timeline.context is not None else None
         )
@@ -75,17 +74,27 @@ class RequestMiddleware:
             if attached is not None:
                 otel_context.detach(attached)
             current.reset(tokens[0])
-            candidate.reset(tokens[1])
+            arrival.reset(tokens[1])
+            request.candidate.end()
             if request.timeline is not None:
                 request.timeline.web_error = request.timeline.web_error or raised
                 self._ended(request.timeline, server)
+
+    def _speaks(self, scope: Scope) -> bool:
+        """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the route."""
+        if getattr(self._recorder, "built", self._recorder) is None:
+            return self._named and scope["path"] in self._routes
+        return True
+
+    def _exchange(self, scope: Scope) -> http.Exchange:
+        return http.Exchange(scope, scope.get(ARRIVED) or now(), self._recorder, self._routes)
 
     def _ended(self, timeline: Timeline, server: trace.Span) -> None:
         try:
             timeline.web_closed = now()
             if self._recorder.closing and timeline.service_closed is None:
                 timeline.cut_off = True  # who seems to have left was sent away
-            _tell(server, timeline)
+            ends.tell(server, timeline)
         except Exception as error:  # noqa: BLE001
             self._failed("the end of a request", error)
         try:
@@ -100,9 +109,7 @@ class RequestMiddleware:
         try:
             scope = request.scope
             asked = query.asked(scope.get("query_string", b""), keep_text=self._recorder.settings.capture_text)
-            told = _baggage(scope)
-            asked.synthetic = SYNTHETIC_BAGGAGE in told
-            asked.sample = asked.synthetic and SAMPLE_BAGGAGE in told
+            ends.mark(asked, scope)
             return self._recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self._failed("the beginning of a request", error)
@@ -127,7 +134,7 @@ class RequestMiddleware:
                 await send(message)
             except BaseException as error:
                 if timeline is not None:
-                    _unsent(timeline, error)
+                    ends.unsent(timeline, error)
                 raise
             try:
                 if message["type"] == "websocket.accept":
@@ -158,30 +165,37 @@ class _Request:
         open_: opens the timeline; None where it could not.
     """
 
-    __slots__ = ("_accepted", "_open", "_said", "arrived", "context", "scope", "timeline")
+    __slots__ = ("_accepted", "_open", "_said", "arrived", "candidate", "context", "scope")
 
     def __init__(self, scope: Scope, open_: Callable[[_Request], Timeline | None]) -> None:
         self.scope = scope
         self.arrived: int = scope.get(ARRIVED) or now()
-        self.context = _context(scope)
-        self.timeline: Timeline | None = None
+        self.context = ends.caller(scope, otel_context.get_current())
+        self.candidate = Candidate(self._promote)
         self._open = open_
         self._accepted: int | None = None
         self._said: int | None = None
 
     def begin(self) -> Timeline | None:
         """Open the timeline, with what was noted before."""
-        self.timeline = timeline = self._open(self)
+        self.candidate.timeline = timeline = self._open(self)
         if timeline is not None:
             timeline.accepted, timeline.said = self._accepted, self._said
         return timeline
 
-    def promote(self) -> Timeline | None:
-        """What works for the request speaks: open its timeline where that has not been done, and know its route from now on."""
-        if self.timeline is None and self.begin() is not None:
-            route = self.scope.get("route")
-            routes.learn(str(getattr(route, "path_format", None) or self.scope["path"]))
-        return self.timeline
+    @property
+    def timeline(self) -> Timeline | None:
+        """The request's, where it is one of speech."""
+        return self.candidate.timeline
+
+    def _promote(self, asked: Asked) -> Timeline | None:
+        """What works for the request speaks: open its timeline, and know its route from now on."""
+        timeline = self.begin()
+        if timeline is not None:
+            if not timeline.asked.by_url:
+                timeline.asked.text_length = asked.text_length
+            routes.learn(http.template(self.scope))
+        return timeline
 
     def accepted(self) -> None:
         self._accepted = now()
@@ -205,7 +219,8 @@ def _is_further_in(scope: Scope) -> bool:
 
     An application without a layer of OpenTelemetry's leaves the request to the one that it has mounted, which may have one.
     """
-    if current.get() is not None:
+    arrived = arrival.get()
+    if current.get() is not None or (arrived is not None and not arrived.over):
         return True
     if trace.get_current_span().get_span_context().is_valid:
         return False
@@ -227,27 +242,6 @@ def _is_mounted(routes: Iterable[Any], scope: Scope) -> bool:
     return False
 
 
-def _context(scope: Scope) -> otel_context.Context:
-    """The current context; where no layer of OpenTelemetry's has taken the caller's trace from the headers, with that."""
-    context = otel_context.get_current()
-    if trace.get_current_span(context).get_span_context().is_valid:
-        return context
-    headers: dict[str, list[str]] = {}
-    for name, value in scope.get("headers", ()):
-        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return propagate.extract(headers, context)
-
-
-def _baggage(scope: Scope) -> set[str]:
-    """The members of the request's W3C baggage that are ``true``: a probe says ``vibevoice.synthetic=true``."""
-    found: set[str] = set()
-    for name, value in scope.get("headers", ()):
-        if name == b"baggage" and len(value) <= 8192:
-            members = (member.split(b";")[0].partition(b"=") for member in value.split(b","))
-            found.update(key.strip().decode("latin-1") for key, _, text in members if text.strip() == b"true")
-    return found
-
-
 def _sent(timeline: Timeline, message: Message, started: int) -> None:
     if message["type"] == "websocket.send" and (data := message.get("bytes")):
         timeline.sent(started, now(), len(data))
@@ -257,31 +251,3 @@ def _left(timeline: Timeline, message: Message) -> None:
     if timeline.service_closed is None and timeline.cancelled is None:
         timeline.cancelled = now()
         timeline.close_code = message.get("code", 1005)
-
-
-def _unsent(timeline: Timeline, error: BaseException) -> None:
-    """A send failed: because the listener has left where the error says so, else by a failure of the service's.
-
-    A cancellation says neither: a timeout or the end of the service may have caused it (outcome.decide).
-    """
-    if (
-        timeline.cancelled is not None
-        or timeline.service_closed is not None
-        or type(error).__name__ == outcome.CANCELLED
-    ):
-        return
-    timeline.web_error = type(error).__name__
-    if outcome.peer_gone(error):
-        timeline.cancelled, timeline.web_error = now(), outcome.PEER_GONE
-
-
-def _tell(server: trace.Span, timeline: Timeline) -> None:
-    """Give the SERVER span its true status: by itself it ends UNSET whatever happened on the socket."""
-    if not server.is_recording():
-        return
-    status, error_type = outcome.decide(timeline)
-    server.set_attribute(semconv.STATUS.key, status.value)
-    if error_type is not None:
-        server.set_attribute(semconv.ERROR_TYPE.key, error_type)
-    if outcome.failed(status, error_type):
-        server.set_status(Status(StatusCode.ERROR, error_type))

@@ -81,6 +81,38 @@ def test_outcome(name: str) -> None:
     assert outcome.decide(t) == (status, error)
 
 
+TABLE = {
+    400: "rejected", 401: "rejected", 403: "rejected", 404: "rejected", 413: "rejected", 422: "rejected", 429: "rejected",
+    499: "cancelled", 500: "error", 502: "error", 503: "rejected", 504: "timeout",
+    1003: "rejected", 1008: "rejected", 1009: "rejected", 1011: "error", 1012: "error", 1013: "rejected", 3000: "rejected",
+    3003: "rejected", 4401: "rejected", 4403: "rejected",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_each_code_has_its_status(code: int) -> None:
+    """An HTTP status, or a close before any work, is what the one table says."""
+    t = request()
+    refused = {"http_status": code} if code < 1000 else {"close_code": code}
+    _set(**REFUSED, **refused)(t)
+    assert outcome.decide(t)[0] == TABLE[code]
+
+
+@pytest.mark.parametrize("change", [{"model_ready": False}, {"web_error": "RuntimeError"}])
+def test_a_503_without_a_model_or_with_an_exception_is_an_error(change: dict[str, object]) -> None:
+    """Only where a model is there and nothing was raised is it the service's limit."""
+    t = request()
+    _set(**REFUSED, http_status=503, **change)(t)
+    assert outcome.decide(t)[0] == "error"
+
+
+def test_a_refusal_after_work_is_an_error() -> None:
+    """What has generated was admitted."""
+    t = request()
+    _set(http_status=429)(t)
+    assert outcome.decide(t) == ("error", "busy")
+
+
 def test_shutdown_wins() -> None:
     """A process that ends ends its open requests as errors of type shutdown."""
     assert outcome.decide(request(), shutdown=True) == ("error", "shutdown")

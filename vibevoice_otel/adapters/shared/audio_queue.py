@@ -14,7 +14,7 @@ from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.hooks.wrappers import always
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Timeline, current, thread
+from vibevoice_otel.recording.timeline import Timeline, thread
 
 
 def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
@@ -40,7 +40,7 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
 def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        timeline = current.get() or thread.timeline
+        timeline = thread.timeline or links.around()
         if timeline is not None:
             links.mark(self, timeline)
             queues = getattr(self, "audio_queues", ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable
@@ -9,15 +10,18 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 
-from vibevoice_otel.adapters.shared import finish, links, standalone
+from vibevoice_otel.adapters.shared import finish, links, standalone, voices
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording import device
+from vibevoice_otel.recording.candidate import waiting
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, served, thread
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread
 
 #: What torch raises when a device's memory runs out.
 OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
+#: What is lost where a generation's request is not known.
+LINKS = "links"
 
 
 def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
@@ -43,17 +47,24 @@ def _part() -> str:
     return f"generation {next(_numbers)}"
 
 
-def _request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timeline | None:
-    """The request for which a call generates: what its arguments tell, else the context of the calling thread."""
+def _request_of(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timeline | None:
+    """The request for which a call generates: what its arguments tell, else the context of the calling thread.
+
+    Where they tell of two, or of none while web requests are being served, the generation stands alone and is counted as unlinked.
+    """
     told = links.among((*args, *kwargs.values()))
-    if told:
-        return told.pop() if len(told) == 1 else None
-    return served()
+    if len(told) > 1:
+        recorder.on_drop(LINKS, "ambiguous", 1)
+        return None
+    found = told.pop() if told else links.around()
+    if found is None and waiting:
+        recorder.on_drop(LINKS, "no_object", 1)
+    return found
 
 
 def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     def run_generation(*args: Any, **kwargs: Any) -> Any:
-        timeline = _request_of(args, kwargs)
+        timeline = links.of_any((*args, *kwargs.values()))
         if timeline is None:
             return original(*args, **kwargs)
         part = _part()
@@ -78,14 +89,16 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
             return _timed(recorder, run, original, self, args, kwargs)
         if run is not None and run.end is None:  # a subclass calls its base's: the same run
             return original(self, *args, **kwargs)
-        timeline = thread.timeline or _request_of(args, kwargs)
+        timeline = thread.timeline or _request_of(recorder, args, kwargs)
         own, part = timeline is None, _part()
         if timeline is None:  # a script that calls the model itself: the generation is the request
             timeline = standalone.open_request(recorder, part)
         else:
             recorder.hold(timeline, part)
+        recorder.model_ready = True
         used = timeline.used
         used.model = used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        used.voice = used.voice or voices.of_prompt(kwargs.get("all_prefilled_outputs"))
         token = current.set(timeline) if own else None
         try:
             with bound(timeline) as run:
@@ -113,8 +126,20 @@ def _timed(recorder: Recorder, run: Run, original: Callable[..., Any], model: An
         raise
     finally:
         run.end = now()
+        _blocked(run)
         if notes is not None:
             notes.end(failed=run.error in OUT_OF_MEMORY)
+
+
+def _blocked(run: Run) -> None:
+    """A generation on an event loop's own thread held it all the while."""
+    timeline = thread.timeline
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if timeline is not None and run.start is not None and run.end is not None:
+        timeline.events_blocked += run.end - run.start
 
 
 def reset(token: Any) -> None:

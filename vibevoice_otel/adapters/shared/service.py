@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import links, loading
+from vibevoice_otel.adapters.shared import links, loading, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.generation import hook_run_generation
 from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.candidate import here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, current, served
+from vibevoice_otel.recording.timeline import Asked, Timeline, current
 from vibevoice_otel.semconv import Cache
 
 _END = object()
@@ -88,9 +89,9 @@ def _note_or_standalone(
     *,
     standalone: bool,
 ) -> None:
-    timeline = current.get()
-    if timeline is not None:
-        timeline.note(span, started, now(), error, **attributes)
+    request = here()
+    if request is not None:
+        request.note(span, started, now(), error, **attributes)
     elif standalone:
         recorder.standalone(span, started, now(), attributes, error)
 
@@ -108,9 +109,9 @@ def _voice_used(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
     def get_voice_resources(self: Any, *args: Any, **kwargs: Any) -> Any:
         _learn(recorder, self)
         result = original(self, *args, **kwargs)
-        timeline = current.get()
-        if timeline is not None and isinstance(result, tuple) and result and isinstance(result[0], str):
-            timeline.used.voice = result[0]
+        request = here()
+        if request is not None and isinstance(result, tuple) and result and isinstance(result[0], str):
+            request.used.voice = result[0]
         return result
 
     return get_voice_resources
@@ -119,16 +120,18 @@ def _voice_used(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
 def _voice_load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
     def ensure_voice_cached(self: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         cache = Cache.HIT if key in getattr(self, "_voice_cache", ()) else Cache.MISS
-        timeline = current.get()
-        if timeline is not None:
-            timeline.used.voice = key  # known even when loading it fails
+        request = here()
+        if request is not None:
+            request.used.voice = key  # known even when loading it fails
         started, error = now(), None
+        voices.loading.timed = True
         try:
             return original(self, key, *args, **kwargs)
         except BaseException as failure:
             error = type(failure).__name__
             raise
         finally:
+            voices.loading.timed = False
             attributes = {semconv.CACHE.key: cache, semconv.VOICE.key: key}
             _note_or_standalone(
                 recorder, semconv.VOICE_LOAD, started, attributes, error, standalone=cache == Cache.MISS
@@ -139,22 +142,22 @@ def _voice_load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..
 
 def _prepare(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
-        timeline = current.get()
-        if timeline is None:
+        request = here()
+        if request is None:
             return original(*args, **kwargs)
         # The prompt that the text is joined to is ready unless this very request had to load it.
-        loads = [note for note in timeline.notes if note.span is semconv.VOICE_LOAD]
+        loads = [note for note in request.notes if note.span is semconv.VOICE_LOAD]
         cache = loads[-1].attributes[semconv.CACHE.key] if loads else Cache.HIT
         started, error = now(), None
         try:
             inputs = original(*args, **kwargs)
-            links.mark(inputs, timeline)
+            links.mark(inputs, request)
             return inputs
         except BaseException as failure:
             error = type(failure).__name__
             raise
         finally:
-            timeline.note(semconv.PREPROCESS, started, now(), error, **{semconv.CACHE.key: cache})
+            request.note(semconv.PREPROCESS, started, now(), error, **{semconv.CACHE.key: cache})
 
     return prepare_inputs
 
@@ -226,7 +229,7 @@ def _within(timeline: Timeline) -> Callable[..., Any]:
 
 def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Timeline, bool]:
     """The timeline of the work that begins, and whether it is yet to be made current."""
-    timeline = served()
+    timeline = links.around()
     if timeline is None:  # called without our middleware: from a script, or behind another kind of server
         timeline = recorder.open("work", asked=_asked(asked))
     else:

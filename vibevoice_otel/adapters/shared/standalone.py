@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vibevoice_otel import semconv
+from vibevoice_otel.adapters.shared import links, voices
+from vibevoice_otel.recording.candidate import Candidate, here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, current, thread
+from vibevoice_otel.recording.timeline import Asked, Timeline, thread
 
 #: A preparation older than this, in nanoseconds, is not part of the generation that follows: the program did something else.
 RECENT = 5_000_000_000
@@ -31,15 +33,39 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def remember(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A processor's entry point; inside a request it is already timed by what calls it."""
+def _voice(recorder: Recorder, request: Timeline | Candidate, samples: Any) -> None:
+    name = voices.of_samples(samples)
+    if name is not None and request.used.voice is None:
+        recorder.bounds.learn_voices([name])
+        request.used.voice = name
+
+
+def remember(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A processor's entry point: the preprocessing of the request that it serves, else of the generate that follows.
+
+    A service that is hooked times its own preparation, of which this is a part.
+    """
 
     def process(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if current.get() is not None or thread.timeline is not None:
+        request = thread.timeline or here()
+        if isinstance(request, Timeline) and request.work_start is not None:
             return original(self, *args, **kwargs)
-        started = now()
-        result = original(self, *args, **kwargs)
-        _last.preparation = _Preparation(started, now(), characters(kwargs.get("text", args[0] if args else None)))
+        started, error, length = now(), None, characters(kwargs.get("text", args[0] if args else None))
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            if request is not None:
+                request.note(semconv.PREPROCESS, started, now(), error)
+                _voice(recorder, request, kwargs.get("voice_samples"))
+                if length is not None:
+                    request.asked.text_length = (request.asked.text_length or 0) + length
+        if request is None:
+            _last.preparation = _Preparation(started, now(), length)
+        else:
+            links.mark(result, request)
         return result
 
     return process

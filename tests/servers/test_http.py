@@ -1,0 +1,218 @@
+"""Speech over HTTP, shape by shape: one trace a request in the caller's, its counts those of the witness and of the listener."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import statistics
+import time
+import urllib.parse
+from collections.abc import Callable
+
+import pytest
+
+from tests.upstream.server import Server
+from tests.upstream.sink import Sink
+from tests.upstream.test_realtime import total
+from tests.upstream.traces import Trace
+from vibevoice_otel import semconv
+from vibevoice_otel.semconv import Status
+
+from .client import Answer, ask, post
+
+VOICES = ["de-Spk0_man", "en-Emma_woman", "fr-Spk1_woman"]
+SHORT = "Good evening, this is a short text."
+MEDIUM = "The quick brown fox jumps over the lazy dog while the morning light moves across the hills, and then it ends."
+SPEECH = "/v1/audio/speech"
+WAV_HEADER = 44
+Start = Callable[..., Server]
+
+
+def seen(sink: Sink, answer: Answer, seconds: float = 20.0) -> Trace:
+    """The request's whole trace."""
+    names = {semconv.SYNTHESIZE.name}
+    sink.wait(lambda: names <= {each.name for each in sink.spans(answer.trace_id)}, seconds)
+    before = -1
+    while before != len(sink.spans(answer.trace_id)):
+        before = len(sink.spans(answer.trace_id))
+        time.sleep(0.25)
+    return Trace(sink.spans(answer.trace_id))
+
+
+def speak(server: Server, path: str, **wish: object) -> tuple[Answer, Trace, dict[str, int]]:
+    before = server.counts()
+    answer = post(server.port, path, **wish)
+    assert answer.status == 200
+    trace = seen(server.sink, answer)
+    after = server.counts()
+    return answer, trace, {name: count - before.get(name, 0) for name, count in after.items()}
+
+
+def assert_told(trace: Trace, counts: dict[str, int], text: str, seconds: float) -> None:
+    """One SERVER span, one synthesize in the caller's trace, and the witness's numbers."""
+    assert trace.root.parent_id == trace.server.span_id
+    assert trace.value(semconv.STATUS) == Status.SUCCESS
+    assert len(trace.all(semconv.GENERATE)) == counts["generate"]
+    assert len(trace.all(semconv.FRAME)) == counts["sample_speech_tokens"] == trace.value(semconv.FRAMES)
+    assert len(trace.all(semconv.STEP)) == counts["step"]
+    assert len(trace.all(semconv.DECODE)) == counts["decode"]
+    assert trace.value(semconv.TEXT_LENGTH) == len(text)
+    assert trace.value(semconv.AUDIO_DURATION) == pytest.approx(seconds)
+    assert not any(text[:12] in str(each) for each in trace.spans), "no text anywhere"
+
+
+@pytest.mark.parametrize(("voice", "text"), list(itertools.product(VOICES, [SHORT, MEDIUM])))
+def test_streamed_by_a_plain_thread(running: Start, voice: str, text: str) -> None:
+    """StreamingResponse, AudioStreamer, threading.Thread: one whole request; first audio is the first byte past the WAV header."""
+    server = running("openai_threads")
+    answer, trace, counts = speak(server, SPEECH, input=text, voice=voice)
+    assert_told(trace, counts, text, (len(answer.body) - WAV_HEADER) / 48_000)
+    assert trace.value(semconv.VOICE) == voice
+    assert (trace.value(semconv.CFG), trace.value(semconv.STEPS)) == (1.25, 5)
+    assert trace.one(semconv.PREPROCESS).parent_id == trace.root.span_id
+    assert trace.one(semconv.FIRST_CHUNK).start == trace.root.start
+    assert trace.value(semconv.UNDERRUNS) is not None
+
+
+def test_first_audio_is_that_of_the_listener(running: Start) -> None:
+    """In 29 of 30 requests our moment is no later than the listener's; the median distance is below 5 ms."""
+    server = running("openai_threads")
+    distances = []
+    for _ in range(30):
+        answer, trace, _ = speak(server, SPEECH, input=SHORT, voice=VOICES[0])
+        heard = (answer.arrival(WAV_HEADER) - answer.begun) / 1e9
+        distances.append(heard - float(trace.value(semconv.FIRST_AUDIO_LATENCY)))
+    assert sum(distance > 0 for distance in distances) >= 29, sorted(distances)
+    assert statistics.median(distances) < 0.005, sorted(distances)
+
+
+@pytest.mark.parametrize("response_format", ["pcm", "sse"])
+def test_other_bodies(running: Start, response_format: str) -> None:
+    """Raw PCM plays by its rate; of events only the moment of the first audio is known, so underruns are not told."""
+    server = running("openai_threads")
+    _, trace, _ = speak(server, SPEECH, input=SHORT, response_format=response_format)
+    assert trace.value(semconv.FIRST_AUDIO_LATENCY) is not None
+    assert (trace.value(semconv.UNDERRUNS) is None) == (response_format == "sse")
+
+
+@pytest.mark.parametrize("where", ["to_thread", "executor", "event_loop"])
+def test_collected(running: Start, where: str) -> None:
+    """Everything in one body: first audio is that body. Only a generation on the event loop blocks it."""
+    server = running("openai_collected", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="threading")
+    answer, trace, counts = speak(server, SPEECH, input=SHORT, voice=VOICES[1], where=where)
+    assert_told(trace, counts, SHORT, (len(answer.body) - WAV_HEADER) / 48_000)
+    blocked = trace.value(semconv.EVENT_LOOP_BLOCKED)
+    generated = trace.one(semconv.GENERATE)
+    if where == "event_loop":
+        assert blocked == pytest.approx((generated.end - generated.start) / 1e9, rel=0.01)
+    else:
+        assert blocked is None
+
+
+def test_a_generation_without_a_link_stands_alone(running: Start) -> None:
+    """Nothing that the request made reaches the model: no guess. The generation is counted by itself, and as unlinked."""
+    environment = {
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "threading"
+    }  # which would take the context into the executor
+    server = running("openai_collected", **environment)
+    answer = post(server.port, SPEECH, input=SHORT, where="all_in_executor")
+    assert answer.status == 200
+    server.sink.wait(lambda: total(server.sink, semconv.DROPPED, what="links", reason="no_object") == 1)
+    assert not [each for each in server.sink.spans(answer.trace_id) if each.name == semconv.SYNTHESIZE.name]
+
+
+def test_a_queue_to_a_worker_thread(running: Start) -> None:
+    """The worker was there before the request; the AudioStreamer that it is given says whose work it does. A form is private too."""
+    server = running("queue_worker")
+    before = server.counts()
+    payload = urllib.parse.urlencode({"text": SHORT}).encode()
+    answer = asyncio.run(ask(server.port, f"/speak/{VOICES[0]}", payload, "application/x-www-form-urlencoded"))
+    trace = seen(server.sink, answer)
+    counts = {name: count - before.get(name, 0) for name, count in server.counts().items()}
+    assert_told(trace, counts, SHORT, len(answer.body) / 48_000)
+
+
+@pytest.mark.parametrize("shape", ["openai_threads", "queue_worker"])
+def test_interleaved_requests_are_not_crossed(running: Start, shape: str) -> None:
+    """Twenty at once, each of another length: every trace has its own text's length and frames."""
+    server = running(shape)
+    texts = [SHORT + " " * 0 + "x" * (4 * number) for number in range(20)]
+
+    async def all_at_once() -> list[Answer]:
+        if shape == "queue_worker":
+            form = "application/x-www-form-urlencoded"
+            asked = (
+                ask(server.port, f"/speak/{VOICES[0]}", urllib.parse.urlencode({"text": text}).encode(), form)
+                for text in texts
+            )
+        else:
+            asked = (ask(server.port, SPEECH, json.dumps({"input": text}).encode()) for text in texts)
+        return await asyncio.gather(*asked)
+
+    for text, answer in zip(texts, asyncio.run(all_at_once()), strict=True):
+        trace = seen(server.sink, answer)
+        assert trace.value(semconv.TEXT_LENGTH) == len(text)
+        header = WAV_HEADER if shape == "openai_threads" else 0
+        assert trace.value(semconv.AUDIO_DURATION) == pytest.approx((len(answer.body) - header) / 48_000)
+        assert len({each.parent_id for each in trace.all(semconv.FRAME)}) == 1
+    assert total(server.sink, semconv.DROPPED, what="links") == 0
+
+
+@pytest.mark.parametrize(("voice", "code", "error"), [("nobody", 404, "http_404"), ("crowd", 429, "busy")])
+def test_a_refusal_on_a_speech_route_is_rejected(running: Start, voice: str, code: int, error: str) -> None:
+    """It is counted, without a generation and outside the objectives."""
+    server = running("openai_threads")
+    answer = post(server.port, SPEECH, input=SHORT, voice=voice)
+    assert answer.status == code
+    trace = seen(server.sink, answer)
+    assert (trace.value(semconv.STATUS), trace.value(semconv.ERROR_TYPE)) == (Status.REJECTED, error)
+    assert not trace.all(semconv.GENERATE)
+
+
+def test_a_failed_generation_is_an_error(running: Start) -> None:
+    """The answer has begun, so its status stays 200; the trace says what was raised."""
+    server = running("openai_threads")
+    answer = post(server.port, SPEECH, input=SHORT, voice="zz-Broken_man")
+    trace = seen(server.sink, answer)
+    assert (trace.value(semconv.STATUS), trace.value(semconv.ERROR_TYPE)) == (Status.ERROR, "KeyError")
+
+
+def test_a_listener_who_leaves_is_cancelled(running: Start) -> None:
+    """Hanging up in the middle of the body."""
+    server = running("openai_threads")
+    answer = post(server.port, SPEECH, leave_after=20_000, input=MEDIUM * 2)
+    trace = seen(server.sink, answer)
+    assert trace.value(semconv.STATUS) == Status.CANCELLED
+    assert trace.value(semconv.AFTER_DISCONNECT_DURATION) is not None
+
+
+def test_what_is_not_speech_counts_nothing(running: Start) -> None:
+    """A health check and an unknown path leave no request, whatever they answer."""
+    server = running("openai_threads")
+    speak(server, SPEECH, input=SHORT)
+    before = total(server.sink, semconv.REQUESTS)
+    answers = [post(server.port, path) for path in ("/health", "/nothing", "/v1/models")]
+    assert [answer.status for answer in answers] == [405, 404, 404]
+    speak(server, SPEECH, input=SHORT)
+    server.sink.wait(lambda: total(server.sink, semconv.REQUESTS) > before)
+    assert total(server.sink, semconv.REQUESTS) == before + 1
+    assert not any(
+        each.name == semconv.SYNTHESIZE.name for answer in answers for each in server.sink.spans(answer.trace_id)
+    )
+
+
+def test_a_loop_over_sentences(running: Start) -> None:
+    """Three sentences, three generations, one request; the factor is their time over the model's seconds, at 48 kHz too."""
+    server = running("sentences")
+    text = "One sentence. And another one. The third ends it."
+    answer, trace, counts = speak(server, SPEECH, input=text, voice=VOICES[0])
+    generations = trace.all(semconv.GENERATE)
+    assert len(generations) == counts["generate"] == 3
+    assert trace.value(semconv.AUDIO_DURATION) == pytest.approx((len(answer.body) - WAV_HEADER) / 96_000)
+    spent = sum(each.end - each.start for each in generations) / 1e9
+    assert trace.value(semconv.REAL_TIME_FACTOR) == pytest.approx(spent / trace.value(semconv.AUDIO_DURATION), rel=1e-3)
+    assert len(trace.all(semconv.FRAME)) == counts["sample_speech_tokens"]
+    assert trace.value(semconv.VOICE) == VOICES[0], server.log
+    for frame in trace.all(semconv.FRAME):
+        assert any(each.span_id == frame.parent_id and each.start <= frame.start for each in generations)
