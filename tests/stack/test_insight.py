@@ -70,6 +70,8 @@ WORLDS = {
     "restarted": (Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, hours=3, restart_at=0.5), 1),
     "stable": (dataclasses.replace(PAIR, instance="stable:9464"), 1),
     "canary": (dataclasses.replace(PAIR, settings=SLOWER, instance="canary:9464"), 2),
+    "old": (dataclasses.replace(PAIR, instance="old:9464"), 3),
+    "new": (dataclasses.replace(PAIR, settings=SLOWER, instance="new:9464"), 4),
     "large": (dataclasses.replace(MEMORY, limit=80.0, memory_base=10.0, slots=64, instance="two:9464"), 5),
 }
 
@@ -103,9 +105,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 values[-240:] = math.nan
     end = float(next(iter(scrapes.values())).times[-1])
     everything = Scrapes(gone.times)
+    _upgrade(scrapes["old"], scrapes["new"])
     for name, version in VERSIONS.items():
         info = {"job": "vibevoice", "instance": WORLDS[name][0].instance, "service_version": version}
         everything.put("target_info", {**info, "environment": name}, np.ones_like(gone.times))
+    half = len(gone.times) // 2
+    for name, part in (("old", slice(None, half)), ("new", slice(half, None))):
+        there = np.full_like(gone.times, np.nan)
+        there[part] = 1
+        info = {"job": "upgraded", "instance": WORLDS[name][0].instance, "service_version": f"{name}-version"}
+        everything.put("target_info", {**info, "environment": name}, there)
     for name, world in scrapes.items():
         for series, rows in world.series.items():
             for labels, values in rows.items():
@@ -124,6 +133,18 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     text.unlink()
     with Prometheus(folder) as server:
         yield Filled(server.url, end, scrapes)
+
+
+def _upgrade(old: Scrapes, new: Scrapes) -> None:
+    """Halfway one process goes and another one comes, which counts from zero; both are of one job."""
+    half = len(old.times) // 2
+    for scrapes, gone in ((old, slice(half, None)), (new, slice(None, half))):
+        for rows in scrapes.series.values():
+            for labels in list(rows):
+                values = rows.pop(labels)
+                values = values - np.nan_to_num(values[half - 1]) if scrapes is new else values
+                values[gone] = np.nan
+                rows[tuple(sorted({**dict(labels), "job": "upgraded"}.items()))] = values
 
 
 def test_both_ways_to_the_same_scrapes_agree(filled: Filled) -> None:
@@ -267,6 +288,23 @@ def test_two_versions_are_compared(filled: Filled, capsys: pytest.CaptureFixture
     assert cli.main(["compare", *by_time, *where[:2], "--json"]) in {0, cli.CANNOT_BE_TOLD}
     before = json.loads(capsys.readouterr().out)
     assert before["origin_a"]["end"] == pytest.approx(filled.end - 3600)
+
+
+def test_changes_are_found_and_compared(filled: Filled, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new version that came up halfway, with first audio 10 % slower: when, what, and what moved."""
+    where = ["--prometheus", filled.url, "--window", "181m", "--at", str(filled.end), "--match", "job=upgraded"]
+    assert cli.main(["changes", "--json", *where]) == 0
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert (change["label"], change["before"], change["after"]) == ("service_version", "old-version", "new-version")
+    assert change["time"] == pytest.approx(filled.end - 1.5 * 3600, abs=60)
+    moved = {each["name"]: each["verdict"] for each in change["comparison"]["answers"]}
+    assert moved["first audio, median"] == "worse"
+    assert cli.main(["changes", *where]) == 0
+    shown = capsys.readouterr().out
+    assert "service_version old-version -> new-version" in shown
+    assert "first audio, median" in shown
+    assert cli.main(["changes", "--json", *where[:-2], "--match", "job=vibevoice"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"] == []
 
 
 @pytest.mark.parametrize(

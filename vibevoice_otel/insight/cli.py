@@ -1,4 +1,4 @@
-"""``vibevoice-otel insight``: capacity, voices, recommend, compare."""
+"""``vibevoice-otel insight``: capacity, voices, recommend, compare, changes."""
 
 from __future__ import annotations
 
@@ -84,6 +84,13 @@ def _ask(arguments: argparse.Namespace) -> Any:
     if arguments.question == "compare":
         return _compare(arguments)
     source = _source(arguments)
+    if arguments.question == "changes":
+        from vibevoice_otel.insight.compare.changes import changes
+
+        def opened(window: float, end: float, of: dict[str, str]) -> Source:
+            return _source(arguments, Span(end - window, end, ""), of)
+
+        return changes(source, opened, margin=arguments.margin)
     if arguments.question == "capacity":
         from vibevoice_otel.insight.capacities import capacity
 
@@ -305,7 +312,9 @@ def _parser() -> argparse.ArgumentParser:
         "--slo", metavar="SECONDS", type=_seconds, default=default, help=f"first-audio objective (default {default:g})"
     )
 
-    questions = parser.add_subparsers(dest="question", required=True, metavar="{capacity,voices,recommend,compare}")
+    questions = parser.add_subparsers(
+        dest="question", required=True, metavar="{capacity,voices,recommend,compare,changes}"
+    )
     capacity = questions.add_parser(
         "capacity", parents=[shared], help="how many streams a card holds, and what stops it first"
     )
@@ -346,9 +355,13 @@ def _parser() -> argparse.ArgumentParser:
             help="its label, such as service_version=1.2 or environment=canary; any label of the series, of target_info or "
             "of vibevoice_build_info; repeatable",
         )  # fmt: skip
-    compare.add_argument(
-        "--margin", metavar="SHARE", type=_share, default=0.03, help="a change that does not matter (default 3%%)"
+    changes = questions.add_parser(
+        "changes", parents=[shared], help="new versions, models and drivers within the window, and what moved at each"
     )
+    for each in (compare, changes):
+        each.add_argument(
+            "--margin", metavar="SHARE", type=_share, default=0.03, help="a change that does not matter (default 3%%)"
+        )
     return parser
 
 

@@ -39,8 +39,10 @@ def save(report: CapacityReport | VoicesReport | Recommendation | Comparison, pa
         _voices(report, figure)
     elif isinstance(report, Comparison):
         _comparison(report, figure)
-    else:
+    elif isinstance(report, Recommendation):
         _recommendation(report, figure)
+    else:
+        raise ValueError("--plot: of changes there is no picture; compare draws one change")  # noqa: TRY004
     figure.savefig(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from datetime import datetime, timezone
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer, LimitAnswer
+from vibevoice_otel.insight.compare.changes import Changes
 from vibevoice_otel.insight.compare.figures import shown
 from vibevoice_otel.insight.compare.report import Answer, Comparison, VoiceAnswer
 from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
@@ -21,7 +23,7 @@ _VERDICT = {"yes": "bold green", "no": "bold red"}
 _NONE = "–"
 
 
-def show(report: CapacityReport | VoicesReport | Recommendation | Comparison, console: Console) -> None:
+def show(report: CapacityReport | VoicesReport | Recommendation | Comparison | Changes, console: Console) -> None:
     """Print one report."""
     if isinstance(report, CapacityReport):
         _capacity(report, console)
@@ -29,6 +31,8 @@ def show(report: CapacityReport | VoicesReport | Recommendation | Comparison, co
         _voices(report, console)
     elif isinstance(report, Comparison):
         _comparison(report, console)
+    elif isinstance(report, Changes):
+        _changes(report, console)
     else:
         _recommendation(report, console)
 
@@ -311,3 +315,29 @@ def _answered(answer: Answer | VoiceAnswer) -> tuple[str | Text, ...]:
     change = f"{found.change * 100:+{digits}}{points or ' %'}"
     bounds = f"{found.low * 100:+{digits}} .. {found.high * 100:+{digits}}"
     return answer.name, shown(found.a, answer.unit), shown(found.b, answer.unit), change, bounds, verdict
+
+
+def _changes(report: Changes, console: Console) -> None:
+    console.print(Text(f"Changes, from {report.origin.describe()}", style="dim"))
+    for change in report.changes:
+        when = datetime.fromtimestamp(change.time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        console.print(Text(f"{when}  {change.job}: {change.label} {change.before} -> {change.after}", style="bold"))
+        if change.comparison is None:
+            console.print(Text("  too close to another change, or to the window's end, to compare", style="dim"))
+            continue
+        moved = [each for each in change.comparison.answers if each.verdict in {"worse", "better"}]
+        if not moved and not change.comparison.voices:
+            console.print(
+                Text(f"  nothing moved that can be told; all in all: {change.comparison.verdict}", style="dim")
+            )
+            continue
+        table = _table("figure", "before", "after", "change", "interval", "verdict")
+        for answer in moved:
+            table.add_row(*_answered(answer))
+        for voice in change.comparison.voices:
+            name, *rest = _answered(voice)
+            table.add_row(f"{name}, {voice.voice}", *rest)
+        console.print(table)
+    if not report.changes and not report.notes:
+        console.print(Text("Nothing that is watched has changed.", style="dim"))
+    _notes(console, report.notes)
