@@ -71,8 +71,8 @@ test-sdks: $(VENV)/.test ## what leans on the SDK's insides, with the oldest and
 soak: $(VENV)/.test ## the long reliability tests: two minutes of outage, thousands of listeners, an hour at 50 streams
 	$(BIN)/python -m pytest -m soak tests/reliability -s $(ARGS)
 
-gpu: $(VENV)/.test ## on a machine with a CUDA device: tests/gpu, and the figures of docs/gpu.md (ARGS are the benchmark's)
-	@failed=0; $(BIN)/python -m pytest tests/gpu || failed=1; $(BIN)/python -m benchmarks.gpu $(ARGS) || failed=1; exit $$failed
+gpu: $(VENV)/.test ## on a machine with a CUDA device: tests/gpu and the figures of docs/gpu.md, to out/gpu (ARGS are benchmarks.gpu's)
+	@PYTHON=$(abspath $(BIN))/python ARGS="$(or $(ARGS),--frames 8 --rounds 3)" tools/gpu_card.sh
 
 audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and the licence of everything installed
 	@$(BIN)/python tools/licences.py

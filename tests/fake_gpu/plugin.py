@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.fake_gpu.device import FakeGpu
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.device.interface import Memory
+from vibevoice_otel.recording.device.interface import Kernels, Memory
 
 #: Path of the JSON file that holds the card's memory; read at each look, so a test can change it meanwhile.
 MEMORY = "FAKE_GPU_MEMORY"
@@ -48,11 +50,25 @@ def memory() -> Memory:
     return Memory(**json.loads(Path(os.environ[MEMORY]).read_text()))
 
 
+class LiveProfiler:
+    """Sees a kernel in the first quarter of each millisecond."""
+
+    def start(self) -> None:
+        self.began = time.time_ns()
+
+    def stop(self) -> Callable[[], Kernels]:
+        began, ended = self.began, time.time_ns()
+        return lambda: [(at, at + 250_000) for at in range(began, ended, 1_000_000)]
+
+
 class LiveGpu(FakeGpu):
     """The fake on the process's own clock; the model computes on the CPU, so the card has passed each event a launch later."""
 
     def memory(self) -> Memory:
         return memory()
+
+    def profiler(self) -> LiveProfiler:  # type: ignore[override]
+        return LiveProfiler()
 
     def allocated(self) -> int:
         return memory().allocated

@@ -14,9 +14,11 @@ import pytest
 import torch
 from transformers.models.vibevoice.generation_vibevoice import VibeVoiceGenerationMixin
 
+from benchmarks import card as card_benchmark
 from benchmarks import gpu
 from benchmarks.gpu import Subject
 from vibevoice_otel import semconv
+from vibevoice_otel.metrics import nvml
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device import StreamNotes
@@ -299,3 +301,27 @@ def test_out_of_memory_is_told_on_the_span(subject: Subject) -> None:
     assert [op.error_type for op in failed] == ["OutOfMemoryError"]
     assert failed[0].attributes[semconv.MEMORY_OOMS.key] >= 1  # type: ignore[operator]
     assert failed[0].attributes[semconv.MEMORY_LIMIT.key] > 0  # type: ignore[operator]
+
+
+def test_a_sample_tells_the_kernels_share(subject: Subject) -> None:
+    """One frame under torch's profiler: shares between nothing and all, what it cost, and every other frame as ever."""
+    found, _ = card_benchmark.sampled(subject, 5)
+    assert 0 < found["share_frame"] <= 1
+    assert 0 < found["share_steps"] <= 1
+    assert 0 < found["sample_cost"] < 30
+    with gpu.observed() as kept:
+        subject.speak(3)
+    assert all("share_frame" not in block.measures for batch in kept.batches for block in batch.blocks)
+
+
+def test_nvml_knows_torchs_card() -> None:
+    """By its UUID; it draws some watts, and computes for one process at least."""
+    pytest.importorskip("pynvml")
+    torch.zeros(1, device="cuda")
+    found = nvml.Cards()()
+    if not found:
+        pytest.skip("NVML tells nothing here (no library in this container)")
+    ((labels, reading),) = found[:1]
+    own = str(torch.cuda.get_device_properties(0).uuid).removeprefix("GPU-")
+    assert labels["hw.id"].removeprefix("GPU-").removeprefix("MIG-") == own
+    assert reading.values

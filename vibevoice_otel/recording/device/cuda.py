@@ -125,8 +125,9 @@ class CudaDevice:
 
     def hardware(self) -> tuple[str | None, str | None]:
         told = self._cuda.get_device_properties(self._index)
-        uuid, bus = getattr(told, "uuid", None), getattr(told, "pci_bus_id", None)
-        place = f"{told.pci_domain_id:08X}:{bus:02X}:{told.pci_device_id:02X}.0" if bus is not None else None
+        uuid = getattr(told, "uuid", None)
+        parts: list[Any] = [getattr(told, name, None) for name in ("pci_domain_id", "pci_bus_id", "pci_device_id")]
+        place = "{:08X}:{:02X}:{:02X}.0".format(*parts) if None not in parts else None
         return str(uuid).removeprefix("GPU-").removeprefix("MIG-") if uuid is not None else None, place
 
     def stream(self) -> Stream:

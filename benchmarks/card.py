@@ -1,0 +1,441 @@
+"""Who is the limit, on a real card: each case made on purpose, the sampled truth and its cost, NVML, and 1, 2 and 4 processes.
+
+Run by ``python -m benchmarks.card``; tools/gpu_card.sh runs it with the rest. What one part cannot do is said in its place, and the others
+go on: a card is rarely to be had.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from benchmarks import gpu, harness
+from benchmarks.gpu import Subject
+from vibevoice_otel import semconv
+from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.metrics import nvml
+from vibevoice_otel.recording.device.interface import Device
+from vibevoice_otel.recording.device.limits import verdict
+from vibevoice_otel.recording.device.profile import Sample, Sampler, Taken
+from vibevoice_otel.recording.timeline import Timeline
+from vibevoice_otel.semconv import SAMPLE_RATE_HZ, Limit
+
+#: For so long the card sleeps in each step where it is made the slow one.
+SLOW_MS = 60.0
+FRAME_AUDIO_SECONDS = 3200 / SAMPLE_RATE_HZ
+PROCESSES = (1, 2, 4)
+ROUND_SECONDS = 8.0
+Row = list[str | float | None]
+#: Starts another process of this module; what it shall do is added.
+WORKER = (sys.executable, "-m", "benchmarks.card", "--worker")
+
+
+@contextmanager
+def slowed(milliseconds: float) -> Iterator[None]:
+    """Within, each step keeps the card for so much longer. To be entered before ``observed``, whose hooks must come after."""
+    import diffusers
+    import torch
+
+    scheduler = diffusers.DPMSolverMultistepScheduler
+    before = scheduler.__dict__["step"]
+    sleep = gpu.cycles(milliseconds)
+
+    @functools.wraps(before)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = before(*args, **kwargs)
+        torch.cuda._sleep(sleep)
+        return result
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        scheduler.step = before
+
+
+@contextmanager
+def worker(*what: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process of this module, which has said that it is ready; ended with the block."""
+    process = subprocess.Popen([*WORKER, *what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answer(process: subprocess.Popen[str]) -> list[str]:
+    """The worker's next line, past whatever its libraries print, in words."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("worker "):
+            return line.split()[1:]
+    raise RuntimeError("the other process ended")
+
+
+def ask(process: subprocess.Popen[str], command: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(command + "\n")
+    process.stdin.flush()
+
+
+# ------------------------------------------------------------------------------------------------------- who is the limit
+
+
+def limits(subject: Subject, frames: int, streams: int = 1) -> dict[str, float]:
+    """Seconds by limit of ``streams`` generations at once."""
+    with gpu.observed() as kept:
+        with ThreadPoolExecutor(streams) as pool:
+            for each in [pool.submit(subject.speak, frames, seed) for seed in range(streams)]:
+                each.result()
+        recorder = VibeVoiceInstrumentor().recorder
+        assert recorder is not None
+        recorder.flush(60)
+        return kept.limits()
+
+
+def cases(subject: Subject, frames: int, slow_ms: float) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
+    """Each case on purpose, and the word that it gets; what a card slowed by a known time costs beside what its waiting says."""
+    rows: list[Row] = []
+    goals: list[harness.Goal] = []
+    raw: dict[str, Any] = {}
+
+    def judge(name: str, seconds: dict[str, float], word: Limit) -> None:
+        told = dict(seconds)
+        error = told.pop("error")
+        total, found = sum(told.values()), verdict(told, error)
+        wait = told["card"] + told["other_process"]
+        rows.append(
+            [
+                f"{name}: the most that a faster card could save",
+                f"{wait / total:.1%}",
+                f"+- {error / total:.1%} of {total:.1f} s",
+            ]
+        )
+        parts = ", ".join(f"{limit} {amount / total:.0%}" for limit, amount in told.items() if amount > total / 200)
+        goals.append(harness.Goal(f"{name}: {word.words}", found is word, f"{found.words} ({parts})"))
+        raw[name] = seconds
+
+    as_it_runs = limits(subject, 3 * frames)
+    judge("as the model runs", as_it_runs, Limit.CORE)
+    with slowed(slow_ms):
+        slow = limits(subject, frames)
+        judge(f"{slow_ms:.0f} ms of card in each step", slow, Limit.CARD)
+        with worker("burn") as other:
+            answer(other)
+            judge("the same, and another process on the card", limits(subject, frames), Limit.OTHER_PROCESS)
+    judge("four streams in this process", limits(subject, frames, streams=4), Limit.LOCK)
+    per_frame = [
+        sum(value for name, value in seconds.items() if name != "error") / n
+        for seconds, n in ((as_it_runs, 3 * frames), (slow, frames))
+    ]
+    saved, bound = per_frame[1] - per_frame[0], (slow["card"] + slow["other_process"] + slow["error"]) / frames
+    goals.append(
+        harness.Goal(
+            "a faster card saves at most what the waiting says", saved <= bound * 1.02,
+            f"without the {slow_ms:.0f} ms a step a frame took {saved * 1e3:.0f} ms less, and the bound was {bound * 1e3:.0f}",
+        )
+    )  # fmt: skip
+    return rows, goals, raw
+
+
+# ------------------------------------------------------------------------------------------------------------- the sample
+
+
+class Once(Sampler):
+    """Samples one frame of the next generation, and of no other, whoever else speaks."""
+
+    def __init__(self) -> None:
+        super().__init__(None, lambda: 1)
+        self.armed = True
+
+    def of(self, timeline: Timeline, device: Device, placed: dict[int, Taken | None]) -> Sample | None:
+        if not self.armed:
+            return None
+        self.armed = False
+        timeline.profiled = True
+        return Sample(device, lambda: True, placed)
+
+
+def sampled(subject: Subject, frames: int, streams: int = 1) -> tuple[dict[str, float], list[float]]:
+    """(what a sampled frame tells, seconds of the frames of the streams that were not sampled)."""
+    with gpu.observed() as kept:
+        recorder = VibeVoiceInstrumentor().recorder
+        assert recorder is not None
+        recorder.sampler = Once()
+        with ThreadPoolExecutor(streams) as pool:
+            for each in [pool.submit(subject.speak, frames, seed) for seed in range(streams)]:
+                each.result()
+        recorder.flush(60)
+        blocks = [block for batch in kept.batches for block in batch.blocks if block.span is semconv.FRAME]
+    found: dict[str, float] = {}
+    others: list[float] = []
+    for block in blocks:
+        own = {name: float(np.nanmax(block.measures[name])) for name in semconv.KERNEL_SHARES if name in block.measures}
+        found.update(own)
+        if not own:
+            others += block.seconds.tolist()
+    return found, others
+
+
+def sample(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
+    """What the sample finds beside the whole trace, what it costs, and the worst gap of a stream beside it."""
+    first, _ = sampled(subject, frames)
+    later = [sampled(subject, frames)[0] for _ in range(3)]
+    if not first or not all(later):
+        raise RuntimeError("no sample was taken: has torch's profiler access to the card (CUPTI)?")
+    truth = [each for each in gpu.truths(gpu.profiled(subject, frames)) if each is not None]
+    _, quiet = sampled_beside(subject, frames, sample=False)
+    beside, disturbed = sampled_beside(subject, frames, sample=True)
+    steps = statistics.median(each["share_steps"] for each in later)
+    rows: list[Row] = [
+        ["kernels at work, of a frame", f"{statistics.median(each['share_frame'] for each in later):.1%}", None],
+        ["kernels at work, of its steps", f"{steps:.1%}", None],
+        [
+            "kernels at work, of its passes",
+            f"{statistics.median(each.get('share_passes', 0.0) for each in later):.1%}",
+            None,
+        ],
+        [
+            "kernels at work, of its decode",
+            f"{statistics.median(each.get('share_decode', 0.0) for each in later):.1%}",
+            None,
+        ],
+        ["the first sample's start and stop, ms", first["sample_cost"] * 1e3, None],
+        ["a later sample's start and stop, ms", statistics.median(each["sample_cost"] for each in later) * 1e3, None],
+        ["reading a sample, ms", statistics.median(each["sample_read"] for each in later) * 1e3, None],
+        [
+            "longest frame of a stream beside another, ms",
+            max(quiet) * 1e3,
+            f"median {statistics.median(quiet) * 1e3:.0f}",
+        ],
+        [
+            "longest frame of a stream beside a sampled one, ms",
+            max(disturbed) * 1e3,
+            f"median {statistics.median(disturbed) * 1e3:.0f}",
+        ],
+    ]
+    whole = sum(each.busy for each in truth) / sum(each.interval for each in truth)
+    goals = [
+        harness.Goal(
+            "the sample's share of the steps is that of a whole trace of CPU and card", 0.5 * whole <= steps <= 2 * whole + 0.02,
+            f"{steps:.1%} sampled, {whole:.1%} in the trace, whose recording of the CPU's calls slows the host",
+        )
+    ]  # fmt: skip
+    return rows, goals, {"first": first, "later": later, "quiet_s": quiet, "disturbed_s": disturbed, "beside": beside}
+
+
+def sampled_beside(subject: Subject, frames: int, *, sample: bool) -> tuple[dict[str, float], list[float]]:
+    """Two streams at once, one of them sampled or none."""
+    if sample:
+        return sampled(subject, frames, streams=2)
+    with gpu.observed() as kept:
+        with ThreadPoolExecutor(2) as pool:
+            for each in [pool.submit(subject.speak, frames, seed) for seed in range(2)]:
+                each.result()
+        recorder = VibeVoiceInstrumentor().recorder
+        assert recorder is not None
+        recorder.flush(60)
+        return {}, [
+            seconds
+            for batch in kept.batches
+            for block in batch.blocks
+            if block.span is semconv.FRAME
+            for seconds in block.seconds.tolist()
+        ]
+
+
+# ------------------------------------------------------------------------------------------------------------------- NVML
+
+
+def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
+    """What NVML tells before and after a generation, under the card's UUID."""
+    cards = nvml.Cards()
+    began = time.perf_counter()
+    before = cards()
+    first = time.perf_counter() - began
+    if not before:
+        raise RuntimeError("NVML told nothing: no binding, no library, or no such card")
+    at, powers = time.monotonic(), []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.25):
+            powers.extend(reading.values.get(semconv.HW_POWER, float("nan")) for _, reading in cards())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        subject.speak(frames)
+    finally:
+        stop.set()
+        watching.join()
+    time.sleep(nvml.FRESH)
+    began = time.perf_counter()
+    ((labels, after),) = cards()
+    look, seconds = time.perf_counter() - began, time.monotonic() - at
+    rows: list[Row] = [[f"NVML, {metric.name}", value, metric.unit] for metric, value in after.values.items()]
+    rows += [[f"NVML, clock {name}, MHz", value / 1e6, None] for name, value in after.clocks.items()]
+    rows += [["NVML, the first look, ms", first * 1e3, None], ["NVML, a look, ms", look * 1e3, None]]
+    goals = [
+        harness.Goal(
+            "NVML finds torch's card by its UUID", labels["hw.id"].startswith(("GPU-", "MIG-")), labels["hw.id"]
+        )
+    ]
+    drawn = after.values.get(semconv.HW_ENERGY, 0.0) - before[0][1].values.get(semconv.HW_ENERGY, 0.0)
+    if drawn > 0 and powers:
+        by_power = statistics.fmean(powers) * seconds
+        rows.append(
+            ["joules a second of audio", drawn / (frames * FRAME_AUDIO_SECONDS), f"{drawn:.0f} J in {seconds:.1f} s"]
+        )
+        goals.append(
+            harness.Goal(
+                "energy is power times time, within 15 %",
+                abs(drawn / by_power - 1) < 0.15,
+                f"{drawn:.0f} J counted, {by_power:.0f} J by power",
+            )
+        )
+    raw = {"labels": labels, "throttled": after.throttled, "errors": after.errors, "power_w": powers}
+    return rows, goals, raw
+
+
+# -------------------------------------------------------------------------------------------------------------- processes
+
+
+def processes(share: float | None, seconds: float) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
+    """Frames a second of 1, 2 and 4 processes with one stream each, beside what the kernels' share allows."""
+    rates: dict[int, list[float]] = {}
+    workers = [worker("speak") for _ in range(max(PROCESSES))]
+    started: list[subprocess.Popen[str]] = []
+    try:
+        started = [each.__enter__() for each in workers]
+        for each in started:
+            answer(each)
+        for count in PROCESSES:
+            for each in started[:count]:
+                ask(each, f"go {seconds}")
+            told = [answer(each) for each in started[:count]]
+            rates[count] = [int(frames) / float(taken) for _, frames, taken in told]
+    finally:
+        for each in workers:
+            each.__exit__(None, None, None)
+    one = sum(rates[1])
+    rows: list[Row] = []
+    goals: list[harness.Goal] = []
+    for count, each in rates.items():
+        rows.append(
+            [
+                f"{count} processes, frames a second",
+                sum(each),
+                f"{sum(each) / one:.2f} x one; each {min(each):.2f} .. {max(each):.2f}",
+            ]
+        )
+    if share:
+        rows.append(
+            ["processes that the kernels would carry, at most", 1 / share, f"kernels at work in {share:.1%} of a frame"]
+        )
+        for count in PROCESSES[1:]:
+            most = min(count, 1 / share) * 1.1
+            goals.append(
+                harness.Goal(
+                    f"{count} processes make at most what the kernels' share allows", sum(rates[count]) <= most * one,
+                    f"{sum(rates[count]) / one:.2f} x one process, allowed {most:.2f} (a tenth for the rounds' own spread)",
+                )
+            )  # fmt: skip
+    return rows, goals, {"frames_per_second": rates}
+
+
+def serve_worker(what: str, build: Callable[[], Subject]) -> None:
+    """A worker's life. It says ``worker ready``; ``speak`` then answers each ``go SECONDS`` with the frames that it made."""
+    import torch
+
+    if what == "burn":
+        matrix = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+        print("worker ready", flush=True)
+        while True:
+            for _ in range(200):
+                matrix = (matrix @ matrix).clamp(-1, 1)
+            torch.cuda.synchronize()
+    subject = build()
+    subject.speak(4)
+    print("worker ready", flush=True)
+    for line in sys.stdin:
+        seconds = float(line.split()[1])
+        began, frames = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            subject.speak(4)
+            frames += 4
+        print(f"worker done {frames} {time.perf_counter() - began:.3f}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------- main
+
+
+def build() -> Subject:
+    import torch
+
+    return Subject.build("cuda", tiny=torch.cuda.mem_get_info(0)[0] < gpu.NEEDED_BYTES)
+
+
+def main() -> None:
+    import torch
+
+    if sys.argv[1:2] == ["--worker"]:
+        serve_worker(sys.argv[2], build)
+        return
+    options = harness.arguments(__doc__ or "", frames=8)
+    missing = gpu.no_card()
+    if missing is not None:
+        raise SystemExit(f"benchmarks.card {missing}")
+    subject = build()
+    subject.speak(4)
+    rows: list[Row] = []
+    goals: list[harness.Goal] = []
+    notes: list[str] = []
+    raw: dict[str, Any] = {"card": torch.cuda.get_device_name(0), "model": subject.name}
+
+    def share() -> float | None:
+        later = raw.get("sample", {}).get("later")
+        return statistics.median(each["share_frame"] for each in later) if later else None
+
+    parts: dict[str, Callable[[], tuple[list[Row], list[harness.Goal], dict[str, Any]]]] = {
+        "limit": lambda: cases(subject, options.frames, SLOW_MS),
+        "sample": lambda: sample(subject, options.frames),
+        "nvml": lambda: cards(subject, options.frames),
+        "processes": lambda: processes(share(), ROUND_SECONDS),
+    }
+    for name, part in parts.items():
+        began = time.perf_counter()
+        try:
+            found = part()
+        except Exception as error:  # noqa: BLE001 - said in the report, and the other parts go on
+            traceback.print_exc()
+            notes.append(f"{name}: not done ({type(error).__name__}: {error})")
+            continue
+        rows += found[0]
+        goals += found[1]
+        raw[name] = found[2]
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        report(options, raw, rows, goals, notes)
+    report(options, raw, rows, goals, notes)
+
+
+def report(options: Any, raw: dict[str, Any], rows: list[Row], goals: list[harness.Goal], notes: list[str]) -> None:
+    """Written after each part: whatever ends the run, what was found stays."""
+    title = f"{raw['card']}, {raw['model']}, {gpu.STEPS} steps a frame"
+    harness.Report("card", title, "", ["what", "found", "beside"], rows, goals, notes, raw).write(options.out)
+
+
+if __name__ == "__main__":
+    main()
