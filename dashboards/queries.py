@@ -11,7 +11,7 @@ from typing import Final
 
 from dashboards.promql import growth, mean, ordered, quantile, series, share_above, total
 from dashboards.recording import BAD, COUNTED, FAILED, budget_left
-from dashboards.thresholds import FIRST_AUDIO, SUCCESS
+from dashboards.thresholds import CONTINUITY, FIRST_AUDIO, SUCCESS
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Metric, Status
 
@@ -127,6 +127,26 @@ DEFECTS: Final = total("kind", growth(semconv.DEFECTIVE_FRAMES, NOW, SPEAKER))
 LEADING_SILENCE: Final = quantile(0.95, semconv.LEADING_SILENCE_SECONDS, NOW, "voice", SPEAKER)
 
 
+# ---------------------------------------------------------------------------------------------------------------- listener
+def within(seconds: float, window: str, scope: str = SCOPE, by: str = "") -> str:
+    """Share of requests whose worst gap is at most so long: C50, C100, C200; exact, for the histogram has these edges."""
+    return f"1 - ({share_above(seconds, semconv.GAP, window, by, scope)})"
+
+
+CONTINUITY_LEFT: Final = f"min({budget_left(CONTINUITY)}{{{WHO}}})"
+FINISHED: Final = total("finish_reason", growth(semconv.FINISHED, NOW, SPEAKER))
+SUSPECTS: Final = total("suspect", growth(semconv.SUSPECTS, NOW, SPEAKER))
+
+
+def interval(q: float, scope: str = SPEAKER, by: str = "") -> str:
+    return quantile(q, semconv.CHUNK_INTERVAL, NOW, by, scope)
+
+
+REQUEST_BY_LENGTH: Final = quantile(0.95, semconv.REQUEST_DURATION, NOW, "text_length_range", SPEAKER)
+#: Characters for each second of audio.
+PACE: Final = f"{total('voice', growth(semconv.CHARACTERS, NOW, SPEAKER))} / {total('voice', growth(semconv.AUDIO_PRODUCED, NOW, SPEAKER))}"
+
+
 # ------------------------------------------------------------------------------------------------------------------ memory
 def memory(metric: Metric) -> str:
     return f"max by (instance, device_id) ({series(metric, SCOPE)})"
@@ -204,6 +224,7 @@ def _traces(*conditions: str) -> str:
 TRACES: Final = _traces()
 SLOW_TRACES: Final = _traces(f"span.{semconv.FIRST_AUDIO_LATENCY.key} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}")
 FAILED_TRACES: Final = _traces("status = error")
+SUSPECT_TRACES: Final = _traces(f"span.{semconv.SUSPECT.key} =~ `.+`")
 #: The diffusion steps of one request's first frame: those that its first audio waited for.
 STEPS_OF_TRACE: Final = (
     f'{{ trace:id = "${{trace}}" && name = "{semconv.FRAME.name}" && span.{semconv.FRAME_INDEX.key} = 0 }}'

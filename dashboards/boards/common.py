@@ -17,6 +17,7 @@ LATE: Final = Thresholds(GREEN, ((semconv.SLO_FIRST_AUDIO_SECONDS, RED),), line=
 SUCCESS: Final = Thresholds(RED, ((1 - limits.FAILURE_RATIO, YELLOW), (semconv.SLO_SUCCESS_RATIO, GREEN)), line=True)
 FAILURES: Final = Thresholds(GREEN, ((1 - semconv.SLO_SUCCESS_RATIO, YELLOW), (limits.FAILURE_RATIO, RED)), line=True)
 BUDGET: Final = Thresholds(RED, ((0.0, YELLOW), (0.25, GREEN)))
+CONTINUOUS: Final = Thresholds(RED, ((0.95, YELLOW), (semconv.SLO_GAP_RATIO, GREEN)), line=True)
 SLOW_SHARE: Final = Thresholds(GREEN, ((1 - semconv.SLO_FIRST_AUDIO_RATIO, RED),), line=True)
 REAL_TIME: Final = Thresholds(GREEN, ((limits.REAL_TIME, RED),), line=True)
 MEMORY: Final = Thresholds(GREEN, ((limits.GPU_MEMORY_RATIO, RED),))

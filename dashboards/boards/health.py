@@ -144,6 +144,56 @@ _SIDES = row(
     ),
 )
 
+_LISTENER = row(
+    "What the listener hears",
+    stat(
+        40,
+        "C100",
+        q.within(semconv.SLO_GAP_SECONDS, q.RANGE),
+        description=f"Share of requests whose worst gap is at most 100 ms, over the time shown. Objective: {semconv.SLO_GAP_RATIO:.0%}.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        height=7,
+        unit="percentunit",
+        thresholds=common.CONTINUOUS,
+        empty=common.IDLE,
+        decimals=2,
+    ),
+    stat(
+        41,
+        "Continuity budget left",
+        q.CONTINUITY_LEFT,
+        description=f"What is left of the {1 - semconv.SLO_GAP_RATIO:.0%} of requests that may have a gap above 100 ms in {DAYS} days; below 0 the objective is missed.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        height=7,
+        unit="percentunit",
+        thresholds=common.BUDGET,
+        empty="No requests yet, or no recording rules",
+    ),
+    series(
+        42,
+        "Share of requests without a longer gap",
+        *(Query(q.within(each, q.NOW), f"C{each * 1000:g}") for each in (0.05, 0.1, 0.2)),
+        description="C50, C100, C200: the share of requests whose worst gap is at most 50, 100, 200 ms. Falls while first audio holds: audio is made or delivered more slowly than it is played.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        height=7,
+        unit="percentunit",
+        thresholds=common.CONTINUOUS,
+        empty=common.IDLE,
+        bottom=None,
+        top=1.0,
+    ),
+    series(
+        43,
+        "Interval between sends",
+        *(Query(q.interval(each, q.SCOPE), f"P{each * 100:g}", exemplars=each == 0.99) for each in (0.5, 0.95, 0.99)),
+        description="From one send that carries audio to the next, of all requests.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        height=7,
+        unit="s",
+        empty=common.IDLE,
+    ),
+)
+
 _LOAD = row(
     "Load",
     series(
@@ -238,5 +288,5 @@ HEALTH = Board(
     title="VibeVoice / Health",
     description="Success and first-audio latency side by side: success drops while latency holds - look at the voices; latency climbs while success "
     "holds - look at the engine (Root cause).",
-    rows=(_FIGURES, _SIDES, _LOAD, _PIPELINE),
+    rows=(_FIGURES, _SIDES, _LISTENER, _LOAD, _PIPELINE),
 )

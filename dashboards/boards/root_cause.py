@@ -6,7 +6,7 @@ from typing import Any
 
 from dashboards import queries as q
 from dashboards.boards import common
-from dashboards.panels import RED, YELLOW, Board, Panel, Query, colours, kept, only, row, series, table, traces
+from dashboards.panels import RED, YELLOW, Board, Panel, Query, colours, heat, kept, only, row, series, table, traces
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Part
 
@@ -179,6 +179,29 @@ _CAUSES = row(
     ),
 )
 
+_WHOLE = row(
+    "After the first audio",
+    series(
+        40,
+        "P95 end to end by text length",
+        Query(q.REQUEST_BY_LENGTH, "{{text_length_range}}", exemplars=True),
+        description="95th percentile of the time from a request's arrival to the last thing done for it, of those that succeeded.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        unit="s",
+        width=12,
+        empty=common.IDLE,
+    ),
+    heat(
+        41,
+        "Interval between sends of the chosen voices",
+        q.heat(semconv.CHUNK_INTERVAL, q.SPEAKER),
+        exemplars=True,
+        description="One band at the length of a chunk: in time. A second band above it: what stops and goes on, a drain, a garbage collection, a slow listener.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        empty=common.IDLE,
+    ),
+)
+
 _ASKED = row(
     "What was asked for",
     _parameter(20, semconv.M_CFG.key, "cfg"),
@@ -256,6 +279,6 @@ ROOT_CAUSE = Board(
     uid="vibevoice-root-cause",
     title="VibeVoice / Root cause",
     description="The first-audio latency over what can delay it. The stack says which part grew; the panels below it say why.",
-    rows=(_TIME, _CAUSES, _ASKED, _REQUESTS),
+    rows=(_TIME, _CAUSES, _ASKED, _WHOLE, _REQUESTS),
     variables=("service", "environment", "instance", "voice", "trace"),
 )

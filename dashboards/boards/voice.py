@@ -6,7 +6,23 @@ from typing import Any, Final
 
 from dashboards import queries as q
 from dashboards.boards import common
-from dashboards.panels import RED, YELLOW, Board, Override, Query, colours, heat, kept, only, row, series, table
+from dashboards.panels import (
+    BLUE,
+    GREEN,
+    PURPLE,
+    RED,
+    YELLOW,
+    Board,
+    Override,
+    Query,
+    colours,
+    heat,
+    kept,
+    only,
+    row,
+    series,
+    table,
+)
 from vibevoice_otel import semconv
 
 _ALONE: Final = (
@@ -121,6 +137,61 @@ _FIRST_AUDIO = row(
     ),
 )
 
+_LISTENER = row(
+    "How it went on, and how it ended",
+    series(
+        50,
+        "C100 by voice",
+        Query(q.within(semconv.SLO_GAP_SECONDS, q.NOW, q.SPEAKER, "voice"), "{{voice}}"),
+        description="Share of each chosen voice's requests whose worst gap is at most 100 ms.",
+        runbook="VibeVoiceContinuityBudgetBurn",
+        unit="percentunit",
+        thresholds=common.CONTINUOUS,
+        empty=common.IDLE,
+        bottom=None,
+        top=1.0,
+    ),
+    series(
+        51,
+        "P95 interval between sends",
+        Query(q.interval(0.95, q.SPEAKER, "voice"), "{{voice}}", exemplars=True),
+        description="95th percentile of the time from one send that carries audio to the next. Longer than a chunk lasts: the listener runs dry.",
+        runbook="VibeVoiceUnderruns",
+        unit="s",
+        empty=common.IDLE,
+    ),
+    series(
+        52,
+        "How speech ended",
+        Query(q.FINISHED, "{{finish_reason}}"),
+        description="eos: the model ended it. length: the length budget cut it off, though the service calls that a success. stopped: the listener left or time was over.",
+        runbook="VibeVoiceSpeechCutOff",
+        stacked=True,
+        empty=common.IDLE,
+        overrides=colours({"eos": GREEN, "length": RED, "stopped": BLUE, "error": PURPLE}),
+    ),
+    series(
+        53,
+        "Characters a second of audio",
+        Query(q.PACE, "{{voice}}"),
+        description="The voice's pace. Falls when speech loops, climbs when it is cut.",
+        runbook="VibeVoiceSpeechCutOff",
+        width=12,
+        empty=common.IDLE,
+    ),
+    series(
+        54,
+        "Suspect speech",
+        Query(q.SUSPECTS, "{{suspect}}"),
+        description="Requests far from their voice's own pace (loop, cut, pace), or with something in the audio that no listener wants (VIBEVOICE_OTEL_AUDIO_CHECKS). Empty is good.",
+        runbook="VibeVoiceSpeechCutOff",
+        width=12,
+        stacked=True,
+        traceql=q.SUSPECT_TRACES,
+        empty="No suspect speech in this time",
+    ),
+)
+
 _STEPS = row(
     "Diffusion steps",
     series(
@@ -179,6 +250,6 @@ VOICE = Board(
     uid="vibevoice-voice",
     title="VibeVoice / Voice",
     description="One voice, or some, beside all. The table ranks all voices; click one to see it alone.",
-    rows=(_VOICES, _ERRORS, _FIRST_AUDIO, _STEPS, _AUDIO),
+    rows=(_VOICES, _ERRORS, _FIRST_AUDIO, _LISTENER, _STEPS, _AUDIO),
     variables=("service", "environment", "instance", "voice"),
 )
