@@ -224,7 +224,7 @@ def _traces(*conditions: str) -> str:
 TRACES: Final = _traces()
 SLOW_TRACES: Final = _traces(f"span.{semconv.FIRST_AUDIO_LATENCY.key} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}")
 FAILED_TRACES: Final = _traces("status = error")
-SUSPECT_TRACES: Final = _traces(f"span.{semconv.SUSPECT.key} =~ `.+`")
+SUSPECT_TRACES: Final = _traces(f"span.{semconv.SUSPECT.key} != nil")
 #: The diffusion steps of one request's first frame: those that its first audio waited for.
 STEPS_OF_TRACE: Final = (
     f'{{ trace:id = "${{trace}}" && name = "{semconv.FRAME.name}" && span.{semconv.FRAME_INDEX.key} = 0 }}'
