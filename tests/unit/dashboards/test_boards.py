@@ -234,7 +234,9 @@ def test_traceql_is_well_formed(traceql: str) -> None:
     found = [each for alternatives in conditions(traceql) for each in alternatives]
     assert len(found) > 2
     for comparison in found:
-        left, operator, right = re.fullmatch(r'(\S+) (=|=~|>|!=) ("[^"]*"|`[^`]*`|[\d.]+|error|nil)', comparison).groups()  # type: ignore[union-attr]
+        left, operator, right = re.fullmatch(
+            r'(\S+) (=|=~|>|!=) ("[^"]*"|`[^`]*`|[\d.]+|error|nil)', comparison
+        ).groups()  # type: ignore[union-attr]
         assert left in known | intrinsic
         # A raw string: what Grafana escapes for a regex is no escape of a quoted string of TraceQL.
         assert (operator == "=~") is (right[0] == "`")
