@@ -132,6 +132,11 @@ class Settings:
 
     routes: tuple[str, ...] = _setting(("/stream",), _routes, "WebSocket paths that are speech requests.")
     capture_text: bool = _setting(False, _boolean, "Put the spoken text on vibevoice.synthesize. Off: it is nowhere.")
+    query_traceparent: bool = _setting(
+        False,
+        _boolean,
+        "Continue the trace that a WebSocket's URL names (?traceparent=); else only while the live page is on. A header wins.",
+    )
     websocket_spans: bool = _setting(
         False, _boolean, "Keep the FastAPI instrumentation's span for every WebSocket message."
     )

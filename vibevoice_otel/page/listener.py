@@ -23,7 +23,7 @@ from vibevoice_otel.sdk.spans import emit_root
 if TYPE_CHECKING:
     from vibevoice_otel.metrics.instruments import Instruments
     from vibevoice_otel.page.store import Kept
-    from vibevoice_otel.web.traceparent import Caller
+    from vibevoice_otel.traceparent import Caller
 
 MAX_BYTES = 4096  # of a report
 MAX_SECONDS = 3600.0

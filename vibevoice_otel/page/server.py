@@ -10,7 +10,7 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel import forking
+from vibevoice_otel import forking, traceparent
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed
@@ -18,7 +18,6 @@ from vibevoice_otel.page.guard import host_of
 from vibevoice_otel.page.listener import Listeners
 from vibevoice_otel.page.store import Store
 from vibevoice_otel.routes import SpeechRoutes
-from vibevoice_otel.web import traceparent
 from vibevoice_otel.web.ends import Scope
 
 if TYPE_CHECKING:
@@ -112,24 +111,19 @@ class LivePage:
             self._on_drop("hooks", "page_error", 1)
 
     def scope(self, scope: Scope) -> Scope:
-        """See a scope before anything else does: the page starts with the first, and a browser's traceparent becomes a header."""
+        """See a scope before the application does: the page starts with the first, and remembers whom a browser's traceparent names."""
         try:
             if self._owner != os.getpid():
                 self.start()
             if scope["type"] == "websocket":
                 if self._where is None and scope.get("server") and scope["server"][1]:
                     self._learn(scope.get("scheme", "ws"), *scope["server"])
-                if self._serving is not None and traceparent.PARAMETER in scope.get("query_string", b"").lower():
-                    return self._adopt(scope)
+                caller = traceparent.adoption.caller(scope) if self._serving is not None else None
+                if caller is not None and self._listeners is not None and scope["path"] in self._routes:
+                    self._listeners.callers.add(caller)
         except Exception:  # noqa: BLE001 - a request is served whatever the page meets
             self._on_drop("hooks", "page_error", 1)
         return scope
-
-    def _adopt(self, scope: Scope) -> Scope:
-        query, headers, caller = traceparent.adopt(scope["query_string"], scope["headers"])
-        if caller is not None and self._listeners is not None and scope["path"] in self._routes:
-            self._listeners.callers.add(caller)
-        return {**scope, "query_string": query, "headers": headers}
 
     def _configured(self) -> dict[str, Any] | None:
         scheme, _, rest = self._settings.page_service.partition("://")
@@ -213,6 +207,7 @@ class LivePage:
             self._owner = self._serving = self.port = None
             raise
         self._thread = thread
+        traceparent.adoption.begin(self)
         logger.info("the live page is at %s://%s:%d/", "https" if config.is_ssl else "http", host, self.port)
 
     def stop(self) -> None:
@@ -221,6 +216,7 @@ class LivePage:
             self._serving.should_exit = self._serving.force_exit = True
             if self._thread is not None and self._owner == os.getpid():
                 self._thread.join(3.0)
+        traceparent.adoption.end(self)
         self._serving = self._thread = self.port = None
 
 

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy import exceptions
 from vibevoice_otel.privacy.query import Redactor
+from vibevoice_otel.traceparent import adoption
 
 #: Module and class of each layer, contrib's first. FastAPI's runs in ``FastAPI.__call__``, before any middleware.
 LAYERS = (
@@ -138,8 +139,9 @@ class LayerGuard:
         true = scope.scope if isinstance(scope, Told) else scope
         try:
             hidden: dict[str, Any] = {"query_string": self._redactor.query(true["path"], true.get("query_string", b""))}
-            if not all(value.isascii() for _, value in true["headers"]):
-                hidden["headers"] = readable(true["headers"])
+            headers = adoption.headers(true)
+            if headers is not true["headers"] or not all(value.isascii() for _, value in headers):
+                hidden["headers"] = readable(headers)
         except Exception as error:  # noqa: BLE001 - the request is served, and nothing of its query is told
             self._hooks.failed("the hiding of a query string", error)
             hidden = {"query_string": b""}

@@ -13,6 +13,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline
+from vibevoice_otel.traceparent import adoption
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,7 +30,7 @@ def caller(scope: Scope, context: Context) -> Context:
     if trace.get_current_span(context).get_span_context().is_valid:
         return context
     headers: dict[str, list[str]] = {}
-    for name, value in scope.get("headers", ()):
+    for name, value in adoption.headers(scope):
         headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
     return propagate.extract(headers, context)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy.layers import is_layer
 from vibevoice_otel.recording.clock import now
+from vibevoice_otel.traceparent import adoption
 from vibevoice_otel.web.ends import Receive, Scope, Send
 from vibevoice_otel.web.middleware import ARRIVED, RequestMiddleware
 
@@ -48,6 +49,9 @@ class WebAdapter:
 
     def instrument(self) -> None:
         self.hooks.on_import("starlette.applications", self._attach)
+        if self._recorder.settings.query_traceparent:
+            adoption.begin(self)
+            self.hooks.on_undo(lambda: adoption.end(self))
 
     def uninstrument(self) -> None:
         self.hooks.undo()

@@ -19,7 +19,7 @@ from vibevoice_otel.page.listener import MAX_BYTES, Listeners
 from vibevoice_otel.page.store import Store
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
-from vibevoice_otel.web.traceparent import Caller
+from vibevoice_otel.traceparent import Caller
 
 TRACE = 0xABC
 

@@ -19,7 +19,7 @@ from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page import listener
 from vibevoice_otel.page.listener import Callers, Listeners, Report, ReportError, check
 from vibevoice_otel.page.store import Kept, Store
-from vibevoice_otel.web.traceparent import Caller
+from vibevoice_otel.traceparent import Caller
 
 NOW = 1_800_000_000.0
 

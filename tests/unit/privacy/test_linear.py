@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibevoice_otel import failures
+from vibevoice_otel import failures, traceparent
 from vibevoice_otel.page import guard
 from vibevoice_otel.privacy import exceptions, layers, logs, query
 from vibevoice_otel.recording import assembler
 from vibevoice_otel.routes import SpeechRoutes
-from vibevoice_otel.web import bearer, middleware, traceparent
+from vibevoice_otel.web import bearer, middleware
 
 REDACTOR = query.Redactor(("/stream",), lambda name: name == "en-Emma_woman")
 HIDE = logs.HideQuery(REDACTOR.query)

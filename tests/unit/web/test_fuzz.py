@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.support.pipeline import Pipeline, pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.privacy import query
+from vibevoice_otel.traceparent import adopt
 from vibevoice_otel.web.ends import baggage
-from vibevoice_otel.web.traceparent import adopt
 
 parts = st.binary(max_size=60) | st.sampled_from(
     [

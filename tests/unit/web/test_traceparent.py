@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vibevoice_otel.web.traceparent import Caller, adopt
+from vibevoice_otel.traceparent import Caller, adopt
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01".encode()
