@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
+.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -39,6 +39,10 @@ stack: $(VENV)/.service tools ## the demo service in front of the real Collector
 
 compose-smoke: $(VENV)/.service ## docker compose up, one request, its series and its trace, down again (needs Docker)
 	@$(BIN)/python -m tools.stack.compose_smoke
+
+e2e-platform: $(VENV)/.test tools ## Kubernetes' API, its autoscaler, Jaeger and VictoriaMetrics for real (the first time builds them: 12 minutes)
+	@$(PYTHON) -m tools.toolchain --platform
+	VIBEVOICE_E2E_PLATFORM=1 $(BIN)/python -m pytest tests/platform $(ARGS)
 
 dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry, docs/telemetry.md and the manifests from their sources
 	@$(BIN)/python -m dashboards

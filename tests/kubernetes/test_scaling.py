@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=production",
     "OTEL_METRIC_EXPORT_INTERVAL": "500",
     "VIBEVOICE_SERVICE_CONCURRENCY": "1",
+    "VIBEVOICE_SERVICE_TIMEOUT": "240",
     "VIBEVOICE_SERVICE_FAULTS": '{"decode_delay": 0.2}',
 }
 

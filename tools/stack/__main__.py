@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from tools.stack.alertmanager import Alertmanager
 from tools.stack.collector import Collector
+from tools.stack.jaeger import Jaeger
 from tools.stack.process import NotReadyError, Process, taken
 from tools.stack.prometheus import Prometheus
 from tools.stack.service import Service, speak
@@ -29,18 +30,19 @@ from tools.stack.tempo import Tempo
 from tools.stack.traces import TraceStore
 
 T = TypeVar("T")
+BUILD_JAEGER = "python3 -m tools.toolchain jaeger, 5 minutes"
 FIRST_AUDIO = "vibevoice_first_audio_latency_seconds_bucket"
 P95 = f"histogram_quantile(0.95, sum by (le, voice) (rate({FIRST_AUDIO}[5m])))"
 
 
 @dataclass
 class Traces:
-    """Where traces go (``endpoint``, OTLP/gRPC) and how one is looked at: ``page`` + trace id."""
+    """Where traces go (``endpoint``, OTLP/gRPC) and how one is looked at: ``page`` + trace id, or as text by ``show``."""
 
     endpoint: str
     page: str
-    api: str
     about: str
+    show: Callable[[str], str] | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,9 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="the service's (8000)")
     parser.add_argument("--prometheus-port", type=int, default=9090)
     parser.add_argument("--alertmanager-port", type=int, default=9093)
-    parser.add_argument(
-        "--traces-port", type=int, default=3200, help="the built-in trace store's page, where there is no Tempo"
-    )
+    parser.add_argument("--traces-port", type=int, default=3200, help="the trace store's, where there is no Tempo")
     parser.add_argument(
         "--interval", default=None, help="scrape interval in place of the shipped 15 s, for trying things out (1s)"
     )
@@ -108,17 +108,21 @@ def _run(chosen: argparse.Namespace, folder: Path, running: contextlib.ExitStack
 
 
 def _traces(folder: Path, running: contextlib.ExitStack, port: int) -> Traces:
-    """An existing Tempo (TEMPO_URL, its OTLP port 4317), one started from PATH, or the built-in store."""
+    """An existing Tempo (TEMPO_URL, its OTLP port 4317), one started from PATH, Jaeger where it is built, or the small store."""
     given = os.environ.get("TEMPO_URL", "").rstrip("/")
     if given:
         endpoint = os.environ.get("TEMPO_OTLP") or f"{urlsplit(given).hostname}:4317"
-        return Traces(endpoint, f"{given}/api/traces/", f"{given}/api/traces/", f"Tempo at {given}, OTLP at {endpoint}")
+        return Traces(endpoint, f"{given}/api/traces/", f"Tempo at {given}, OTLP at {endpoint}")
     with contextlib.suppress(FileNotFoundError):
         tempo = running.enter_context(Tempo(folder / "tempo"))
-        return Traces(tempo.endpoint, f"{tempo.url}/api/traces/", f"{tempo.url}/api/traces/", f"Tempo at {tempo.url}")
+        return Traces(tempo.endpoint, f"{tempo.url}/api/traces/", f"Tempo at {tempo.url}")
+    with contextlib.suppress(FileNotFoundError):
+        jaeger = running.enter_context(Jaeger(folder / "jaeger", port))
+        about = f"Jaeger's query API at {jaeger.url}/api/services (built without its web interface)"
+        return Traces(jaeger.endpoint, f"{jaeger.url}/api/v3/traces/", about, jaeger.waterfall)
     store = running.enter_context(TraceStore(http_address=("127.0.0.1", port)))
-    about = f"{store.url}/ (a built-in store of the last 500; no Tempo is on PATH and TEMPO_URL is not set)"
-    return Traces(store.endpoint, f"{store.url}/trace/", f"{store.url}/api/traces/", about)
+    about = f"{store.url}/ (a small store of the last 500; Jaeger takes its place once built: {BUILD_JAEGER})"
+    return Traces(store.endpoint, f"{store.url}/trace/", about, store.waterfall)
 
 
 def _where(service: Service, prometheus: Prometheus, alerts: Alertmanager, agent: Collector, traces: Traces) -> str:
@@ -177,8 +181,8 @@ def _follow(
     )
     say(f"  its exemplar  trace_id {trace_id}")
     say(f"  its trace     {traces.page}{trace_id}")
-    if trace and traces.page.endswith("/trace/"):
-        say("\n" + "\n".join(f"    {line}" for line in trace.splitlines()[2:14]) + "\n    ...")
+    if trace and traces.show is not None:
+        say("\n" + "\n".join(f"    {line}" for line in traces.show(trace_id).splitlines()[2:14]) + "\n    ...")
     return trace is not None
 
 

@@ -1,6 +1,7 @@
 """A trace store in memory: OTLP/gRPC in, Tempo's by-id API and a plain waterfall out.
 
-It stands where Tempo has no binary: `make stack` follows an exemplar to its trace with it, and the tests look at what left the Collector.
+It stands where neither Tempo nor Jaeger has a binary: `make stack` follows an exemplar to its trace with it, and the tests look at what
+left the Collector.
 """
 
 from __future__ import annotations
@@ -97,26 +98,8 @@ class TraceStore(Running, rpc.TraceServiceServicer):
         return {"batches": [MessageToDict(part) for part in parts]} if parts else None
 
     def waterfall(self, trace_id: str) -> str:
-        """The trace as text: a line a span, indented, with its start and duration in milliseconds."""
-        spans = self.spans(trace_id)
-        if not spans:
-            return f"no trace {trace_id}"
-        children: dict[bytes, list[Span]] = {}
-        known = {span.span_id for span in spans}
-        for span in spans:
-            children.setdefault(span.parent_span_id if span.parent_span_id in known else b"", []).append(span)
-        origin, lines = spans[0].start_time_unix_nano, [f"trace {trace_id}, {len(spans)} spans", ""]
-
-        def walk(parent: bytes, depth: int) -> None:
-            for span in children.get(parent, ()):
-                start = (span.start_time_unix_nano - origin) / 1e6
-                length = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
-                failed = "  ERROR" if span.status.code == 2 else ""
-                lines.append(f"{start:10.2f} ms {length:10.2f} ms  {'  ' * depth}{span.name}{failed}")
-                walk(span.span_id, depth + 1)
-
-        walk(b"", 0)
-        return "\n".join(lines)
+        """The trace as text."""
+        return waterfall(trace_id, self.spans(trace_id))
 
     def stop(self) -> int:
         """End both servers."""
@@ -125,6 +108,28 @@ class TraceStore(Running, rpc.TraceServiceServicer):
             self._http.shutdown()
             self._http.server_close()
         return 0
+
+
+def waterfall(trace_id: str, spans: list[Span]) -> str:
+    """Spans in order of their start as text: a line a span, indented, with its start and duration in milliseconds."""
+    if not spans:
+        return f"no trace {trace_id}"
+    children: dict[bytes, list[Span]] = {}
+    known = {span.span_id for span in spans}
+    for span in spans:
+        children.setdefault(span.parent_span_id if span.parent_span_id in known else b"", []).append(span)
+    origin, lines = spans[0].start_time_unix_nano, [f"trace {trace_id}, {len(spans)} spans", ""]
+
+    def walk(parent: bytes, depth: int) -> None:
+        for span in children.get(parent, ()):
+            start = (span.start_time_unix_nano - origin) / 1e6
+            length = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+            failed = "  ERROR" if span.status.code == 2 else ""
+            lines.append(f"{start:10.2f} ms {length:10.2f} ms  {'  ' * depth}{span.name}{failed}")
+            walk(span.span_id, depth + 1)
+
+    walk(b"", 0)
+    return "\n".join(lines)
 
 
 def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:

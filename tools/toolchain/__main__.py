@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--platform", action="store_true", help="build what `make e2e-platform` runs against")
     parser.add_argument("--path", choices=sorted(PROGRAMS), help="print where this program lies, building nothing")
+    parser.add_argument("--built", action="store_true", help="with --platform: build nothing; 1 where one is missing")
     parser.add_argument("--lock", action="store_true", help="write collector/go.mod and go.sum anew from builder.yaml")
     arguments = parser.parse_args(argv)
     try:
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
             lock()
         elif arguments.path:
             print(cache.require(arguments.path))
+        elif arguments.built:
+            return int(any(cache.path(name) is None for name, recipe in PROGRAMS.items() if recipe.platform))
         else:
             platform = [recipe.name for recipe in RECIPES if recipe.platform] if arguments.platform else []
             build([*arguments.sets, *platform] or None)
