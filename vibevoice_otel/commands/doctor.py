@@ -8,21 +8,20 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-import socket
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibevoice_otel import __version__, settings
-from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel import __version__, config_file, settings
+from vibevoice_otel.commands import exporters
 
 Level = Literal["ok", "note", "wrong"]
 MARKS: dict[Level, str] = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
@@ -40,7 +39,8 @@ MODELS = {
 WORKERS = ("UVICORN_WORKERS", "WEB_CONCURRENCY")
 GUNICORN = "GUNICORN_CMD_ARGS"
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"
-KNOWN_EXPORTERS = {"otlp", "otlp_proto_grpc", "otlp_proto_http", "console", "none", "prometheus"}
+TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,16 @@ def packages() -> Iterator[Finding]:
 
 def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Our settings and the standard OTEL_* variables."""
-    try:
-        settings.load(environ)
-        chosen = sorted(name for name in environ if name.startswith(settings.PREFIX))
-        yield Finding("ok", "settings", ", ".join(chosen) or "defaults")
-    except settings.SettingsError as error:
-        for problem in error.problems:
-            yield Finding("wrong", "settings", problem)
+    reading = settings.read(environ)
+    for problem in (*reading.problems, *reading.refused):
+        yield Finding("wrong", "settings", problem)
+    for warning in reading.warnings:
+        yield Finding("note", "settings", f"{warning}. It changes nothing")
+    if not (reading.problems or reading.refused):
+        known = (settings.variable(each.name) for each in fields(settings.Settings))
+        yield Finding("ok", "settings", ", ".join(name for name in known if name in environ) or "defaults")
+    if not reading.enabled:
+        yield Finding("wrong", config_file.VARIABLE, f"{config_file.KEY}: enabled: false. Mend: remove it")
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield Finding("wrong", "OTEL_SDK_DISABLED", "is true: nothing is recorded. Mend: unset it")
     disabled = {name.strip() for name in environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")}
@@ -90,6 +93,8 @@ def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             "wrong", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "switches vibevoice off. Mend: remove it from the list"
         )
+    if environ.get(config_file.VARIABLE):
+        return
     if not environ.get("OTEL_SERVICE_NAME") and "service.name" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         yield Finding(
             "note",
@@ -98,28 +103,74 @@ def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
         )
 
 
-def exports(environ: Mapping[str, str], workers: int | None = None) -> Iterator[Finding]:
-    """Where traces and metrics go, and whether somebody listens there; ``workers`` is what the operator says of them, None for nothing."""
-    for signal in ("traces", "metrics"):
-        variable = f"OTEL_{signal.upper()}_EXPORTER"
-        exporters = [name.strip() for name in environ.get(variable, "otlp").split(",") if name.strip()]
-        for name in exporters:
-            if name not in KNOWN_EXPORTERS and not _exporter_installed(signal, name):
-                yield Finding(
-                    "wrong",
-                    variable,
-                    f"{name!r} is no installed exporter: known are {', '.join(sorted(KNOWN_EXPORTERS))}",
-                )
-            elif name == "none":
-                yield Finding("note", variable, f"none: no {signal} leave the process")
-            elif name.startswith("otlp"):
-                yield _otlp(environ, signal)
-            elif name == "prometheus":
-                yield _prometheus(environ, signal, variable, workers)
+def exports(environ: Mapping[str, str], workers: int | None = None, *, send: bool = False) -> Iterator[Finding]:
+    """What the SDK makes of the environment or the configuration file, and what came back from an empty export to each exporter.
+
+    Args:
+        environ: the service's variables.
+        workers: what the operator says of the number of processes, None for nothing.
+        send: send to exporters of other protocols than OTLP too.
+    """
+    page = _page(environ, workers)
+    if page is not None:
+        yield page
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", settings.PREFIX))}
+    command = [sys.executable, "-m", "vibevoice_otel.commands.exporters", *(["--send"] if send else [])]
+    try:
+        done = subprocess.run(  # noqa: S603 - this Python and our own module
+            command,
+            env=clean | dict(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding("wrong", "OpenTelemetry", "the exporters could not be made within a minute")
+        return
+    found = exporters.findings(done.stdout.splitlines())
+    for level, subject, says in found[:-1]:
+        if subject == "metrics" and says.startswith("served at "):
+            if page is not None:
+                continue
+            says += "" if workers else "; for one process alone: `doctor --workers N` says whether N work"  # noqa: PLW2901
+        yield Finding(cast("Level", level), subject, says)
+    if not found or found[-1][1]:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        yield Finding("wrong", "OpenTelemetry", f"the exporters could not be made: {last[:300]}")
+    yield from temporality(environ)
 
 
-def _prometheus(environ: Mapping[str, str], signal: str, variable: str, workers: int | None) -> Finding:
-    mend = f"Mend: {variable}=otlp and a Collector that offers them to Prometheus, or one worker of uvicorn"
+def temporality(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What Prometheus does not take of what the OTLP exporter may be told to send."""
+    chosen = environ.get(TEMPORALITY, "").strip().lower()
+    if chosen in {"delta", "lowmemory"}:
+        yield Finding("note", TEMPORALITY, f"{chosen}: Prometheus takes no delta temporality, and its exporters drop it without a word. "
+                      "The shipped agent makes it cumulative; Prometheus' own OTLP endpoint needs "
+                      "--enable-feature=otlp-deltatocumulative")  # fmt: skip
+    if environ.get(AGGREGATION, "").strip().lower() == "base2_exponential_bucket_histogram":
+        yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: there are no series ending in _bucket; "
+                      "Prometheus needs a scrape by protobuf and --enable-feature=native-histograms")  # fmt: skip
+
+
+def _page(environ: Mapping[str, str], workers: int | None) -> Finding | None:
+    """Why a metrics page cannot serve these processes; None where it can, or where there is none."""
+    configured = environ.get(config_file.VARIABLE)
+    if configured:
+        pages = config_file.pages(config_file.load(configured))
+        variable, mend = (
+            config_file.VARIABLE,
+            "Mend: a periodic reader with an otlp exporter in the file, or one worker of uvicorn",
+        )
+    else:
+        pages = (
+            [("", 0)] if "prometheus" in environ.get("OTEL_METRICS_EXPORTER", "").replace(" ", "").split(",") else []
+        )
+        variable = "OTEL_METRICS_EXPORTER"
+        mend = f"Mend: {variable}=otlp and a Collector that offers them to Prometheus, or one worker of uvicorn"
+    if not pages:
+        return None
     if environ.get(GUNICORN, "").strip():
         return Finding(
             "wrong",
@@ -132,12 +183,7 @@ def _prometheus(environ: Mapping[str, str], signal: str, variable: str, workers:
             return Finding(
                 "wrong", variable, f"prometheus does not work with several workers ({name}={value.strip()}). {mend}"
             )
-    host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost")
-    port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
-    says = f"served at http://{host}:{port}/metrics (without exemplars: only a Collector gives those)"
-    if workers is None:
-        says += "; for one process alone: `doctor --workers N` says whether N work"
-    return Finding("ok", signal, says)
+    return None
 
 
 def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator[Finding]:
@@ -162,34 +208,16 @@ def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator
             )
 
 
-def _exporter_installed(signal: str, name: str) -> bool:
-    return any(e.name == name for e in importlib.metadata.entry_points(group=f"opentelemetry_{signal}_exporter"))
-
-
-def _otlp(environ: Mapping[str, str], signal: str) -> Finding:
-    upper = signal.upper()
-    protocol = (
-        environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
-    )
-    default = "http://localhost:4318" if protocol.startswith("http") else "http://localhost:4317"
-    endpoint = (
-        environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or default
-    )
-    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-    host, port = parts.hostname or "localhost", parts.port or (4318 if protocol.startswith("http") else 4317)
-    try:
-        with socket.create_connection((host, port), timeout=2):
-            return Finding("ok", signal, f"OTLP ({protocol}) to {host}:{port}, where somebody listens")
-    except OSError as error:
-        mend = "Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
-        return Finding("wrong", signal, f"OTLP ({protocol}) to {host}:{port}: {error.strerror or error}. {mend}")
-
-
 def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
     """Import whatever model code is installed with the hooks on; findings, and (part, where, found or missing) of each hook."""
+    findings: list[Finding] = []
+    os.environ.pop(
+        "OTEL_PROPAGATORS", None
+    )  # one that is not installed is told elsewhere, and nothing could be imported
+    from vibevoice_otel.instrumentor import VibeVoiceInstrumentor  # noqa: PLC0415
+
     instrumentor = VibeVoiceInstrumentor()
     instrumentor.instrument(skip_dep_check=True)
-    findings: list[Finding] = []
     if Path("demo/web/app.py").is_file() and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # in upstream's folder its server is found as uvicorn finds it
     try:
@@ -243,13 +271,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"worker processes that the server will have (otherwise {', '.join((*WORKERS, GUNICORN))})",
     )
+    parser.add_argument(
+        "--send", action="store_true", help="send an empty export by exporters of other protocols than OTLP too"
+    )
     parser.add_argument("--hooks", action="store_true", help="list every hook, not only what is missing")
     arguments = parser.parse_args(argv)
     console = Console()
     findings = [
         *packages(),
         *configuration(os.environ),
-        *exports(os.environ, arguments.workers),
+        *exports(os.environ, arguments.workers, send=arguments.send),
         *identity(os.environ, arguments.workers),
     ]
     rows: list[tuple[str, str, str]] = []

@@ -6,7 +6,12 @@ import pytest
 
 from vibevoice_otel.commands import doctor
 
-PAGE = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_TRACES_EXPORTER": "none"}
+PAGE = {
+    "OTEL_METRICS_EXPORTER": "prometheus",
+    "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+}
 
 
 @pytest.mark.parametrize(
