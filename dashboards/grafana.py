@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dashboards.alerts import RUNBOOKS
-from dashboards.panels import RED, WIDTH, Board, Kind, Panel, Query, kept
+from dashboards.panels import RED, WIDTH, YELLOW, Board, Kind, Panel, Query, kept
 from dashboards.queries import FAILED_TRACES, SLOW_TRACES, TRACES, VARIABLES
+from dashboards.thresholds import Severity
 
 SCHEMA_VERSION: Final = 41
 PROMETHEUS: Final = {"type": "prometheus", "uid": "${datasource}"}
@@ -282,7 +283,13 @@ def dashboard(board: Board, others: Iterable[Board]) -> str:
         "liveNow": False,
         "timepicker": {},
         "preload": False,
-        "annotations": {"list": [_firing()]},
+        # Pages alone at first: red areas that lie on one another hide the curves.
+        "annotations": {
+            "list": [
+                _firing("critical", "Pages", RED, shown=True),
+                _firing("warning", "Tickets", YELLOW, shown=False),
+            ]
+        },
         "templating": {
             "list": [
                 _data_source("datasource", "prometheus", "Metrics"),
@@ -305,14 +312,16 @@ def dashboard(board: Board, others: Iterable[Board]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _firing() -> dict[str, Any]:
+def _firing(severity: Severity, name: str, colour: str, *, shown: bool) -> dict[str, Any]:
+    """Firing alerts of the chosen services; those of no service, as of a Collector, with all of them."""
+    where = f'service="vibevoice", alertstate="firing", severity="{severity}"'
     return {
-        "name": "Alerts",
+        "name": name,
         "datasource": PROMETHEUS,
-        "enable": True,
+        "enable": shown,
         "hide": False,
-        "iconColor": RED,
-        "expr": 'ALERTS{service="vibevoice", alertstate="firing"}',
-        "titleFormat": "{{alertname}}",
-        "textFormat": "{{severity}} {{voice}}",
+        "iconColor": colour,
+        "expr": f'ALERTS{{{where}, service_name=~"$service", environment=~"$environment"}}',
+        "titleFormat": "{{alertname}} {{service_name}}",
+        "textFormat": "{{severity}} {{environment}} {{voice}}",
     }

@@ -176,11 +176,10 @@ class Panel:
     legend: bool = True
 
 
-def stat(number: int, title: str, query: str, *, width: int = 4, height: int = 4, **more: Any) -> Panel:
-    """One figure, coloured by its thresholds. ``more`` are Panel's fields."""
-    return Panel(
-        id=number, title=title, kind="stat", queries=(Query(query, title),), width=width, height=height, **more
-    )
+def stat(number: int, title: str, query: str, *beside: Query, width: int = 4, height: int = 4, **more: Any) -> Panel:
+    """One figure, coloured by its thresholds, and what else must be known to read it. ``more`` are Panel's fields."""
+    queries = (Query(query, "left" if beside else title), *beside)
+    return Panel(id=number, title=title, kind="stat", queries=queries, width=width, height=height, **more)
 
 
 def series(
@@ -215,7 +214,7 @@ def heat(number: int, title: str, query: str, *, exemplars: bool = False, width:
 
 def table(number: int, title: str, *expressions: str, width: int, height: int = 8, **more: Any) -> Panel:
     """Rows of figures, each of the time shown as a whole. Text is shown as it is, whatever the unit of the numbers."""
-    overrides = (only(type="string", unit="string"), *more.pop("overrides", ()))
+    overrides = (only(type="string", unit="string"), only(type="number", empty="-"), *more.pop("overrides", ()))
     return Panel(
         id=number,
         title=title,

@@ -51,7 +51,7 @@ def ordered(label: str, expression: str) -> str:
     A label ``aligned``, which is sorted before the others, holds one more leading zero for numbers of one digit.
     """
     two = f'label_replace({expression}, "aligned", "$1", "{label}", "(.+)")'
-    return f'label_replace({two}, "aligned", "0$1", "{label}", "([0-9])")'
+    return f'label_replace({two}, "aligned", "0$1", "{label}", "([0-9]([.].*)?)")'
 
 
 def mean(metric: Metric, window: str, by: str, *matchers: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from dashboards.promql import growth, mean, ordered, quantile, series, share_above, total
-from dashboards.recording import BAD, COUNTED, FAILED, budget_left
-from dashboards.thresholds import CONTINUITY, FIRST_AUDIO, SUCCESS
+from dashboards.recording import BAD, COUNTED, FAILED, LONG_INTERVAL_SECONDS, SLO_WINDOW, budget_left
+from dashboards.thresholds import CONTINUITY, FIRST_AUDIO, SUCCESS, Objective
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Metric, Status
 
@@ -66,6 +66,19 @@ def errors_by_cause(scope: str = SPEAKER) -> str:
 
 SUCCESS_LEFT: Final = f"min({budget_left(SUCCESS)}{{{WHO}}})"
 FIRST_AUDIO_LEFT: Final = f"min({budget_left(FIRST_AUDIO)}{{{WHO}}})"
+
+
+def failing_voices(window: str) -> str:
+    """The failure ratio of each voice that failed at all."""
+    return f"{failure_ratio(window)} > 0"
+
+
+def known_days(objective: Objective) -> str:
+    """Days of the objective's window that its budget is reckoned from; the rest is before Prometheus' time."""
+    samples = f"count_over_time({budget_left(objective)}{{{WHO}}}[{SLO_WINDOW}])"
+    return f"max({samples}) * {LONG_INTERVAL_SECONDS} / 86400"
+
+
 SETBACKS: Final = total(
     "status", growth(semconv.REQUESTS, NOW, SCOPE, f'status=~"{Status.CANCELLED}|{Status.REJECTED}"')
 )
@@ -91,8 +104,10 @@ def parts(scope: str = SPEAKER) -> str:
 
 
 def matrix(label: str) -> str:
-    """P95 of the first-audio latency by a parameter and by the text's length, over the time shown."""
-    return quantile(0.95, semconv.FIRST_AUDIO, RANGE, f"{label}, text_length_range", SPEAKER)
+    """P95 of the first-audio latency by a parameter and by the text's length, over the time shown; of what was asked for alone."""
+    return ordered(
+        label, f"({quantile(0.95, semconv.FIRST_AUDIO, RANGE, f'{label}, text_length_range', SPEAKER)} >= 0)"
+    )
 
 
 def step_mean(scope: str = SPEAKER) -> str:
@@ -166,16 +181,24 @@ COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
 EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
 
 # ------------------------------------------------------------------------------------------------------------------- voices
+_ASKED: Final = f"{total('voice', growth(semconv.REQUESTS, RANGE, SCOPE))} > 0"
+
+
+def _of_asked(expression: str) -> str:
+    """Of the voices that were asked for in the time shown. NaN is no number to sort by: where there is none, there is no point."""
+    return f"({expression}) >= 0 and on (voice) {_ASKED}"
+
+
 #: Columns of the table of all voices: title -> expression. Of every voice, not of $voice: it is there to choose one.
 VOICES: Final = {
-    "Requests": total("voice", growth(semconv.REQUESTS, RANGE, SCOPE)),
-    "Failed": failure_ratio(RANGE, SCOPE),
-    "P95 first audio": quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE),
-    "Mean step": mean(semconv.INFERENCE, RANGE, "voice", SCOPE),
-    "Underruns a request": " / ".join(
-        total("voice", growth(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS)
+    "Requests": _ASKED,
+    "Failed": _of_asked(failure_ratio(RANGE, SCOPE)),
+    "P95 first audio": _of_asked(quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE)),
+    "Mean step": _of_asked(mean(semconv.INFERENCE, RANGE, "voice", SCOPE)),
+    "Underruns a request": _of_asked(
+        " / ".join(total("voice", growth(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS))
     ),
-    "Defective frames": total("voice", growth(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE)),
+    "Defective frames": _of_asked(total("voice", growth(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE))),
 }
 
 # ----------------------------------------------------------------------------------------------------------------- variables

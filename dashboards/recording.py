@@ -16,6 +16,8 @@ FAILED = f'status=~"{Status.ERROR}|{Status.TIMEOUT}"'
 COUNTED = f'status=~"{Status.SUCCESS}|{Status.ERROR}|{Status.TIMEOUT}"'
 BAD = 'result="bad"'
 SLO_WINDOW = f"{semconv.SLO_WINDOW_DAYS}d"
+#: Days move slowly, and cost most to read.
+LONG_INTERVAL_SECONDS = 60
 
 VOICE_P95 = f"voice:{semconv.FIRST_AUDIO.prometheus}:p95_30m"
 VOICE_FIRST_AUDIOS = f"voice:{semconv.FIRST_AUDIO.prometheus}:count_30m"
@@ -118,6 +120,5 @@ def groups() -> tuple[Group, ...]:
         Group("vibevoice-state", state),
         Group("vibevoice-objectives", short),
         Group("vibevoice-scaling", scaling),
-        # Days move slowly, and cost most to read.
-        Group("vibevoice-objectives-days", (*long, *left), "1m"),
+        Group("vibevoice-objectives-days", (*long, *left), f"{LONG_INTERVAL_SECONDS // 60}m"),
     )

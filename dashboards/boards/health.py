@@ -10,6 +10,7 @@ from vibevoice_otel import semconv
 
 SLO_MS = f"{semconv.SLO_FIRST_AUDIO_SECONDS * 1000:g} ms"
 DAYS = semconv.SLO_WINDOW_DAYS
+KNOWN = f"known of {DAYS} d"
 
 _FIGURES = row(
     "",
@@ -49,21 +50,25 @@ _FIGURES = row(
         4,
         "Success budget left",
         q.SUCCESS_LEFT,
-        description=f"What is left of the {1 - semconv.SLO_SUCCESS_RATIO:.0%} of requests that may fail in {DAYS} days; below 0 the objective is missed.",
+        Query(q.known_days(limits.SUCCESS), KNOWN),
+        description=f"What is left of the {1 - semconv.SLO_SUCCESS_RATIO:.0%} of requests that may fail in {DAYS} days; below 0 the objective is missed. Beside it, how many of those days are known: a young budget is a few requests.",
         runbook="VibeVoiceSuccessBudgetBurn",
         unit="percentunit",
         thresholds=common.BUDGET,
         empty="No requests yet, or no recording rules",
+        overrides=(only(KNOWN, unit="suffix: d", decimals=1, limits=Thresholds(BLUE)),),
     ),
     stat(
         5,
         "First-audio budget left",
         q.FIRST_AUDIO_LEFT,
-        description=f"What is left of the {1 - semconv.SLO_FIRST_AUDIO_RATIO:.0%} of requests that may start late in {DAYS} days; below 0 the objective is missed.",
+        Query(q.known_days(limits.FIRST_AUDIO), KNOWN),
+        description=f"What is left of the {1 - semconv.SLO_FIRST_AUDIO_RATIO:.0%} of requests that may start late in {DAYS} days; below 0 the objective is missed. Beside it, how many of those days are known: a young budget is a few requests.",
         runbook="VibeVoiceFirstAudioBudgetBurn",
         unit="percentunit",
         thresholds=common.BUDGET,
         empty="No requests yet, or no recording rules",
+        overrides=(only(KNOWN, unit="suffix: d", decimals=1, limits=Thresholds(BLUE)),),
     ),
     stat(
         6,
@@ -223,11 +228,11 @@ _LOAD = row(
         "Underruns, cancelled and rejected",
         Query(q.UNDERRUNS, "underruns"),
         Query(q.SETBACKS, "{{status}}"),
-        description="In each interval: times a listener who plays at once ran out of audio, and requests that were cancelled or rejected.",
+        description="In each interval: times a listener who plays at once ran out of audio (left), and requests that were cancelled or rejected (right).",
         runbook="VibeVoiceUnderruns",
         height=7,
         empty=common.IDLE,
-        overrides=colours(common.STATUS_COLOURS),
+        overrides=(*colours(common.STATUS_COLOURS), *(only(each, right=True) for each in ("cancelled", "rejected"))),
     ),
 )
 

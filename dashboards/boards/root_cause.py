@@ -21,10 +21,19 @@ PARTS = dict(
 
 
 def _matrix(label: str) -> tuple[dict[str, Any], ...]:
-    options = {"columnField": "text_length_range", "rowField": label, "valueField": "Value", "emptyValue": "null"}
-    return ({"id": "groupingToMatrix", "options": options},)
+    """A row for each value in numeric order, a column for each length in its own."""
+    corner = f"{label}\\{semconv.M_TEXT_RANGE.key}"
+    order = {name: index for index, name in enumerate((corner, *LENGTHS))}
+    matrix = {"columnField": semconv.M_TEXT_RANGE.key, "rowField": label, "valueField": "Value", "emptyValue": "null"}
+    columns = {"excludeByName": {}, "includeByName": {}, "indexByName": order, "renameByName": {corner: label}}
+    return (
+        {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "aligned", "desc": False}]}},
+        {"id": "groupingToMatrix", "options": matrix},
+        {"id": "organize", "options": columns},
+    )
 
 
+LENGTHS = tuple(name for name, _ in semconv.TEXT_LENGTH_RANGES)
 #: How Grafana names what every row of spans has, in the order in which it is shown; empty: hidden.
 _SPAN_COLUMNS = {
     "Start time": "Start time",
@@ -89,7 +98,11 @@ def _parameter(number: int, label: str, title: str) -> Panel:
         traceql=q.SLOW_TRACES,
         empty=common.IDLE,
         transformations=_matrix(label),
-        overrides=(only(type="number", cells=True),),
+        overrides=(
+            only(type="number", cells=True),
+            only(title, width=80),
+            *(only(each, width=110) for each in LENGTHS),
+        ),
     )
 
 

@@ -34,8 +34,8 @@ def _columns() -> tuple[Override, ...]:
     return (
         only("voice", links=(("Only this voice", _ALONE),)),
         only("Failed", unit="percentunit", limits=common.FAILURES, cells=True),
-        only("P95 first audio", unit="s", limits=common.LATE, cells=True, empty="No audio"),
-        only("Mean step", unit="s", empty="No audio"),
+        only("P95 first audio", unit="s", limits=common.LATE, cells=True),
+        only("Mean step", unit="s"),
         only("Underruns a request", decimals=2),
     )
 
@@ -79,14 +79,14 @@ _ERRORS = row(
     series(
         10,
         "Failures over 24 h",
-        Query(q.failure_ratio("1h"), "{{voice}}"),
-        description="Share of each voice's requests that ended in error or timeout, over an hour, for the last 24 hours whatever time is chosen above. Red line: the alert's limit.",
+        Query(q.failing_voices("1h"), "{{voice}}"),
+        description="Share of the requests that ended in error or timeout, over an hour, of each voice that had any, for the last 24 hours whatever time is chosen above. Red line: the alert's limit.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
         unit="percentunit",
         width=12,
         thresholds=common.FAILURES,
         traceql=q.FAILED_TRACES,
-        empty=common.IDLE,
+        empty="No failed request in 24 hours",
         time_from="24h",
     ),
     series(

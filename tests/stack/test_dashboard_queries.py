@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 import pytest
 
 from dashboards import queries
+from dashboards.__main__ import HERE
 from dashboards.boards import BOARDS
 from dashboards.faults import EXPECTED, Expectation, change, look, panel
 from dashboards.panels import Board, Panel, Query
-from dashboards.scenario import FAULTS, Scenario, play, running
+from dashboards.scenario import CORRUPT, FAULTS, GOOD, HIGH_CFG, SLOW, Scenario, play, running
 from tests.stack.fixtures import need
+from tools.grafana import data
 
 QUERIES = [
     pytest.param(board, panel, query, id=f"{board.uid}-{panel.id}-{index}")
@@ -113,6 +116,63 @@ def test_a_fault_elsewhere_leaves_success_alone(fault: str, scenario: Scenario) 
     assert not change(scenario.prometheus, success.queries[0], scenario.healthy, scenario.phase(fault), "down").moved(
         "down"
     )
+
+
+def shown_table(scenario: Scenario, board: str, number: int) -> dict[str, data.Column]:
+    """The columns of a table panel over the whole scenario, by Grafana's own code."""
+    _, chosen = panel(board, number)
+    start, end = scenario.phases[0].start, scenario.phases[-1].end
+    results = []
+    for index, query in enumerate(chosen.queries):
+        text = queries.bound(query.expression, interval="10s", window=f"{round(end - start)}s")
+        answer = scenario.prometheus.get("query", query=text, time=f"{end:.3f}")["result"]
+        results.append((chr(ord("A") + index), answer))
+    generated = json.loads((HERE / "generated" / f"{board}.json").read_text())["panels"]
+    described = next(each for each in generated if each["id"] == number)
+    return {column.name: column for column in data.shown(described, data.table_frames(results))}
+
+
+def test_all_voices_shows_who_was_asked_for_the_most_failing_first(scenario: Scenario) -> None:
+    """Columns in order, a row for each voice with requests and for no other, whole numbers, no NaN in any cell."""
+    table = shown_table(scenario, "vibevoice-voice", 1)
+    assert list(table) == ["voice", *queries.VOICES]
+    assert table["voice"].text[0] == CORRUPT
+    assert set(table["voice"].text) == {CORRUPT, SLOW, *GOOD}
+    assert table["Failed"].text[0] == "100%"
+    assert set(table["Failed"].text[1:]) == {"0%"}
+    assert all(value == int(value) for value in table["Requests"].values)
+    assert table["P95 first audio"].text[0] == "-"  # it never spoke
+    assert not any("NaN" in text for column in table.values() for text in column.text)
+
+
+@pytest.mark.parametrize(
+    ("number", "label", "rows"), [(20, "cfg", ["1.5", f"{HIGH_CFG:.1f}"]), (21, "steps", ["5"])], ids=["cfg", "steps"]
+)
+def test_a_matrix_has_its_rows_and_columns_in_order(
+    number: int, label: str, rows: list[str], scenario: Scenario
+) -> None:
+    """Rows as text in numeric order, columns short, medium, long; seconds in the cells alone, nothing for what was not asked for."""
+    table = shown_table(scenario, "vibevoice-root-cause", number)
+    assert list(table) == [label, *(name for name in ("short", "medium", "long") if name in table)]
+    assert table[label].text == rows
+    cells = [text for name, column in table.items() if name != label for text in column.text]
+    assert all(re.fullmatch(r"-|[\d.]+ m?s", text) for text in cells), cells
+
+
+def test_steps_are_drawn_in_numeric_order(scenario: Scenario) -> None:
+    """The legend's order is that of Prometheus' answer."""
+    _, chosen = panel("vibevoice-voice", 30)
+    healthy = scenario.healthy[-1]
+    found = scenario.prometheus.get(
+        "query_range",
+        query=queries.bound(chosen.queries[0].expression, interval="5s"),
+        start=f"{healthy.start:.3f}",
+        end=f"{healthy.end:.3f}",
+        step="1",
+    )["result"]
+    indices = [int(each["metric"]["step_index"]) for each in found]
+    assert indices == sorted(indices)
+    assert len(indices) > 1
 
 
 @pytest.mark.skipif("TEMPO_URL" not in os.environ, reason="TEMPO_URL is not set: no Tempo to run TraceQL on")
