@@ -62,6 +62,13 @@ screenshots: $(VENV)/.test ## take docs/images/live-page-*.png of the real page 
 pictures: $(VENV)/.test tools ## draw docs/images/dashboard-*.png from a real Prometheus filled by the demo service (about 3 minutes)
 	@$(BIN)/python -m dashboards.pictures
 
+.PHONY: tempo-check grafana-check
+tempo-check: $(VENV)/.test ## does a real Tempo find, by the dashboards' searches, the traces that this sends it? (TEMPO_URL=, TEMPO_OTLP=host:port)
+	@TEMPO_URL="$(TEMPO_URL)" TEMPO_OTLP="$(TEMPO_OTLP)" $(BIN)/python -m tools.grafana.tempo_check
+
+grafana-check: $(VENV)/.test ## every query and a picture of every dashboard through a running Grafana's API (GRAFANA=url, OUT=folder)
+	@$(BIN)/python -m tools.grafana.check "$(GRAFANA)" $(if $(OUT),--pictures "$(OUT)")
+
 test: $(VENV)/.test ## every test that this machine can run
 	$(BIN)/python -m tools.test $(ARGS)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +67,7 @@ def test_a_healthy_dashboard_is_not_empty(board: Board, scenario: Scenario) -> N
     allowed = {
         "Telemetry lost",
         "Errors by cause",
+        "Failures over 24 h",
         "Launch latency",
         "GPU out of memory, or nearly",
         "Cold loads",
@@ -173,12 +171,3 @@ def test_steps_are_drawn_in_numeric_order(scenario: Scenario) -> None:
     indices = [int(each["metric"]["step_index"]) for each in found]
     assert indices == sorted(indices)
     assert len(indices) > 1
-
-
-@pytest.mark.skipif("TEMPO_URL" not in os.environ, reason="TEMPO_URL is not set: no Tempo to run TraceQL on")
-@pytest.mark.parametrize("traceql", sorted({panel.traceql for board in BOARDS for panel in board.panels}))
-def test_traceql_runs(traceql: str) -> None:
-    """A real Tempo takes every TraceQL expression."""
-    query = urllib.parse.urlencode({"q": queries.bound(traceql)})
-    with urllib.request.urlopen(f"{os.environ['TEMPO_URL']}/api/search?{query}", timeout=10) as answer:
-        assert "traces" in json.load(answer)

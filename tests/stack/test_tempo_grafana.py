@@ -14,6 +14,7 @@ import pytest
 
 from tests.stack.emitter import Emitter
 from tests.stack.fixtures import eventually, need
+from tools.grafana import tempo_check
 from tools.stack.collector import Collector
 from vibevoice_otel import semconv
 
@@ -50,6 +51,12 @@ def test_a_trace_through_the_agent_is_found_in_tempo(tmp_path: Path) -> None:
     names = [span["name"] for batch in found["batches"] for scope in batch["scopeSpans"] for span in scope["spans"]]
     assert len(names) == 17
     assert semconv.SYNTHESIZE.name in names
+
+
+def test_tempo_finds_what_the_dashboards_ask_for() -> None:
+    """Every TraceQL expression, with and without an environment, for one voice, several, all and an odd one (TEMPO_URL)."""
+    given("TEMPO_URL")
+    assert tempo_check.main() == 0
 
 
 def test_grafana_has_its_data_sources_and_dashboards() -> None:
