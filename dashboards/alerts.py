@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dashboards import thresholds as limits
-from dashboards.promql import SERVICE, VOICE, grown, growth, series, total
+from dashboards.promql import SERVICE, VOICE, grown, growth, series, share_above, total
 from dashboards.recording import (
     ACTIVE,
     INSTANCES,
@@ -34,7 +34,12 @@ COLLECTOR_LOSSES = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """``hold`` is how long the expression must stay true; descriptions are Prometheus templates."""
+    """One alert. Pages (critical) are burn rates and a total stall; all others are tickets.
+
+    Args:
+        hold: how long the expression must stay true.
+        summary, description: Prometheus templates.
+    """
 
     name: str
     expression: str
@@ -54,9 +59,11 @@ class Alert:
 
 
 def _voices() -> Iterator[Alert]:
+    late = f"({share_above(semconv.SLO_FIRST_AUDIO_SECONDS, semconv.FIRST_AUDIO, '30m', VOICE)})"
     yield Alert(
         "VibeVoiceHighFirstAudioLatency",
-        f"{VOICE_P95} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}\nand {VOICE_FIRST_AUDIOS} >= {limits.MIN_REQUESTS}",
+        f"{VOICE_P95} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}\nand {VOICE_FIRST_AUDIOS} >= {limits.MIN_REQUESTS}\n"
+        f"and {late} * {VOICE_FIRST_AUDIOS} >= {limits.MIN_BAD}",
         "5m",
         "warning",
         "Voice {{ $labels.voice }} of " + OF + " starts to speak late",
@@ -65,9 +72,10 @@ def _voices() -> Iterator[Alert]:
     )
     yield Alert(
         "VibeVoiceVoiceSpecificFailureRate",
-        f"{VOICE_FAILURES} > {limits.FAILURE_RATIO:g}\nand {VOICE_REQUESTS} >= {limits.MIN_REQUESTS}",
+        f"{VOICE_FAILURES} > {limits.FAILURE_RATIO:g}\nand {VOICE_REQUESTS} >= {limits.MIN_REQUESTS}\n"
+        f"and {VOICE_FAILURES} * {VOICE_REQUESTS} >= {limits.MIN_BAD}",
         "10m",
-        "critical",
+        "warning",
         "Voice {{ $labels.voice }} of " + OF + " fails",
         f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour ended in error or "
         f"timeout; the limit is {limits.FAILURE_RATIO:.0%}.",
@@ -113,6 +121,10 @@ def _defects() -> Iterator[Alert]:
         )
 
 
+def _pace(factor: float) -> str:
+    return "faster than" if factor == 1 else f"{factor:g} times as fast as"
+
+
 def _burns() -> Iterator[Alert]:
     for objective in limits.OBJECTIVES:
         camel = objective.title.title().replace(" ", "")
@@ -122,10 +134,11 @@ def _burns() -> Iterator[Alert]:
                 f"VibeVoice{camel}BudgetBurn",
                 f"{bad_ratio(objective, burn.long)} > {limit}\n"
                 f"and {bad_ratio(objective, burn.short)} > {limit}\n"
-                f"and {counted(objective, burn.long)} >= {limits.MIN_REQUESTS}",
+                f"and {counted(objective, burn.long)} >= {limits.MIN_REQUESTS}\n"
+                f"and {bad_ratio(objective, burn.long)} * {counted(objective, burn.long)} >= {limits.MIN_BAD}",
                 burn.hold,
                 burn.severity,
-                f"{OF} burns its {objective.title.lower()} budget {burn.factor:g} times too fast",
+                f"{OF} burns its {objective.title.lower()} budget {_pace(burn.factor)} {semconv.SLO_WINDOW_DAYS} days allow",
                 f"{{{{ $value | humanizePercentage }}}} of the requests of the last {burn.long} missed the objective "
                 f"({objective.ratio:.0%} over {semconv.SLO_WINDOW_DAYS} days), and those of the last {burn.short} as well.",
                 {"long_window": burn.long, "short_window": burn.short},
@@ -155,8 +168,8 @@ def _memory() -> Iterator[Alert]:
     yield Alert(
         "VibeVoiceGpuOutOfMemory",
         total(DEVICE, growth(semconv.GPU_MEMORY_EVENTS, "10m", 'event="oom"')) + " > 0",
-        "0m",
-        "critical",
+        "1m",
+        "warning",
         "GPU {{ $labels.device_id }} of " + OF + " ran out of memory",
         "torch failed to allocate {{ $value | humanize }} times in 10 minutes on {{ $labels.instance }}; those requests failed.",
     )
@@ -181,12 +194,24 @@ def _stalls() -> Iterator[Alert]:
         "critical",
         OF + " has streams open and makes no audio at all",
         "{{ $value | humanize }} streams were open on average over 2 minutes, and no instance has made a second of audio.",
+        {"how": "stuck"},
+    )
+    yield Alert(
+        "VibeVoiceTotalStall",
+        f"max_over_time({INSTANCES}[1h]) unless on ({SERVICE}) {INSTANCES}\n"
+        f"and on ({SERVICE}) max_over_time({counted(limits.SUCCESS, '1h')}[1h]) >= {limits.MIN_REQUESTS}",
+        "3m",
+        "critical",
+        OF + " had traffic and reports nothing any more",
+        "All of the {{ $value }} instances that reported within the last hour are silent. Users hear nothing, or nothing "
+        "shows whether they do.",
+        {"how": "gone"},
     )
     yield Alert(
         "VibeVoiceServiceGone",
         f"max_over_time({INSTANCES}[1h]) unless on ({SERVICE}) {INSTANCES}",
         "2m",
-        "critical",
+        "warning",
         OF + " reports nothing any more",
         "All of the {{ $value }} instances that reported within the last hour are silent: killed, cut off, or shut down.",
     )
@@ -205,7 +230,7 @@ def _telemetry() -> Iterator[Alert]:
     yield Alert(
         "VibeVoiceTelemetryDropped",
         total("service, environment, what, reason", growth(semconv.DROPPED, "10m")) + " > 0",
-        "0m",
+        "1m",
         "warning",
         OF + " loses telemetry",
         "{{ $value | humanize }} {{ $labels.what }} were lost in 10 minutes, because: {{ $labels.reason }}.",
@@ -217,7 +242,7 @@ def _telemetry() -> Iterator[Alert]:
     yield Alert(
         "VibeVoiceCollectorLosing",
         "(\n" + "\nor ".join(losses) + "\n) > 0",
-        "0m",
+        "1m",
         "warning",
         "Collector {{ $labels.instance }} loses telemetry",
         "{{ $labels.counter }} grew by {{ $value | humanize }} in 10 minutes.",
@@ -252,7 +277,7 @@ def _telemetry() -> Iterator[Alert]:
         "VibeVoiceTargetDown",
         f'up{{job=~"{"|".join(JOBS)}"}} == 0',
         "2m",
-        "critical",
+        "warning",
         "Prometheus cannot scrape {{ $labels.job }} at {{ $labels.instance }}",
         "Nothing that this target stands for is seen, alerts on it included.",
     )
@@ -263,7 +288,7 @@ def _telemetry() -> Iterator[Alert]:
         "VibeVoiceProbeFailing",
         f"round({probe}) >= {limits.PROBE_FAILURES}",
         "1m",
-        "critical",
+        "warning",
         "Synthetic requests to {{ $labels.target }} fail",
         "{{ $value }} of the probe's requests of the last 5 minutes failed. Users' requests probably do too.",
     )

@@ -32,14 +32,16 @@ def needed(alert: str) -> dict[str, Any]:
     return {"groups": [group for group in kept if group["rules"]]}
 
 
-def run(folder: Path, rules: dict[str, Any], series: dict[str, str], checks: dict[str, Any]) -> str:
-    """What promtool complains of; empty when all ``checks`` hold."""
+def run(
+    folder: Path, rules: dict[str, Any], series: dict[str, str], checks: dict[str, Any], interval: str = "1m"
+) -> str:
+    """What promtool complains of; empty when all ``checks`` hold. ``interval`` is that of samples and evaluations."""
     (folder / "rules.yml").write_text(json.dumps(rules))
     inputs = [{"series": name, "values": values} for name, values in series.items()]
-    test = {"interval": "1m", "input_series": inputs, **checks}
+    test = {"interval": interval, "input_series": inputs, **checks}
     # promtool takes groups in random order otherwise. Prometheus runs them side by side: an alert may come an evaluation later there.
     order = [group["name"] for group in rules["groups"]]
-    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "group_eval_order": order, "tests": [test]}
+    suite = {"rule_files": ["rules.yml"], "evaluation_interval": interval, "group_eval_order": order, "tests": [test]}
     (folder / "test.yml").write_text(json.dumps(suite))
     command = [str(toolchain.require("promtool")), "test", "rules", str(folder / "test.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

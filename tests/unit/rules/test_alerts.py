@@ -75,7 +75,7 @@ def test_the_text_that_people_read(tmp_path: Path) -> None:
     (spec,) = (each for each in alerts() if each.name == alert)
     expected = {
         "exp_labels": {
-            "severity": "critical",
+            "severity": "warning",
             "service": "vibevoice",
             "service_name": "tts",
             "environment": "prod",
