@@ -399,6 +399,16 @@ UNSEEN: Final[dict[tuple[str, int, int], str]] = {
     ("vibevoice-root-cause", 14, 0): "a GPU",
     ("vibevoice-root-cause", 15, 0): "the model's steps",
     ("vibevoice-root-cause", 22, 0): "cfg of a request that never began",
+    **{
+        ("vibevoice-health", panel, query): "the moments of the service's sends"
+        for panel in (40, 42, 43)
+        for query in range(3)
+    },
+    ("vibevoice-health", 41, 0): "the moments of the service's sends",
+    **{("vibevoice-voice", panel, 0): "the moments of the service's sends" for panel in (50, 51)},
+    **{("vibevoice-voice", panel, 0): "how the model ended, and what it made of the text" for panel in (52, 53, 54)},
+    ("vibevoice-root-cause", 40, 0): "when the service let go of a request",
+    ("vibevoice-root-cause", 41, 0): "the moments of the service's sends",
 }
 
 

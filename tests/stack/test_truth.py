@@ -45,7 +45,9 @@ def test_a_panel_shows_what_is_true(
 def test_every_query_is_held_to_the_ledger_or_says_why_not() -> None:
     """A panel that is added says what clients know of it, or that they cannot know."""
     known = truth.TRUTHS.keys() | truth.UNSEEN.keys()
-    assert {(board.uid, panel.id, index) for board, panel, index, _ in truth.queries()} == known
+    asked = {(board.uid, panel.id, index) for board, panel, index, _ in truth.queries()}
+    assert asked - known == set()
+    assert truth.TRUTHS.keys() <= asked
 
 
 def test_the_table_stands_in_the_docs() -> None:

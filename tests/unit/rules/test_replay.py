@@ -225,7 +225,10 @@ TICKETED = ("corrupt-voice", "slow-engine", "out-of-memory", "one-instance-lost"
 def test_pages_are_burn_rates_and_a_total_stall() -> None:
     """Whatever else is critical would wake people for what can wait."""
     pages = {alert.name for alert in alerts() if alert.severity == "critical"}
-    assert pages == {"VibeVoiceSuccessBudgetBurn", "VibeVoiceFirstAudioBudgetBurn", "VibeVoiceTotalStall"}
+    assert pages == {
+        *(f"VibeVoice{name}BudgetBurn" for name in ("Success", "FirstAudio", "Continuity")),
+        "VibeVoiceTotalStall",
+    }
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: f"{alert.name}-{alert.labels}")
@@ -244,6 +247,7 @@ WITHOUT_TRAFFIC = {
     "VibeVoiceCollectorLosing",
     "VibeVoiceExportQueueFilling",
     "VibeVoiceCardinalityOverflow",
+    "VibeVoiceSeriesNearLimit",
     "VibeVoiceTargetDown",
 }
 #: Traffic in another measure: an open stream, the probe's own requests.
