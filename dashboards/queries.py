@@ -150,6 +150,7 @@ def within(seconds: float, window: str, scope: str = SCOPE, by: str = "") -> str
 
 CONTINUITY_LEFT: Final = f"min({budget_left(CONTINUITY)}{{{WHO}}})"
 FINISHED: Final = total("finish_reason", growth(semconv.FINISHED, NOW, SPEAKER))
+WARM_UPS: Final = total("warmup", growth(semconv.WARM_UPS, NOW, SPEAKER))
 SUSPECTS: Final = total("suspect", growth(semconv.SUSPECTS, NOW, SPEAKER))
 
 

@@ -124,6 +124,17 @@ class Suspect(str, Enum):
         return self.value
 
 
+class WarmUp(str, Enum):
+    """What of a warm-up a request met."""
+
+    STARTUP = "startup"  # made before the application was ready
+    COMPILE = "compile"  # torch.compile compiled meanwhile
+    CAPTURE = "capture"  # a CUDA graph was captured meanwhile
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class ErrorType:
     """Values of ``error.type`` that we set ourselves; any other value is an exception's class name."""
 
@@ -312,6 +323,9 @@ M_FINISH_REASON = Attribute(
 M_SUSPECT = Attribute(
     "suspect", "string", "What about the speech is suspect.", ("loop",), members=tuple(each.value for each in Suspect)
 )
+M_WARM_UP = Attribute(
+    "warmup", "string", "What of a warm-up the request met.", ("compile",), members=tuple(each.value for each in WarmUp)
+)
 M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
 M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
 M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
@@ -468,6 +482,12 @@ AUDIO_UNCHECKED = Attribute(
     "double",
     "Seconds of audio that the checks skipped: they were behind, or took too much time.",
     (0.5,),
+)
+WARM_UP = Attribute(
+    "vibevoice.warmup",
+    "string",
+    "What of a warm-up the request met, joined by commas: startup (before the application was ready; in no objective), compile, capture.",
+    ("compile",),
 )
 CACHE = Attribute(
     "vibevoice.cache",
@@ -708,7 +728,7 @@ SYNTHESIZE = Span(
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
         CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
-        SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_UNCHECKED,
+        WARM_UP, SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_UNCHECKED,
     ),
 )  # fmt: skip
 QUEUE = Span(
@@ -1033,6 +1053,11 @@ UNCHECKED = Metric(
     "vibevoice.audio.unchecked", "counter", "s", "Audio that the checks skipped.", (M_VOICE,), "span vibevoice.synthesize",
     stability="development",
 )  # fmt: skip
+WARM_UPS = Metric(
+    "vibevoice.warmup.requests", "counter", "{request}",
+    "Requests that met a warm-up. Those of startup are in no other series but loads'; the others count everywhere.",
+    (M_VOICE, M_WARM_UP), "span vibevoice.synthesize",
+)  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
     "vibevoice.leading_silence",
     "histogram",
@@ -1123,7 +1148,7 @@ METRICS: Final = (
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
-    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED,
+    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip

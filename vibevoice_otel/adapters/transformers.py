@@ -10,7 +10,7 @@ from typing import Any
 
 from vibevoice_otel.adapters.shared import service
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
-from vibevoice_otel.adapters.shared.capture import hook_captures
+from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
@@ -41,6 +41,7 @@ class TransformersAdapter:
             lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler),
         )
         on_import("torch.cuda.graphs", lambda m: hook_captures(self.hooks, m))
+        on_import("torch._dynamo.callback", lambda m: hook_compilations(self.hooks, m))
         on_import(
             "vibevoice_otel.service.engine",
             lambda m: service.hook_service(self.hooks, self._recorder, m.StreamingTTSService),

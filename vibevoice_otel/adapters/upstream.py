@@ -11,7 +11,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import loading, service, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
-from vibevoice_otel.adapters.shared.capture import hook_captures
+from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
@@ -45,6 +45,7 @@ class UpstreamAdapter:
         hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
         hooks.on_import("vibevoice.modular.streamer", lambda m: hook_streamer(hooks, m))
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
+        hooks.on_import("torch._dynamo.callback", lambda m: hook_compilations(hooks, m))
         hooks.on_import("torch", lambda m: voices.hook_load(hooks, recorder, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))

@@ -117,6 +117,8 @@ class FromSpans:
             put.add(semconv.UNDERRUN, 0, voice)
             for reason in semconv.FinishReason:
                 put.add(semconv.FINISHED, 0, {**voice, "finish_reason": reason.value})
+            for met in semconv.WarmUp:
+                put.add(semconv.WARM_UPS, 0, {**voice, "warmup": met.value})
             for suspect in semconv.Suspect:
                 put.add(semconv.SUSPECTS, 0, {**voice, "suspect": suspect.value})
             for kind in semconv.Defect.ALL:
@@ -129,6 +131,9 @@ class FromSpans:
                 self._shares(batch)
                 self._ledger.settle()
             return  # a probe measures from outside, with instruments of its own
+        if batch.warm_up:
+            self._warm_up(batch)
+            return
         if batch.sampled and not self._kept(batch):
             batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
         with self._ledger.lock:
@@ -273,6 +278,16 @@ class FromSpans:
             return None  # a success without first audio had no socket: a program that speaks to itself
         return False
 
+    def _warm_up(self, batch: Batch) -> None:
+        """The service speaks to itself before it is ready: what it loads is told as ever, and that it spoke; nothing else."""
+        loads = [each for each in batch.operations if each.span in {semconv.MODEL_LOAD, semconv.VOICE_LOAD}]
+        with self._ledger.lock:
+            self._operations(replace(batch, operations=loads))
+            if batch.final:
+                attributes = {"voice": batch.labels.voice, "warmup": semconv.WarmUp.STARTUP.value}
+                self._ledger.add(semconv.WARM_UPS, 1, attributes)
+            self._ledger.settle()
+
     def _listener(self, batch: Batch, status: Status, root: Operation) -> None:
         """What was asked for, and what the listener got."""
         voice, put, exemplar = {"voice": batch.labels.voice}, self._ledger, _exemplar(batch, root)
@@ -286,6 +301,9 @@ class FromSpans:
         if status is Status.SUCCESS and not batch.profiled:
             length = {"text_length_range": batch.labels.text_length_range}
             put.record(semconv.REQUEST_DURATION, _waited(root), {**voice, **length}, exemplar)
+        for met in str(of.get(semconv.WARM_UP.key, "")).split(","):
+            if met:
+                put.add(semconv.WARM_UPS, 1, {**voice, "warmup": met})
         reason = of.get(semconv.FINISH_REASON.key)
         if reason is not None:
             put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})

@@ -200,6 +200,7 @@ class Assembly:
         return Batch(
             request=self.timeline.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
             labels=self._labels(), operations=[], blocks=[], final=final, synthetic=self.timeline.asked.synthetic,
+            warm_up=semconv.WarmUp.STARTUP in self.timeline.warm_up,
             profiled=self.timeline.profiled,
         )  # fmt: skip
 
@@ -415,6 +416,7 @@ class Assembly:
             (semconv.EVENT_LOOP_BLOCKED, t.events_blocked / 1e9 or None),
             (semconv.CLOSE_CODE, t.close_code),
             (semconv.SYNTHETIC, asked.synthetic or None),
+            (semconv.WARM_UP, ",".join(sorted({met.value for met in t.warm_up})) or None),
             (semconv.PROFILED, t.profiled or None),
             (semconv.GENERATION_THREADS, t.streams_active),
         )

@@ -26,6 +26,7 @@ from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
 from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.recording.timeline import Asked, Timeline
+from vibevoice_otel.recording.warmup import startup
 from vibevoice_otel.sampling.budget import SpanBudget
 from vibevoice_otel.sdk.spans import id_generator
 
@@ -148,6 +149,8 @@ class Recorder:
         if closed is not None:
             self.on_drop("requests", closed, 1)
             return timeline
+        if startup.going_on:
+            timeline.warm_up.append(semconv.WarmUp.STARTUP)
         if self._checker is not None:
             timeline.checks, timeline.check = AudioChecks(), self._checker.note
         span = self.emitter.open(timeline.request, timeline.anchor.to_wall(opened), context)

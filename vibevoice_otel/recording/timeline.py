@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.finish import Ending
     from vibevoice_otel.recording.records import AttributeValue
+    from vibevoice_otel.semconv import WarmUp
 
 
 @dataclass(slots=True)
@@ -139,7 +140,7 @@ class Timeline:
         "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
         "events_blocked", "first_send", "heard", "http_status", "last_progress", "leading_silence", "model_ready",
         "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said", "sends",
-        "service_closed", "silent", "streams_active", "unread", "used", "web_closed", "web_error", "work_end",
+        "service_closed", "silent", "streams_active", "unread", "used", "warm_up", "web_closed", "web_error", "work_end",
         "work_error", "work_start",
     )  # fmt: skip
 
@@ -193,6 +194,7 @@ class Timeline:
         self.heard = False
         self.checks: AudioChecks | None = None  # where the operator wants the audio looked into
         self.check: Callable[[AudioChecks], None] | None = None  # told when there is something to check
+        self.warm_up: list[WarmUp] = []  # what of a warm-up the request met
         self.puts: list[int] = []  # when each frame was put in the audio queue
         # The model, on the threads that generate.
         self.runs: list[Run] = [

@@ -5,6 +5,7 @@ ServerErrorMiddleware  >  OpenTelemetry's middleware, if any  >  RequestMiddlewa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from vibevoice_otel.recording.clock import now
 from vibevoice_otel.traceparent import adoption
 from vibevoice_otel.web.ends import Receive, Scope, Send
 from vibevoice_otel.web.middleware import ARRIVED, RequestMiddleware
+from vibevoice_otel.web.startup import start_up
 
 if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
@@ -73,6 +75,9 @@ class WebAdapter:
                     _inside(self, recorder)
             except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
                 hooks.failed("the web application's entry", error)
+            if scope["type"] == "lifespan":
+                await start_up(functools.partial(original, self), scope, receive, send)
+                return
             await original(self, scope, receive, send)
 
         return call

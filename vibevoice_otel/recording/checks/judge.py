@@ -33,7 +33,7 @@ class Judge:
         self._paces = Paces()
 
     def consume(self, batch: Batch) -> None:
-        root = batch.operation(semconv.SYNTHESIZE) if batch.final and not batch.synthetic else None
+        root = batch.operation(semconv.SYNTHESIZE) if batch.final and not (batch.synthetic or batch.warm_up) else None
         if root is None:
             return
         found = [suspect.value for suspect in self._suspicions(batch, root)]
