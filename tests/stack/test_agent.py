@@ -79,6 +79,15 @@ def test_an_exemplar_leads_to_a_trace_that_left(prometheus: Prometheus, recorded
     assert found[0]["labels"]["span_id"] in {span.span_id.hex() for span in spans}
 
 
+@pytest.mark.parametrize(
+    "metric", [each for each in semconv.METRICS if each.instrument == "histogram"], ids=lambda metric: metric.prometheus
+)
+def test_every_histogram_s_exemplar_arrives(metric: semconv.Metric, prometheus: Prometheus, recorded: Request) -> None:
+    """The scrape that carries start times (protobuf) carries the exemplars as well."""
+    found = prometheus.exemplars(f'{metric.prometheus}_bucket{{service="contract"}}')
+    assert {each["labels"]["trace_id"] for each in found} == {recorded.trace_id}
+
+
 def test_host_metrics_stand_for_the_node_exporter(prometheus: Prometheus) -> None:
     """CPU, memory, disk, filesystem, network and load of the host are there without a node exporter, with an environment."""
     names = (
