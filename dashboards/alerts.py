@@ -9,7 +9,9 @@ from dashboards import thresholds as limits
 from dashboards.promql import SERVICE, VOICE, grown, growth, series, share_above, total
 from dashboards.recording import (
     ACTIVE,
+    CODES,
     INSTANCES,
+    LIMIT,
     VOICE_FAILURES,
     VOICE_FIRST_AUDIOS,
     VOICE_P95,
@@ -18,6 +20,7 @@ from dashboards.recording import (
     counted,
 )
 from vibevoice_otel import semconv
+from vibevoice_otel.semconv import Limit
 
 RUNBOOKS = "https://github.com/vibevoice-otel/vibevoice-otel/blob/main/docs/runbooks"
 #: Prometheus jobs whose silence blinds us: deploy/prometheus/*.yml.
@@ -175,6 +178,20 @@ def _memory() -> Iterator[Alert]:
     )
 
 
+def _limit() -> Iterator[Alert]:
+    busy, audio = (total(SERVICE, growth(metric, "10m")) for metric in (semconv.GENERATE_BUSY, semconv.AUDIO_PRODUCED))
+    yield Alert(
+        "VibeVoiceHostIsTheLimit",
+        f"{busy} / {audio} > {limits.REAL_TIME:g}\nand {audio} >= {limits.LEAST_AUDIO_SECONDS}\n"
+        f"and min_over_time({LIMIT}[5m]) >= {CODES[Limit.CORE]}",
+        "10m",
+        "warning",
+        OF + " is slower than speech while its card waits for the host",
+        "A second of audio takes {{ $value | humanizeDuration }} (10 minutes), and most of the frames' time is the host's: "
+        "a faster card would not help.",
+    )
+
+
 def _stalls() -> Iterator[Alert]:
     instance = "service, environment, instance"
     yield Alert(
@@ -296,4 +313,4 @@ def _telemetry() -> Iterator[Alert]:
 
 def alerts() -> tuple[Alert, ...]:
     """All alerts; several rules may share a name (one page in docs/runbooks/ for them all)."""
-    return (*_voices(), *_defects(), *_burns(), *_memory(), *_stalls(), *_telemetry())
+    return (*_voices(), *_defects(), *_burns(), *_memory(), *_limit(), *_stalls(), *_telemetry())

@@ -113,13 +113,23 @@ def _custom(panel: Panel) -> dict[str, Any]:
     return {}
 
 
+def _mappings(panel: Panel) -> list[dict[str, Any]]:
+    if not panel.words:
+        return []
+    words = {
+        f"{value:g}": {"text": text, "color": colour, "index": index}
+        for index, (value, (text, colour)) in enumerate(panel.words.items())
+    }
+    return [{"type": "value", "options": words}]
+
+
 def _field_config(panel: Panel) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "unit": panel.unit,
         "color": {"mode": "thresholds" if panel.kind in {"stat", "table", "traces"} else "palette-classic"},
         "thresholds": panel.thresholds.json(),
         "custom": _custom(panel),
-        "mappings": [],
+        "mappings": _mappings(panel),
     }
     optional = {"min": panel.bottom, "max": panel.top, "decimals": panel.decimals, "noValue": panel.empty or None}
     defaults |= {key: value for key, value in optional.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from dashboards.queries import TRACES
 
 Kind = Literal["timeseries", "stat", "table", "heatmap", "traces"]
-Unit = Literal["short", "s", "percentunit", "reqps", "bytes", "none"]
+Unit = Literal["short", "s", "percentunit", "reqps", "bytes", "joule", "none"]
 WIDTH: Final = 24
 GREEN, YELLOW, RED, BLUE, PURPLE = "green", "orange", "red", "blue", "purple"
 #: A panel without any event shows an axis to here at least, not to a hundred of what never happened.
@@ -148,6 +148,7 @@ class Panel:
         empty: why there may be nothing to see on a healthy system; shown in the panel's place.
         traceql: for ``kind`` traces, and which list of requests the panel links to.
         spans: rows of each trace at most.
+        words: value -> (text, colour) that is shown in its place.
         top, bottom: ends of the axis; ``least_top`` is its end while all values are below it.
         time_from: a time of its own in place of the dashboard's.
     """
@@ -174,6 +175,7 @@ class Panel:
     transformations: tuple[dict[str, Any], ...] = ()
     overrides: tuple[Override, ...] = ()
     legend: bool = True
+    words: Mapping[float, tuple[str, str]] = field(default_factory=dict)
 
 
 def stat(number: int, title: str, query: str, *beside: Query, width: int = 4, height: int = 4, **more: Any) -> Panel:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from dashboards.promql import growth, mean, ordered, quantile, series, share_above, total
-from dashboards.recording import BAD, COUNTED, FAILED, LONG_INTERVAL_SECONDS, SLO_WINDOW, budget_left
+from dashboards.recording import BAD, COUNTED, FAILED, LONG_INTERVAL_SECONDS, SLO_WINDOW, budget_left, limit_code
 from dashboards.thresholds import CONTINUITY, FIRST_AUDIO, SUCCESS, Objective
 from vibevoice_otel import semconv
-from vibevoice_otel.semconv import Metric, Status
+from vibevoice_otel.semconv import Limit, Metric, SharePart, Status
 
 NOW: Final = "$__rate_interval"
 NOW_MS: Final = "$__rate_interval_ms"
@@ -173,6 +173,28 @@ MEMORY_LIMIT: Final = memory(semconv.GPU_MEMORY_LIMIT)
 MEMORY_RESERVED: Final = memory(semconv.GPU_MEMORY_RESERVED)
 MEMORY_SHARE: Final = f"max({series(semconv.GPU_MEMORY, SCOPE)} / {series(semconv.GPU_MEMORY_LIMIT, SCOPE)})"
 MEMORY_EVENTS: Final = total("event", growth(semconv.GPU_MEMORY_EVENTS, NOW, SCOPE, 'event=~"oom|retry"'))
+
+#: Who is the limit (recording.CODES), the most that a faster card and a faster host could save, and energy, each of the chosen instances.
+_ON_CARD: Final = f'limit=~"{Limit.CARD}|{Limit.OTHER_PROCESS}"'
+_WHOLE_FRAME: Final = f'frame_part="{SharePart.FRAME}"'
+LIMIT: Final = limit_code("", "5m", SCOPE)
+LIMITS: Final = f"{total('limit', growth(semconv.FRAME_LIMIT, NOW, SCOPE))} / scalar({total('', growth(semconv.FRAME_LIMIT, NOW, SCOPE))})"
+CARD_SAVES: Final = (
+    f"{total('', growth(semconv.FRAME_LIMIT, '5m', SCOPE, _ON_CARD))}"
+    f" / {total('', growth(semconv.FRAME_LIMIT, '5m', SCOPE))}"
+)
+HOST_SAVES: Final = f"1 - {mean(semconv.KERNEL_SHARE, RANGE, '', SCOPE, _WHOLE_FRAME)}"
+PASSES: Final = mean(semconv.LM_DURATION, NOW, "branch, clock", SPEAKER)
+_ENERGY: Final = series(semconv.HW_ENERGY, SCOPE)
+#: Every process on a card reports that card's own energy, so it counts once by its UUID. It does not begin at nought.
+ENERGY: Final = (
+    f"sum(max by (hw_id) (max_over_time({_ENERGY}[{NOW}]) - min_over_time({_ENERGY}[{NOW}])))"
+    f" / {total('', growth(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
+)
+UTILIZATION: Final = f"max by (hw_id) ({series(semconv.HW_GPU_UTILIZATION, SCOPE)})"
+THROTTLED: Final = f"max by (throttle_reason) ({series(semconv.GPU_THROTTLED, SCOPE)}) > 0"
+_ERRORS: Final = series(semconv.HW_ERRORS, SCOPE)
+CARD_ERRORS: Final = f"max by (error_type) (max_over_time({_ERRORS}[{NOW}]) - min_over_time({_ERRORS}[{NOW}]))"
 
 # ---------------------------------------------------------------------------------------------------------------- telemetry
 DROPPED: Final = total("what, reason", growth(semconv.DROPPED, NOW, SCOPE))

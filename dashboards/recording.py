@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from dashboards.promql import SERVICE, VOICE, growth, quantile, series, total
 from dashboards.thresholds import BURNS, CONTINUITY, FIRST_AUDIO, OBJECTIVES, SUCCESS, Objective
 from vibevoice_otel import semconv
-from vibevoice_otel.semconv import Status
+from vibevoice_otel.recording.device import limits
+from vibevoice_otel.semconv import Limit, Status
 
 FAILED = f'status=~"{Status.ERROR}|{Status.TIMEOUT}"'
 COUNTED = f'status=~"{Status.SUCCESS}|{Status.ERROR}|{Status.TIMEOUT}"'
@@ -30,6 +31,13 @@ INSTANCES = "service:vibevoice_instances:count"
 SATURATION = "service:vibevoice_saturation:ratio"
 LOAD = "service:vibevoice_load:pods"
 HELD = "service:vibevoice_scale_down_held:bool"
+
+
+#: What the frames' time was spent on, and the word for it (CODES), by service.
+LIMIT_SECONDS = "service:vibevoice_frame_limit_seconds:sum_5m"
+LIMIT = "service:vibevoice_frame_limit:code_5m"
+#: The word of recording/device/limits.py's verdict as a number, for PromQL and Grafana's mappings.
+CODES = {Limit.UNKNOWN: 0, Limit.CARD: 1, Limit.OTHER_PROCESS: 2, Limit.CORE: 3, Limit.LOCK: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,25 @@ def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str
     return total(by, growth(metric, window, *matchers, failing)), total(by, growth(metric, window, *matchers, counting))
 
 
+def limit_code(by: str, window: str, *matchers: str) -> str:
+    """Who is the limit, as one of :data:`CODES`: what recording.device.limits.verdict says, of the frames of ``window``."""
+
+    def seconds(*which: Limit) -> str:
+        chosen = f'limit=~"{"|".join(which)}"' if which else ""
+        return total(by, growth(semconv.FRAME_LIMIT, window, *matchers, chosen))
+
+    every, card = seconds(), seconds(Limit.CARD, Limit.OTHER_PROCESS)
+    error = total(by, growth(semconv.FRAME_LIMIT_ERROR, window, *matchers))
+    told = (
+        f"(({every}) >= bool {limits.LEAST_SECONDS:g})\n* (({seconds(Limit.UNKNOWN)}) <= bool ({every}) / 2)\n"
+        f"* (abs(({card}) - {limits.CARD_SHARE:g} * ({every})) > bool ({error}))"
+    )
+    of_card = f"({CODES[Limit.CARD]} + (({seconds(Limit.OTHER_PROCESS)}) >= bool {limits.OTHER_SHARE:g} * ({card})))"
+    of_host = f"({CODES[Limit.CORE]} + (({seconds(Limit.LOCK)}) >= bool {limits.LOCK_SHARE:g} * ({every})))"
+    on_card = f"(({card}) >= bool {limits.CARD_SHARE:g} * ({every}))"
+    return f"{told}\n* ({on_card} * {of_card}\n+ (1 - {on_card}) * {of_host})"
+
+
 def _objective(objective: Objective, window: str) -> tuple[Record, ...]:
     above, below = bad(objective, window, SERVICE)
     ratio, count = bad_ratio(objective, window), counted(objective, window)
@@ -103,6 +130,10 @@ def groups() -> tuple[Group, ...]:
         Record(LOAD, f"{busy} / avg by ({SERVICE}) ({capacity})"),
         Record(HELD, f"{bad_ratio(FIRST_AUDIO, '5m')} > bool {FIRST_AUDIO.budget:g}"),
     )
+    limit = (
+        Record(LIMIT_SECONDS, total(f"{SERVICE}, limit", growth(semconv.FRAME_LIMIT, "5m"))),
+        Record(LIMIT, limit_code(SERVICE, "5m")),
+    )
     short = tuple(
         rule for objective in OBJECTIVES for window in _windows(long=False) for rule in _objective(objective, window)
     )
@@ -118,6 +149,7 @@ def groups() -> tuple[Group, ...]:
     return (
         Group("vibevoice-voices", voices),
         Group("vibevoice-state", state),
+        Group("vibevoice-limit", limit),
         Group("vibevoice-objectives", short),
         Group("vibevoice-scaling", scaling),
         Group("vibevoice-objectives-days", (*long, *left), f"{LONG_INTERVAL_SECONDS // 60}m"),

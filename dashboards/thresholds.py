@@ -24,6 +24,8 @@ SERIES_RATIO: Final = 0.8
 STUCK_SECONDS: Final = 30
 QUEUE_RATIO: Final = 0.5
 PROBE_FAILURES: Final = 3
+#: Seconds of audio in ten minutes below which the fleet's real-time factor is that of a few requests.
+LEAST_AUDIO_SECONDS: Final = 60
 REAL_TIME: Final = 1.0  # a real-time factor above it cannot keep a listener supplied
 
 #: Share of a voice's frames with a defect that is no accident. Speech has pauses, so silence is the most tolerated.

@@ -18,9 +18,9 @@ run() {  # seconds, name, command ...
     [ "$code" = 0 ] || failed=1
 }
 : >"$out/summary.txt"
-run 240 card "$python" -m benchmarks.card --out "$out"
-run 150 tests "$python" -m pytest tests/gpu -q -rA --durations=0 -p no:cacheprovider
+run 220 card "$python" -m benchmarks.card --out "$out"
+run 140 tests "$python" -m pytest tests/gpu -q -rA --durations=0 -p no:cacheprovider
 # shellcheck disable=SC2086
-run 230 gpu "$python" -m benchmarks.gpu --out "$out" ${ARGS:---frames 8 --rounds 3}
+run 210 gpu "$python" -m benchmarks.gpu --out "$out" ${ARGS:---frames 8 --rounds 3}
 cat "$out/summary.txt"
 exit $failed

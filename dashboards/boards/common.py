@@ -6,7 +6,9 @@ from typing import Final
 
 from dashboards import thresholds as limits
 from dashboards.panels import BLUE, GREEN, PURPLE, RED, YELLOW, Thresholds
+from dashboards.recording import CODES
 from vibevoice_otel import semconv
+from vibevoice_otel.semconv import Limit
 
 #: The same colour for the same thing on every dashboard; both themes have these.
 STATUS_COLOURS: Final = {"success": GREEN, "error": RED, "timeout": PURPLE, "cancelled": BLUE, "rejected": YELLOW}
@@ -20,5 +22,11 @@ BUDGET: Final = Thresholds(RED, ((0.0, YELLOW), (0.25, GREEN)))
 CONTINUOUS: Final = Thresholds(RED, ((0.95, YELLOW), (semconv.SLO_GAP_RATIO, GREEN)), line=True)
 SLOW_SHARE: Final = Thresholds(GREEN, ((1 - semconv.SLO_FIRST_AUDIO_RATIO, RED),), line=True)
 REAL_TIME: Final = Thresholds(GREEN, ((limits.REAL_TIME, RED),), line=True)
+PLAIN: Final = Thresholds("text")
 MEMORY: Final = Thresholds(GREEN, ((limits.GPU_MEMORY_RATIO, RED),))
+LIMIT_COLOURS: Final = {
+    Limit.CARD: PURPLE, Limit.OTHER_PROCESS: RED, Limit.CORE: YELLOW, Limit.LOCK: BLUE, Limit.UNKNOWN: "text",
+}  # fmt: skip
+#: Who is the limit, by its number.
+LIMITS: Final = {float(code): (limit.words, LIMIT_COLOURS[limit]) for limit, code in CODES.items()}
 ANY: Final = Thresholds(GREEN, ((1e-9, YELLOW),))

@@ -6,7 +6,22 @@ from typing import Any
 
 from dashboards import queries as q
 from dashboards.boards import common
-from dashboards.panels import RED, YELLOW, Board, Panel, Query, colours, heat, kept, only, row, series, table, traces
+from dashboards.panels import (
+    RED,
+    YELLOW,
+    Board,
+    Panel,
+    Query,
+    colours,
+    heat,
+    kept,
+    only,
+    row,
+    series,
+    stat,
+    table,
+    traces,
+)
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Part
 
@@ -224,6 +239,90 @@ _WHOLE = row(
     ),
 )
 
+_LIMIT = row(
+    "The card or the host",
+    stat(
+        60,
+        "Who is the limit",
+        q.LIMIT,
+        description="What most of the frames' time went to in the last five minutes. The card: buy a faster one, or a second. The host's core: a faster core, CUDA "
+        "graphs, torch.compile, more processes on the card. The interpreter's lock: more processes, one stream each. "
+        "Cannot say: below five seconds of frames. Choose one instance for its own word.",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="none",
+        width=6,
+        height=8,
+        empty=common.NO_GPU,
+        words=common.LIMITS,
+    ),
+    stat(
+        61,
+        "A faster card saves at most",
+        q.CARD_SAVES,
+        description="Share of the frames' time in which the host waited for the card, over five minutes: what a card that computes in no time would save.",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="percentunit",
+        width=3,
+        height=8,
+        empty=common.NO_GPU,
+        thresholds=common.PLAIN,
+    ),
+    stat(
+        62,
+        "A faster host saves at most",
+        q.HOST_SAVES,
+        description="Share of the sampled frames in which no kernel ran, over the time shown. Known only where frames are sampled (VIBEVOICE_OTEL_GPU_PROFILE).",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="percentunit",
+        width=3,
+        height=8,
+        empty="No frame was sampled",
+        thresholds=common.PLAIN,
+    ),
+    series(
+        63,
+        "What the frames' time is spent on",
+        Query(q.LIMITS, "{{limit}}"),
+        description="Shares of the frames' time: waiting for the card or for another process on it, running on the host's core, waiting for the lock.",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="percentunit",
+        width=12,
+        stacked=True,
+        top=1.0,
+        empty=common.NO_GPU,
+        overrides=colours({limit.value: colour for limit, colour in common.LIMIT_COLOURS.items()}),
+    ),
+    series(
+        64,
+        "Passes of the language model",
+        Query(q.PASSES, "{{branch}} by the {{clock}}"),
+        description="Mean duration of a pass; a frame has one of each branch. Most of a frame on the real model.",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="s",
+        empty=common.IDLE,
+    ),
+    series(
+        65,
+        "The card itself",
+        Query(q.UTILIZATION, "some kernel resident {{hw_id}}"),
+        Query(q.THROTTLED, "throttled: {{throttle_reason}}"),
+        Query(q.CARD_ERRORS, "error {{error_type}}"),
+        description="By NVML (the extra nvidia): the share of time in which some kernel was resident, which is not how busy the card was; throttling; errors.",
+        runbook="VibeVoiceStuckStream",
+        unit="percentunit",
+        empty="No NVML here",
+    ),
+    series(
+        66,
+        "Energy of a second of audio",
+        Query(q.ENERGY, "joules"),
+        description="What the cards drew, idle draw and other processes included, over the seconds of audio made. By NVML.",
+        runbook="VibeVoiceHostIsTheLimit",
+        unit="joule",
+        empty="No NVML here",
+    ),
+)
+
 _ASKED = row(
     "What was asked for",
     _parameter(20, semconv.M_CFG.key, "cfg"),
@@ -301,6 +400,6 @@ ROOT_CAUSE = Board(
     uid="vibevoice-root-cause",
     title="VibeVoice / Root cause",
     description="The first-audio latency over what can delay it. The stack says which part grew; the panels below it say why.",
-    rows=(_TIME, _CAUSES, _ASKED, _WHOLE, _REQUESTS),
+    rows=(_TIME, _LIMIT, _CAUSES, _ASKED, _WHOLE, _REQUESTS),
     variables=("service", "environment", "instance", "voice", "trace"),
 )

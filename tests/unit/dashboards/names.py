@@ -48,7 +48,7 @@ def metrics(expression: str) -> set[str]:
     text = re.sub(r'"[^"]*"', '""', expression)
     names = set(
         re.findall(
-            r"(?<![\w.$])((?:service|voice):[\w:]+|vibevoice_\w+|otelcol_\w+|ALERTS\b|up\b(?=\{|\s|$)|target_info)",
+            r"(?<![\w.$])((?:service|voice):[\w:]+|vibevoice_\w+|hw_(?:gpu|power|energy|errors)\w*|otelcol_\w+|ALERTS\b|up\b(?=\{|\s|$)|target_info)",
             text,
         )
     )

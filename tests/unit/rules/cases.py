@@ -109,6 +109,33 @@ def _voices() -> Iterator[Case]:
     yield Case(alert, "cut off but rare", finished(eos=0.2, length=0.2))
 
 
+def limited(**by_limit: float) -> dict[str, str]:
+    """Seconds of frames a minute by what they were spent on, and of the audio that they made: half as much."""
+    of = f'{OF}, instance="a", device_id="0"'
+    every = {"card": 0.0, "other_process": 0.0, "core": 0.0, "lock": 0.0, "unknown": 0.0, **by_limit}
+    total = sum(every.values())
+    return {
+        **{
+            f'vibevoice_frame_limit_seconds_total{{{of}, limit="{name}"}}': f"0+{each:g}x300"
+            for name, each in every.items()
+        },
+        f"vibevoice_frame_limit_error_seconds_total{{{of}}}": "0+0.01x300",
+        f"vibevoice_generate_busy_seconds_total{{{VOICE}}}": f"0+{total:g}x300",
+        f"vibevoice_audio_produced_seconds_total{{{VOICE}}}": f"0+{total / 2:g}x300",
+    }
+
+
+def _limit() -> Iterator[Case]:
+    alert, labels = "VibeVoiceHostIsTheLimit", {**OUT, "severity": "warning"}
+    yield Case(alert, "the core", limited(core=45, card=5), 15, labels)
+    yield Case(alert, "the lock", limited(lock=30, core=15, card=5), 15, labels)
+    yield Case(alert, "the card", limited(core=20, card=30))
+    yield Case(alert, "too few frames", limited(core=0.9))
+    faster = limited(core=45, card=5)
+    faster[f"vibevoice_audio_produced_seconds_total{{{VOICE}}}"] = "0+55x300"
+    yield Case(alert, "fast enough", faster)
+
+
 def _defects() -> Iterator[Case]:
     alert = "VibeVoiceDefectiveAudio"
     frames = {f'vibevoice_decode_duration_seconds_count{{{VOICE}, clock="host"}}': "0+100x300"}
@@ -238,5 +265,5 @@ def _telemetry() -> Iterator[Case]:
     yield Case(alert, "one failure", {probe % "error": "0x5 1x300", probe % "success": "0+1x300"})
 
 
-CASES = (*_voices(), *_defects(), *_burns(), *_memory(), *_stalls(), *_telemetry())
+CASES = (*_voices(), *_limit(), *_defects(), *_burns(), *_memory(), *_stalls(), *_telemetry())
 BUDGETS = {budget_left(each): 1 - (0.005 / each.budget) for each in OBJECTIVES}

@@ -1,0 +1,43 @@
+"""Who is the limit: the rule says by PromQL what the product's own verdict says, case by case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dashboards.recording import CODES, LIMIT
+from tests.stack.fixtures import need
+from tests.unit.rules import promtool
+from tests.unit.rules.cases import OF, limited
+from vibevoice_otel.recording.device.limits import verdict
+
+#: Seconds a minute by limit, each near a line between two words.
+CASES: list[dict[str, float]] = [
+    {"card": 0.4, "core": 0.5},
+    {"card": 26.0, "core": 24.0},
+    {"card": 24.0, "core": 26.0},
+    {"card": 25.005, "core": 25.0},
+    {"card": 12.0, "other_process": 14.0, "core": 20.0},
+    {"card": 14.0, "other_process": 12.0, "core": 20.0},
+    {"card": 10.0, "core": 27.0, "lock": 13.0},
+    {"card": 10.0, "core": 28.0, "lock": 12.0},
+    {"unknown": 26.0, "card": 24.0},
+    {"unknown": 24.0, "card": 2.0, "core": 24.0},
+]
+
+
+@pytest.mark.parametrize("rates", CASES, ids=str)
+def test_the_rule_says_what_the_product_says(rates: dict[str, float], tmp_path: Path) -> None:
+    """Over five minutes at these rates."""
+    need("promtool")
+    groups = yaml.safe_load(promtool.RULES[0].read_text())["groups"]
+    rules = {"groups": [group for group in groups if group["name"] == "vibevoice-limit"]}
+    word = verdict({name: 5 * each for name, each in rates.items()}, 5 * 0.01)
+    check = {
+        "expr": LIMIT,
+        "eval_time": "30m",
+        "exp_samples": [{"labels": f"{LIMIT}{{{OF}}}", "value": CODES[word]}],
+    }
+    assert not promtool.run(tmp_path, rules, limited(**rates), {"promql_expr_test": [check]})
