@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import weakref
 from collections.abc import Callable
@@ -10,27 +9,30 @@ from typing import Any
 
 from vibevoice_otel import failures
 
-_renewed: dict[weakref.ref[Callable[[], Any]], None] = {}  # in the order of registration
+#: In the order of registration: an object and what is called with it, or a function and nothing.
+_renewed: weakref.WeakKeyDictionary[Any, list[Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 
 
-def renew_in_child(method: Callable[[], Any]) -> None:
-    """Have ``method`` called in each forked child, as long as the object that it is bound to lives (or the function itself).
+def renew_in_child(renew: Callable[[], object]) -> None:
+    """Have ``renew`` called in each forked child, as long as the object that it is bound to lives (or the function itself).
 
-    The child has none of the parent's threads, so a lock that one of them held is never released: ``method`` replaces its object's locks,
+    The child has none of the parent's threads, so a lock that one of them held is never released: ``renew`` replaces its object's locks,
     and acquires none.
     """
-    reference = weakref.WeakMethod if inspect.ismethod(method) else weakref.ref
-    _renewed[reference(method, lambda gone: _renewed.pop(gone, None))] = None
+    owner = getattr(renew, "__self__", None)
+    if owner is None:
+        _renewed[renew] = [lambda function: function()]
+    else:
+        _renewed.setdefault(owner, []).append(renew.__func__)  # type: ignore[attr-defined]
 
 
 def _in_child() -> None:
-    for reference in list(_renewed):
-        method = reference()
-        if method is not None:
+    for owner, functions in list(_renewed.items()):
+        for function in functions:
             try:
-                method()
-            except Exception as error:  # noqa: BLE001 - the others are renewed all the same, and the host's child goes on
-                failures.warn_once(f"renewing {method.__qualname__} after a fork", error)
+                function(owner)
+            except Exception as error:  # noqa: BLE001, PERF203 - the others are renewed all the same, and the host's child goes on
+                failures.warn_once(f"renewing {type(owner).__qualname__} after a fork", error)
 
 
 if hasattr(os, "register_at_fork"):

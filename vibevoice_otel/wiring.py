@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ def build(
     adapters: Callable[[], Iterable[str]],
     page: LivePage | None = None,
     tail: TailProcessor | None = None,
+    *,
+    stack: contextlib.ExitStack,
     more: Iterable[Sink] = (),
     **options: Any,
 ) -> Recorder:
@@ -45,6 +47,7 @@ def build(
         page: shows what is recorded.
         tail: decides which traces are kept.
         more: sinks of the program's own.
+        stack: takes everything back when it is closed: the recorder first, without a judgement on what is open.
         options: of the recorder.
     """
 
@@ -53,12 +56,15 @@ def build(
 
     tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
     path = fast.path(tracer, dropped) if chosen.fast_path else None
+    if path is not None:
+        stack.callback(path.spans.close, chosen.shutdown_timeout)
     instruments = Instruments(
         meter_provider,
         __version__,
         Limits(chosen.max_attribute_sets, chosen.max_series),
         path.metrics if path is not None else None,
     )
+    stack.callback(instruments.close)
     step_labels = Bounds(chosen).step_labels()
     derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
     sinks: list[Sink] = [Judge(), derive]
@@ -80,6 +86,5 @@ def build(
     live.register(instruments, recorder, __version__, adapters)
     gpu.register(instruments)
     nvml.register(instruments)
-    # Registered after the SDK's own, so it runs before them: what is open is ended while the exporters still work.
-    atexit.register(recorder.shutdown, chosen.shutdown_timeout)
+    stack.callback(recorder.shutdown, chosen.shutdown_timeout, judge=False)
     return recorder

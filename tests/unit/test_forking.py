@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -50,6 +51,7 @@ class Kept:
 
 def test_it_renews_what_lives_and_keeps_nothing_alive() -> None:
     """An object that nobody else holds is gone, and so is its place."""
+    gc.collect()
     kept, gone = Kept(), Kept()
     reference, places = weakref.ref(gone), len(forking._renewed)
     del gone
@@ -78,7 +80,9 @@ def test_our_counts_begin_at_zero_in_the_child_and_the_hosts_do_not(temporality:
     reader = InMemoryMetricReader(preferred_temporality={Counter: temporality})
     meters = MeterProvider([reader], shutdown_on_exit=False)
     host = meters.get_meter("host").create_counter("host")
-    recorder = wiring.build(Settings(), TracerProvider(shutdown_on_exit=False), meters, list)
+    recorder = wiring.build(
+        Settings(), TracerProvider(shutdown_on_exit=False), meters, list, stack=contextlib.ExitStack()
+    )
 
     def speak(times: int) -> dict[str, tuple[float, int]]:
         for _ in range(times):
@@ -109,7 +113,9 @@ def test_our_counts_begin_at_zero_in_the_child_and_the_hosts_do_not(temporality:
 def test_a_child_waits_for_no_lock_of_its_parents_threads() -> None:
     """Another thread holds every lock of ours as the process forks: the child records a request all the same."""
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
-    recorder = wiring.build(Settings(), TracerProvider(shutdown_on_exit=False), meters, list)
+    recorder = wiring.build(
+        Settings(), TracerProvider(shutdown_on_exit=False), meters, list, stack=contextlib.ExitStack()
+    )
     ledger = next(sink for sink in recorder.sinks if hasattr(sink, "_ledger"))._ledger
     holding, let_go = threading.Event(), threading.Event()
 

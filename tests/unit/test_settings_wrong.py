@@ -44,7 +44,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
 def test_all_problems_are_told_at_once_and_a_misspelling_is_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Instrumenting with two wrong settings logs two errors, raises nothing and hooks nothing."""
+    """Instrumenting with two wrong settings logs two errors, raises nothing and hooks nothing but what hides the text."""
     monkeypatch.setenv("VIBEVOICE_OTEL_PAGE", "nonsense")
     monkeypatch.setenv("VIBEVOICE_OTEL_MAX_STEPS", "-4")
     monkeypatch.setenv("VIBEVOICE_OTEL_CAPTURE_TXT", "true")
@@ -59,7 +59,7 @@ def test_all_problems_are_told_at_once_and_a_misspelling_is_a_warning(
             "VIBEVOICE_OTEL_CAPTURE_TXT is not a setting; the nearest is VIBEVOICE_OTEL_CAPTURE_TEXT. It changes nothing."
         )
         assert instrumentor.recorder is None
-        assert instrumentor.hook_points == []
+        assert all("hiding" in point.part for point in instrumentor.hook_points)
     finally:
         instrumentor.uninstrument()
 

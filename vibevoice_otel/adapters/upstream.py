@@ -263,7 +263,7 @@ def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., A
     return from_pretrained
 
 
-def _loading_service(depth: int = 4) -> Any | None:
+def _loading_service(depth: int = 5) -> Any | None:
     """The class of the service whose ``load`` calls us, if one does. Looks at the callers' frames: once, at start-up."""
     frame = sys._getframe(2)  # inspect.stack() would read source files
     for _ in range(depth):

@@ -9,20 +9,24 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from wrapt.importer import register_post_import_hook  # type: ignore[import-untyped]
-
-from vibevoice_otel import failures
+from vibevoice_otel import failures, forking
+from vibevoice_otel.hooks.imports import when_imported
 from vibevoice_otel.hooks.wrappers import After, Before, Find, guarded, noted
 
 logger = logging.getLogger(__name__)
 _ABSENT = object()
+#: Attribute of a function that stands in another's place: its :class:`_Slot`.
+MARK = "__vibevoice_otel__"
+
+
+def _nobody(_what: str, _reason: str, _count: int) -> None:
+    """Hears of drops when nothing observes."""
 
 
 @dataclass(slots=True)
@@ -35,7 +39,49 @@ class HookPoint:
     found: bool
 
 
-@dataclass(slots=True)
+class _Slot:
+    """What a replacement calls: a hook, or, once that is taken out, nothing but the original.
+
+    A replacement that somebody has wrapped stays inside the wrapper when its hook leaves. The next hook for that place is put into it.
+    """
+
+    def __init__(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]], where: str) -> None:
+        self._first, self._make, self._where = hooks, make, where
+        self._target: Any = None
+        self._hook: Callable[..., Any] | None = None
+        self.hooks: Hooks | None = hooks
+
+    def wrap(self, target: Callable[..., Any]) -> Callable[..., Any]:
+        self._target, self._hook = target, self._make(target)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (self._hook or target)(*args, **kwargs)
+
+        return call
+
+    def wrap_coroutine(self, target: Callable[..., Any]) -> Callable[..., Any]:
+        call = self.wrap(target)
+
+        async def replacement(*args: Any, **kwargs: Any) -> Any:
+            return await call(*args, **kwargs)
+
+        return functools.wraps(target)(replacement)
+
+    def fill(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]]) -> None:
+        """Serve ``hooks`` from now on. A hot hook was made once, is stateless, and tells its first owner what fails."""
+        self.hooks, self._first.on_drop = hooks, hooks.on_drop
+        if self._target is not None:
+            self._hook = make(self._target)
+
+    def empty(self) -> None:
+        self.hooks = self._hook = None
+        self._first.on_drop = _nobody
+
+    def failed(self, error: BaseException) -> None:
+        failures.failed(self._first.on_drop, self._where, error)
+
+
+@dataclass(eq=False)
 class Hooks:
     """The hooks of one adapter.
 
@@ -49,15 +95,18 @@ class Hooks:
     points: list[HookPoint] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)  # whose hooks have been put in
     _undo: list[Callable[[], object]] = field(default_factory=list)
-    _active: bool = True
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        forking.renew_in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
 
     def on_import(self, module: str, attach: Callable[[ModuleType], None]) -> None:
         """Call ``attach(module)`` as soon as ``module`` is imported (now, if it is)."""
 
         def imported(loaded: ModuleType) -> None:
-            if not self._active:
-                return
             try:
                 attach(loaded)
             except Exception:
@@ -70,11 +119,7 @@ class Hooks:
             else:
                 self.modules.append(module)
 
-        loaded = sys.modules.get(module)
-        if loaded is not None and not getattr(getattr(loaded, "__spec__", None), "_initializing", False):
-            imported(loaded)
-        else:
-            register_post_import_hook(imported, module)
+        self._undo.append(when_imported(module, imported))
 
     def replace(
         self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False
@@ -94,7 +139,11 @@ class Hooks:
             where = f"{owner.__name__}.{name}"
         with self._lock:
             original = getattr(owner, name, None)
-            if getattr(original, "__vibevoice_otel__", None) is not None:
+            slot = getattr(original, MARK, None)
+            if slot is not None:
+                if slot.hooks is None:  # ours of an earlier time, inside somebody's wrapper
+                    slot.fill(self, make)
+                    self._undo.append(slot.empty)
                 return True
             found = original is not None and callable(original)
             self._found(where, part, found=found)
@@ -109,13 +158,16 @@ class Hooks:
                     classmethod,
                     original.__func__,
                 )  # bound afresh at each call, so that a subclass stays itself
-            if hot or inspect.iscoroutinefunction(original):
+            slot = _Slot(self, make, where)
+            if hot:
                 replacement: Callable[..., Any] = functools.wraps(original)(make(original))
+            elif inspect.iscoroutinefunction(original):
+                replacement = slot.wrap_coroutine(original)
             else:
-                replacement = guarded(original, make, lambda error: self.failed(where, error))
-            replacement.__vibevoice_otel__ = self.adapter  # type: ignore[attr-defined]
+                replacement = guarded(original, slot.wrap, slot.failed)
+            setattr(replacement, MARK, slot)
             setattr(owner, name, kind(replacement) if kind is not None else replacement)
-            self._undo.append(lambda: _restore(owner, name, own, replacement))
+            self._undo += slot.empty, lambda: _restore(owner, name, own, replacement)
         return True
 
     def note(
@@ -155,14 +207,17 @@ class Hooks:
         self._undo.append(restore)
 
     def undo(self) -> None:
-        """Restore every function that was replaced and attach no more."""
+        """Restore every function that was replaced and attach no more. One that cannot be restored costs itself alone."""
         with self._lock:
-            self._active = False
             for restore in reversed(self._undo):
-                restore()
+                try:
+                    restore()
+                except Exception as error:  # noqa: BLE001, PERF203
+                    self.failed(f"taking out a hook of {self.adapter}", error)
             self._undo.clear()
             self.points.clear()
             self.modules.clear()
+            self.on_drop = _nobody
 
 
 def _restore(owner: Any, name: str, own: object, replacement: Callable[..., Any]) -> None:
@@ -170,7 +225,7 @@ def _restore(owner: Any, name: str, own: object, replacement: Callable[..., Any]
     if isinstance(present, staticmethod | classmethod):
         present = present.__func__
     if present is not replacement:
-        return  # somebody wrapped it after us; our wrapper stays inside theirs, where it finds no request to note for
+        return  # somebody wrapped it after us; our wrapper stays inside theirs, and passes on
     if own is _ABSENT:
         delattr(owner, name)
     else:

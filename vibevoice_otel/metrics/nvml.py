@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vibevoice_otel import semconv
+from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.device.interface import Device
@@ -74,12 +74,16 @@ class Cards:
         self._devices = devices
         self._load = load
         self._clock = clock
-        self._lock = threading.Lock()
+        self._renew()
+        forking.renew_in_child(self._renew)
         self._nvml: Any = None
         self._given_up = False
         self._cards: dict[str, _Card | None] = {}
         self._at = float("-inf")
         self._seen: list[tuple[dict[str, str], Reading]] = []
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def __call__(self) -> list[tuple[dict[str, str], Reading]]:
         """(labels, reading) of each card."""

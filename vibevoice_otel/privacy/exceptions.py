@@ -16,6 +16,7 @@ from typing import Any
 
 from opentelemetry.trace import Span, Status
 
+from vibevoice_otel import forking
 from vibevoice_otel.failures import HIDDEN, MAX_CHAIN, stack
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.timeline import thread
@@ -30,9 +31,14 @@ class _Served:
     """How many blocks of :func:`protected` are open, in all threads."""
 
     def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._begin_anew()
+        forking.renew_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """The blocks of a parent's other threads never end in its child; what is open on the forking thread is let go with them."""
         self._lock = threading.Lock()
         self._open = 0
-        self._waiting: list[Callable[[], None]] = []
 
     def enter(self) -> None:
         with self._lock:
@@ -40,7 +46,7 @@ class _Served:
 
     def leave(self) -> None:
         with self._lock:
-            self._open -= 1
+            self._open = max(0, self._open - 1)
             if self._open or not self._waiting:
                 return
             waiting, self._waiting = self._waiting, []

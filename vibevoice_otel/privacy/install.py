@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from vibevoice_otel import forking
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy import exceptions, log_records
 from vibevoice_otel.privacy.layers import LayerGuard
@@ -14,6 +15,14 @@ from vibevoice_otel.privacy.query import Redactor
 #: The guard that waits for its last request; there is at most one, for the next one that is put in takes over from it.
 _leaving: list[PrivacyGuard] = []
 _lock = threading.Lock()
+
+
+def _renew() -> None:
+    global _lock  # noqa: PLW0603 - the module is the object
+    _lock = threading.Lock()
+
+
+forking.renew_in_child(_renew)
 
 
 class PrivacyGuard:

@@ -102,8 +102,8 @@ class Heard(logging.Handler):
         return False
 
 
-def be_heard() -> None:
-    """Put :class:`Heard` on our own logger, once."""
-    own = logging.getLogger("vibevoice_otel")
-    if not any(isinstance(each, Heard) for each in own.handlers):
-        own.addHandler(Heard())
+def be_heard() -> Callable[[], None]:
+    """Put :class:`Heard` on our own logger; returns what takes it off."""
+    own, handler = logging.getLogger("vibevoice_otel"), Heard()
+    own.addHandler(handler)
+    return lambda: own.removeHandler(handler)

@@ -207,7 +207,7 @@ class SignalGuard:
     """
 
     def __init__(self, export: LastExport) -> None:
-        self._export = export
+        self._export: LastExport | None = export
         self._pid = os.getpid()
 
     def install(self, hooks: Hooks) -> bool:
@@ -225,14 +225,16 @@ class SignalGuard:
         del frame
         signal.signal(number, signal.SIG_DFL)
         try:
-            if (
-                os.getpid() == self._pid or self._export.used()
-            ):  # a forked helper has nothing to tell, and must not linger
-                self._export.flush(end_open=True)
+            export = self._export
+            if export is not None and (os.getpid() == self._pid or export.used()):
+                export.flush(end_open=True)  # a forked helper has nothing to tell, and must not linger
         except Exception as error:  # noqa: BLE001 - told to end, the process ends
             logger.warning(FAILED, failures.stack(error))
         signal.raise_signal(number)
 
     def _remove(self) -> None:
+        self._export = (
+            None  # from another thread than the main one the handler cannot be taken out; it then does nothing
+        )
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from vibevoice_otel import forking
 from vibevoice_otel.recording.timeline import Asked, Note, Timeline, Used, current
 
 if TYPE_CHECKING:
@@ -22,8 +23,18 @@ _opening = threading.Lock()
 _USED = tuple(each.name for each in fields(Used))
 
 
-#: The requests that are being served and are not known to be speech.
+#: The requests that are being served and are not known to be speech: each leaves when it is answered.
 waiting: set[Candidate] = set()
+
+
+def _begin_anew() -> None:
+    """A forked child serves none of its parent's requests, and waits for none of its threads."""
+    global _opening  # noqa: PLW0603 - the module is the object
+    _opening = threading.Lock()
+    waiting.clear()
+
+
+forking.renew_in_child(_begin_anew)
 
 
 class Candidate:

@@ -127,6 +127,14 @@ class Recorder:
         with self._lock:
             return list(self._open)
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is recorded any more."""
+        return self._stopped
+
+    def __contains__(self, timeline: Timeline) -> bool:
+        return timeline in self._open
+
     def peek(self, timeline: Timeline) -> Batch | None:
         """What is known now of an open request (:meth:`Assembly.peek`); None when it has ended or cannot be read at this moment."""
         with self._lock:

@@ -73,6 +73,20 @@ class TailProcessor(SpanProcessor):
         self._reset()
         forking.renew_in_child(self._reset)
 
+    def resume(self, *, slow: float, limit: int, on_drop: Callable[[str, str, int], None]) -> None:
+        """Decide again, after :meth:`pause`; the arguments as to the constructor. An SDK takes no processor back."""
+        self._slow, self._limit, self._on_drop = slow, limit, on_drop
+        self._stopped = False
+
+    def pause(self, timeout: float) -> None:
+        """Hand over what has been kept, within ``timeout`` seconds, forget the rest, and let every span pass."""
+        self.shutdown()
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        self._on_drop = lambda _what, _reason, _count: None
+        self._reset()
+
     def _reset(self) -> None:
         """Empty, without a thread; after a fork what the parent holds is the parent's to export."""
         self._lock = threading.RLock()
@@ -89,7 +103,7 @@ class TailProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         del parent_context  # the span knows its parent
         context = span.get_span_context()
-        if context.trace_flags.sampled:
+        if context.trace_flags.sampled or self._stopped:
             return
         lost = 0
         with self._lock:

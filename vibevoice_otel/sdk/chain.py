@@ -8,10 +8,15 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 
 
+def members(provider: trace.TracerProvider) -> list[SpanProcessor]:
+    """The provider's processors; none where they cannot be listed."""
+    found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return [each for each in found if isinstance(each, SpanProcessor)]
+
+
 def exporting(provider: trace.TracerProvider) -> list[SpanProcessor]:
-    """The provider's processors that hand spans to an exporter, and so ignore what is not sampled; none where they cannot be listed."""
-    members = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
-    return [each for each in members if isinstance(each, SpanProcessor) and hasattr(each, "span_exporter")]
+    """Those that hand spans to an exporter, and so ignore what is not sampled."""
+    return [each for each in members(provider) if hasattr(each, "span_exporter")]
 
 
 def room(processor: SpanProcessor) -> int | None:

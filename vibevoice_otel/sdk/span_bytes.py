@@ -125,6 +125,14 @@ class FastSpans:
 
         return deliver
 
+    def close(self, timeout: float) -> None:
+        """Send what is queued, within ``timeout`` seconds, and leave the provider as it was."""
+        self._broken, self._targets = "it is closed", ()
+        senders, self._senders = self._senders, {}
+        for sender in senders.values():
+            support.remove(support.inside(self._tracer).chain, sender)
+            sender.shutdown(timeout)
+
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``: how spans travel, or why they are made one by one."""
         if self._engaged():

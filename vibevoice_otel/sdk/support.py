@@ -46,6 +46,14 @@ class SenderProcessor(SpanProcessor):
         self.sender.shutdown()
 
 
+def remove(chain: Any, sender: Sender) -> None:
+    """Take ``sender`` out of the provider's chain again."""
+    with chain._lock:
+        chain._span_processors = tuple(
+            each for each in chain._span_processors if getattr(each, "sender", None) is not sender
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Inside:
     """What is taken from the SDK's tracer."""

@@ -21,6 +21,7 @@ from vibevoice_otel.web.ends import Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from vibevoice_otel.deferred import DeferredRecorder
     from vibevoice_otel.recording.recorder import Recorder
     from vibevoice_otel.routes import SpeechRoutes
 
@@ -58,7 +59,7 @@ class Exchange:
         "candidate",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, arrived: int, recorder: Recorder, known: SpeechRoutes) -> None:
+    def __init__(self, scope: Scope, arrived: int, recorder: Recorder | DeferredRecorder, known: SpeechRoutes) -> None:
         self._scope = scope
         self._arrived = arrived
         self._recorder = recorder
@@ -164,6 +165,8 @@ class Exchange:
         timeline.http_status, timeline.web_closed = self._status, at
         timeline.model_ready = self._recorder.model_ready
         timeline.web_error = timeline.web_error or self._error
+        if timeline not in self._recorder:
+            return  # the observation ended before the request did: it is not judged
         if self._recorder.closing and not self._complete:
             timeline.cut_off = True
         ends.tell(self._server, timeline)

@@ -6,6 +6,7 @@ ServerErrorMiddleware  >  OpenTelemetry's middleware, if any  >  RequestMiddlewa
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from vibevoice_otel.web.middleware import ARRIVED, RequestMiddleware
 from vibevoice_otel.web.startup import start_up
 
 if TYPE_CHECKING:
-    from vibevoice_otel.recording.recorder import Recorder
+    from vibevoice_otel.deferred import DeferredRecorder
 
 #: Attribute of an application: the middleware stack that we have seen.
 STACK = "_vibevoice_otel_stack"
@@ -40,13 +41,14 @@ class WebAdapter:
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: DeferredRecorder,
         before: Callable[[Scope], Scope] | None = None,
         starting: Callable[[], None] | None = None,
     ) -> None:
         self._recorder = recorder
         self._before = before
         self._starting = starting
+        self._applications: weakref.WeakSet[Any] = weakref.WeakSet()
         self.hooks = Hooks("web", recorder.on_drop)
 
     def instrument(self) -> None:
@@ -56,13 +58,20 @@ class WebAdapter:
             self.hooks.on_undo(lambda: adoption.end(self))
 
     def uninstrument(self) -> None:
+        """Leave every application that was seen, also one that is serving: its stack is linked past our layer, and no other is touched."""
         self.hooks.undo()
+        for application in list(self._applications):
+            application.__dict__.pop(STACK, None)
+            for outer in _chain(application.middleware_stack):
+                layer = getattr(outer, "app", None)
+                if isinstance(layer, RequestMiddleware) and layer.recorder is self._recorder:
+                    outer.app = layer.app
 
     def _attach(self, module: ModuleType) -> None:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
 
     def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        recorder, before, starting, hooks = self._recorder, self._before, self._starting, self.hooks
+        before, starting, hooks, enter = self._before, self._starting, self.hooks, self._enter
 
         async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
             try:
@@ -72,7 +81,7 @@ class WebAdapter:
                     starting()
                 if scope["type"] in {"websocket", "http"}:
                     scope.setdefault(ARRIVED, now())
-                    _inside(self, recorder)
+                    enter(self)
             except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
                 hooks.failed("the web application's entry", error)
             if scope["type"] == "lifespan":
@@ -82,25 +91,34 @@ class WebAdapter:
 
         return call
 
+    def _enter(self, application: Any) -> None:
+        """Put RequestMiddleware into the application's stack if it is not there (the stack is built once, on first use)."""
+        if application.middleware_stack is None:
+            application.middleware_stack = application.build_middleware_stack()
+        if application.__dict__.get(STACK) is not application.middleware_stack:
+            self._insert(application.middleware_stack)
+            setattr(application, STACK, application.middleware_stack)
+            self._applications.add(application)
 
-def _inside(application: Any, recorder: Recorder) -> None:
-    """Put RequestMiddleware into the application's stack if it is not there (the stack is built once, on first use)."""
-    if application.middleware_stack is None:
-        application.middleware_stack = application.build_middleware_stack()
-    if application.__dict__.get(STACK) is not application.middleware_stack:
-        _insert(application.middleware_stack, recorder)
-        setattr(application, STACK, application.middleware_stack)
+    def _insert(self, stack: Any) -> None:
+        """Put RequestMiddleware right inside the outermost of OpenTelemetry's layers, else inside the error pages."""
+        chain = _chain(stack)
+        left = next((each for each in chain if isinstance(each, RequestMiddleware) and each.recorder.gone), None)
+        if left is not None:  # ours of an earlier time, which could not be linked past
+            left.recorder = self._recorder
+            return
+        inside = next((index for index, layer in enumerate(chain) if is_layer(layer)), -1) + 1
+        while inside < len(chain) and type(chain[inside]).__name__ in OUTSIDE:
+            inside += 1
+        if not 0 < inside < len(chain):
+            self._recorder.on_drop("hooks", "unknown_middleware_stack", 1)
+            return
+        chain[inside - 1].app = RequestMiddleware(chain[inside], self._recorder)
 
 
-def _insert(stack: Any, recorder: Recorder) -> None:
-    """Put RequestMiddleware right inside the outermost of OpenTelemetry's layers, else inside the error pages."""
+def _chain(stack: Any) -> list[Any]:
+    """The layers of a stack, from outside in."""
     chain = [stack]
     while hasattr(chain[-1], "app") and len(chain) < MAX_LAYERS:
         chain.append(chain[-1].app)
-    inside = next((index for index, layer in enumerate(chain) if is_layer(layer)), -1) + 1
-    while inside < len(chain) and type(chain[inside]).__name__ in OUTSIDE:
-        inside += 1
-    if not 0 < inside < len(chain):
-        recorder.on_drop("hooks", "unknown_middleware_stack", 1)
-        return
-    chain[inside - 1].app = RequestMiddleware(chain[inside], recorder)
+    return chain

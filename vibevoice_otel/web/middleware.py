@@ -18,6 +18,7 @@ from vibevoice_otel.web import ends, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from vibevoice_otel.deferred import DeferredRecorder
     from vibevoice_otel.recording.recorder import Recorder
 
 #: When the outermost application of the process was called with the scope.
@@ -29,17 +30,17 @@ class RequestMiddleware:
 
     Args:
         app: the application inside.
-        recorder: where timelines are opened.
+        recorder: where timelines are opened; once it is gone, every request passes.
     """
 
-    def __init__(self, app: App, recorder: Recorder) -> None:
+    def __init__(self, app: App, recorder: Recorder | DeferredRecorder) -> None:
         self.app = app
-        self._recorder = recorder
+        self.recorder = recorder
         self._named = recorder.settings.routes != Settings().routes
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "lifespan" or self.recorder.gone:
             await self.app(scope, receive, send)
             return
         with exceptions.protected(trace.get_current_span()):
@@ -82,35 +83,37 @@ class RequestMiddleware:
 
     def _speaks(self, scope: Scope) -> bool:
         """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the route."""
-        if getattr(self._recorder, "built", self._recorder) is None:
+        if getattr(self.recorder, "built", self.recorder) is None:
             return self._named and scope["path"] in self._routes
         return True
 
     def _exchange(self, scope: Scope) -> http.Exchange:
-        return http.Exchange(scope, scope.get(ARRIVED) or now(), self._recorder, self._routes)
+        return http.Exchange(scope, scope.get(ARRIVED) or now(), self.recorder, self._routes)
 
     def _ended(self, timeline: Timeline, server: trace.Span) -> None:
         try:
             timeline.web_closed = now()
-            if self._recorder.closing and timeline.service_closed is None:
+            if timeline not in self.recorder:
+                return  # the observation ended before the request did: it is not judged
+            if self.recorder.closing and timeline.service_closed is None:
                 timeline.cut_off = True  # who seems to have left was sent away
             ends.tell(server, timeline)
         except Exception as error:  # noqa: BLE001
             self._failed("the end of a request", error)
         try:
-            self._recorder.release(timeline, "web")
+            self.recorder.release(timeline, "web")
         except Exception as error:  # noqa: BLE001
             self._failed("the end of a request", error)
 
     def _failed(self, where: str, error: Exception) -> None:
-        failures.failed(self._recorder.on_drop, where, error)
+        failures.failed(self.recorder.on_drop, where, error)
 
     def _open(self, request: _Request) -> Timeline | None:
         try:
             scope = request.scope
-            asked = query.asked(scope.get("query_string", b""), keep_text=self._recorder.settings.capture_text)
+            asked = query.asked(scope.get("query_string", b""), keep_text=self.recorder.settings.capture_text)
             ends.mark(asked, scope)
-            return self._recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
+            return self.recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self._failed("the beginning of a request", error)
             return None
