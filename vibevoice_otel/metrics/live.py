@@ -49,10 +49,8 @@ class Backlog:
 def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     """Seconds since the least recent open stream made a frame (or arrived); 0 when none is open."""
     at = now()
-    ages = [
-        (at - max(t.last_progress, *(run.frames[-1] for run in t.runs if run.frames))) / 1e9 for t in recorder.timelines
-    ]
-    return [(max(ages, default=0.0), {})]
+    latest = [max([t.last_progress, *(run.frames[-1] for run in t.runs if run.frames)]) for t in recorder.timelines]
+    return [((at - min(latest, default=at)) / 1e9, {})]
 
 
 def register(instruments: Instruments, recorder: Recorder, version: str, adapters: Callable[[], Iterable[str]]) -> None:
