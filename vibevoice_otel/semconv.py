@@ -326,6 +326,9 @@ M_SUSPECT = Attribute(
 M_WARM_UP = Attribute(
     "warmup", "string", "What of a warm-up the request met.", ("compile",), members=tuple(each.value for each in WarmUp)
 )
+M_TENANT = Attribute(
+    "tenant", "string", "Who used the service, by the operator's list or hook; else 'other'.", ("acme",)
+)
 M_CFG = Attribute("cfg", "string", "Classifier-free guidance scale, rounded to 0.1.", ("1.5", "2.0"))
 M_STEPS = Attribute("steps", "string", "Diffusion steps a frame.", ("5",))
 M_STEP_INDEX = Attribute("step_index", "string", "Position of the diffusion step in its frame, from 0.", ("0", "4"))
@@ -1058,6 +1061,14 @@ WARM_UPS = Metric(
     "Requests that met a warm-up. Those of startup are in no other series but loads'; the others count everywhere.",
     (M_VOICE, M_WARM_UP), "span vibevoice.synthesize",
 )  # fmt: skip
+TENANT_CHARACTERS = Metric(
+    "vibevoice.tenant.characters", "counter", "{character}", "Characters asked to be spoken, by tenant (opt-in; showback, not billing).",
+    (M_TENANT,), "span vibevoice.synthesize", stability="development",
+)  # fmt: skip
+TENANT_AUDIO = Metric(
+    "vibevoice.tenant.audio", "counter", "s", "Audio made, by tenant (opt-in; showback, not billing).",
+    (M_TENANT,), "span vibevoice.synthesize", stability="development",
+)  # fmt: skip
 LEADING_SILENCE_SECONDS = Metric(
     "vibevoice.leading_silence",
     "histogram",
@@ -1148,7 +1159,7 @@ METRICS: Final = (
     LAUNCH_LATENCY,
     DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
-    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS,
+    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS, TENANT_CHARACTERS, TENANT_AUDIO,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
 )  # fmt: skip

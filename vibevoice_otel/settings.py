@@ -113,6 +113,20 @@ def _file(text: str) -> str:
     return value
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if len(names) > 1000 or any(len(name) > 64 for name in names):
+        raise ValueError("at most 1000 comma-separated names of at most 64 characters")
+    return names
+
+
+def _function(text: str) -> str:
+    value = text.strip()
+    if value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError("module:function (for example myservice.auth:tenant), or nothing")
+    return value
+
+
 def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     if any(not re.fullmatch(r"[a-z0-9._-]+", host) for host in hosts):
@@ -157,6 +171,19 @@ class Settings:
         False,
         _boolean,
         "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at most.",
+    )
+    tenant_baggage: str = _setting(
+        "",
+        str.strip,
+        "W3C baggage member that names the tenant, for showback; only names in VIBEVOICE_OTEL_TENANTS are taken.",
+    )
+    tenants: tuple[str, ...] = _setting(
+        (), _names, "Tenants that the baggage may name, each with series of its own; all others are 'other'."
+    )
+    tenant_hook: str = _setting(
+        "",
+        _function,
+        "module:function that names a request's tenant from its ASGI scope, in place of baggage; nothing for none.",
     )
     max_attribute_sets: int = _setting(
         2000, _whole(10, 1_000_000), "Attribute sets an instrument before the overflow series."

@@ -24,6 +24,7 @@ VALUES = {
     semconv.M_ERROR_TYPE: 4,
     semconv.M_REASON: 5,
     semconv.M_VERSION: 1,
+    semconv.M_TENANT: 20,
     semconv.M_ADAPTER: 1,
     semconv.M_TARGET: 1,
 }

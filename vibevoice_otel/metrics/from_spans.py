@@ -315,6 +315,10 @@ class FromSpans:
         audio, characters = of.get(semconv.AUDIO_DURATION.key), of.get(semconv.TEXT_LENGTH.key)
         if audio:
             put.record(semconv.AUDIO_SECONDS, float(audio), voice, exemplar)
+        if batch.tenant is not None and status is not Status.REJECTED:
+            tenant = {"tenant": batch.tenant}
+            put.add(semconv.TENANT_CHARACTERS, float(characters or 0), tenant)
+            put.add(semconv.TENANT_AUDIO, float(audio or 0), tenant)
         if characters is not None and status is not Status.REJECTED:
             put.record(semconv.TEXT_LENGTHS, float(characters), voice, exemplar)
             put.add(semconv.CHARACTERS, float(characters), voice)

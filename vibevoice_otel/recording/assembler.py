@@ -347,7 +347,7 @@ class Assembly:
                 operation.attributes.update(run.device.summary)
             batch.operations.append(operation)
         status, error = outcome.decide(t, shutdown=shutdown)
-        batch.status, batch.error_type = status, error
+        batch.status, batch.error_type, batch.tenant = status, error, t.tenant
         if status in UNFINISHED:
             left = t.cancelled if status is semconv.Status.CANCELLED else t.web_closed
             batch.underruns += self._playback.give_up(left if left is not None else end)

@@ -93,6 +93,7 @@ class Batch:
     blocks: list[Block]
     final: bool
     synthetic: bool = False
+    tenant: str | None = None  # of the final batch, where the operator asks for tenants
     warm_up: bool = False  # made while the application was starting up, by the service itself
     profiled: bool = False  # a profiler slowed it: its latencies are not the service's
     status: semconv.Status | None = None  # of the final batch

@@ -140,7 +140,7 @@ class Timeline:
         "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
         "events_blocked", "first_send", "heard", "http_status", "last_progress", "leading_silence", "model_ready",
         "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said", "sends",
-        "service_closed", "silent", "streams_active", "unread", "used", "warm_up", "web_closed", "web_error", "work_end",
+        "service_closed", "silent", "streams_active", "tenant", "unread", "used", "warm_up", "web_closed", "web_error", "work_end",
         "work_error", "work_start",
     )  # fmt: skip
 
@@ -177,6 +177,7 @@ class Timeline:
         self.abandoned: int | None = None  # when the service's stream was closed before its end
         self.cut_off = False  # the service stopped before the request had ended
         self.web_closed: int | None = None
+        self.tenant: str | None = None  # bounded; on no span
         self.web_error: str | None = None
         self.events_blocked = 0  # ns that closing the iterator held the event loop
         # The work, on a worker thread.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vibevoice_otel.deferred import DeferredRecorder
     from vibevoice_otel.recording.recorder import Recorder
     from vibevoice_otel.routes import SpeechRoutes
+    from vibevoice_otel.web.tenants import Tenants
 
 #: Paths that are speech whatever server has them: OpenAI's.
 KNOWN = ("/v1/audio/speech",)
@@ -42,6 +43,7 @@ class Exchange:
         arrived: when it came in.
         recorder: where its timeline is opened, if it is one of speech.
         known: which paths are speech whatever comes of the request.
+        tenants: names whose request it is.
     """
 
     __slots__ = (
@@ -56,14 +58,18 @@ class Exchange:
         "_scope",
         "_server",
         "_status",
+        "_tenants",
         "candidate",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, arrived: int, recorder: Recorder | DeferredRecorder, known: SpeechRoutes) -> None:
+    def __init__(
+        self, scope: Scope, arrived: int, recorder: Recorder | DeferredRecorder, known: SpeechRoutes, tenants: Tenants
+    ) -> None:
         self._scope = scope
         self._arrived = arrived
         self._recorder = recorder
         self._known = known
+        self._tenants = tenants
         self._context = otel_context.get_current()
         self._server = trace.get_current_span()
         self._status: int | None = None
@@ -163,6 +169,7 @@ class Exchange:
         if timeline is None or timeline.web_closed is not None:
             return
         timeline.http_status, timeline.web_closed = self._status, at
+        timeline.tenant = self._tenants.of(self._scope)
         timeline.model_ready = self._recorder.model_ready
         timeline.web_error = timeline.web_error or self._error
         if timeline not in self._recorder:

@@ -16,6 +16,7 @@ from vibevoice_otel.recording.timeline import Asked, Timeline, current
 from vibevoice_otel.settings import Settings
 from vibevoice_otel.web import ends, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
+from vibevoice_otel.web.tenants import Tenants
 
 if TYPE_CHECKING:
     from vibevoice_otel.deferred import DeferredRecorder
@@ -38,6 +39,7 @@ class RequestMiddleware:
         self.recorder = recorder
         self._named = recorder.settings.routes != Settings().routes
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
+        self._tenants = Tenants(recorder.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self.recorder.gone:
@@ -79,7 +81,7 @@ class RequestMiddleware:
             request.candidate.end()
             if request.timeline is not None:
                 request.timeline.web_error = request.timeline.web_error or raised
-                self._ended(request.timeline, server)
+                self._ended(request.timeline, server, scope)
 
     def _speaks(self, scope: Scope) -> bool:
         """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the route."""
@@ -88,11 +90,12 @@ class RequestMiddleware:
         return True
 
     def _exchange(self, scope: Scope) -> http.Exchange:
-        return http.Exchange(scope, scope.get(ARRIVED) or now(), self.recorder, self._routes)
+        return http.Exchange(scope, scope.get(ARRIVED) or now(), self.recorder, self._routes, self._tenants)
 
-    def _ended(self, timeline: Timeline, server: trace.Span) -> None:
+    def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
         try:
             timeline.web_closed = now()
+            timeline.tenant = self._tenants.of(scope)
             if timeline not in self.recorder:
                 return  # the observation ended before the request did: it is not judged
             if self.recorder.closing and timeline.service_closed is None:
