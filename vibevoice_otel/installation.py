@@ -19,6 +19,7 @@ from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 
 from vibevoice_otel import failures, forking
+from vibevoice_otel.adapters.surface import Kind, ModelWatch
 from vibevoice_otel.deferred import DeferredRecorder
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.hooks.imports import when_imported
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 #: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold the hooks.
 PACKAGES = ("transformers.models.vibevoice", "vibevoice", "vibevoice_otel.service")
 #: Adapters that no model needs.
-PROCESS = frozenset({"web", "page", "metrics page"})
+PROCESS = frozenset({"web", "page", "metrics page", "models"})
 Undo = Callable[[], object]
 
 
@@ -109,8 +110,10 @@ class Installation:
             self._enter("the live page", self._put_page)
         before = self._page.scope if self._page is not None else None
         self._adapt("the web", WebAdapter(self.recorder, before, self._find_services))
-        for package in PACKAGES:
-            self._enter(package, lambda package=package: when_imported(package, self._observe_models))  # type: ignore[misc]
+        self._adapt("models of forks", ModelWatch(self.recorder.on_drop, self._model_defined))
+        named = self._settings.model.partition(":")[0]
+        for package in (*PACKAGES, *((named,) if named else ())):
+            self._enter(package, lambda package=package: when_imported(package, lambda _: self._observe_models()))  # type: ignore[misc]
 
     def take_out(self) -> None:
         """Take out what is in, the last first. Each part that cannot be taken out costs itself alone."""
@@ -262,7 +265,15 @@ class Installation:
             if find is not None:
                 find()
 
-    def _observe_models(self, _module: object) -> None:
+    def _model_defined(self, model: type, kind: Kind) -> None:
+        """A class with a model's surface has been defined somewhere, or is being loaded."""
+        self._observe_models()
+        for adapter in self.adapters:
+            attach = getattr(adapter, "attach", None)
+            if attach is not None:
+                attach(model, kind)
+
+    def _observe_models(self) -> None:
         """A package of an observed model is being imported: put the adapters' own hooks in place before its modules come."""
         if self._models_seen:
             return
@@ -272,6 +283,7 @@ class Installation:
         except Exception:  # noqa: BLE001 - told where it is built
             return
         try:
+            from vibevoice_otel.adapters.forks import ForksAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.longform import LongFormAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.realtime import RealtimeAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.transformers import TransformersAdapter  # noqa: PLC0415
@@ -279,6 +291,6 @@ class Installation:
         except Exception:
             logger.exception("VibeVoice telemetry could not start; the service runs without it")
             return
-        for kind in (TransformersAdapter, UpstreamAdapter, RealtimeAdapter, LongFormAdapter):
+        for kind in (TransformersAdapter, UpstreamAdapter, RealtimeAdapter, LongFormAdapter, ForksAdapter):
             adapter: Adapter = kind(recorder)
             self._adapt(f"the hooks of {adapter.hooks.adapter}", adapter)

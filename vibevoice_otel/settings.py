@@ -85,6 +85,13 @@ def _routes(text: str) -> tuple[str, ...]:
     return routes
 
 
+def _class(text: str) -> str:
+    value = text.strip()
+    if value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError("module:Class (for example my.speech.model:MyVibeVoice), or nothing")
+    return value
+
+
 def _address(text: str) -> str:
     if not text.strip():
         return ""
@@ -145,6 +152,9 @@ class Settings:
     """What the operator chose. The variable of field ``x_y`` is ``VIBEVOICE_OTEL_X_Y``."""
 
     routes: tuple[str, ...] = _setting(("/stream",), _routes, "WebSocket paths that are speech requests.")
+    model: str = _setting(
+        "", _class, "A model class that is not known by what it has, as module:Class; it is observed like upstream's."
+    )
     capture_text: bool = _setting(False, _boolean, "Put the spoken text on vibevoice.synthesize. Off: it is nowhere.")
     query_traceparent: bool = _setting(
         False,

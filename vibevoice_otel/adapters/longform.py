@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters import surface, upstream
 from vibevoice_otel.adapters.shared import standalone
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
@@ -17,31 +17,38 @@ from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Run
 
 NAME = "longform"
+MODEL = "VibeVoiceForConditionalGenerationInference"
 
 
 class LongFormAdapter:
-    """Attaches as the long-form model's modules are imported."""
+    """Attaches as the long-form model's modules of ``package`` are imported: upstream's, or a copy's under another name."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
+        self._package = package
         self.hooks = Hooks(NAME, recorder.on_drop)
 
     def instrument(self) -> None:
-        on_import = self.hooks.on_import
-        on_import("vibevoice.modular.modeling_vibevoice_inference", self._model)
-        on_import("vibevoice.processor.vibevoice_processor", self._processor)
+        self.hooks.on_import(f"{self._package}.modular.modeling_vibevoice_inference", self._model)
+        self.instrument_parts()
+
+    def instrument_parts(self) -> None:
+        """What stands beside the model."""
+        self.hooks.on_import(f"{self._package}.processor.vibevoice_processor", self._processor)
 
     def uninstrument(self) -> None:
         self.hooks.undo()
 
     def _model(self, module: ModuleType) -> None:
-        model = self.hooks.owner(module, "VibeVoiceForConditionalGenerationInference", "everything that the model does")
+        model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.LONGFORM)
+        model = model or self.hooks.owner(module, MODEL, "everything that the model does")
         if model is None:
             return
         upstream.hook_model(self.hooks, self._recorder, model)
-        self.hooks.note(model, "forward", "vibevoice.lm.forward and vibevoice.prefill", _pass_begins, _pass_ends)
+        hook_passes(self.hooks, model)
         # Other models of the package have this module too, so it is hooked on account of this one.
-        self.hooks.on_import("vibevoice.modular.modeling_vibevoice", lambda m: upstream.hook_connector(self.hooks, m))
+        where = f"{self._package}.modular.modeling_vibevoice"
+        self.hooks.on_import(where, lambda m: upstream.hook_connector(self.hooks, m))
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess of the long-form model"
@@ -50,6 +57,11 @@ class LongFormAdapter:
             self.hooks.replace(
                 processor, "__call__", lambda original: standalone.remember(self._recorder, original), part
             )
+
+
+def hook_passes(hooks: Hooks, model: type) -> None:
+    """Hook the language model's passes."""
+    hooks.note(model, "forward", "vibevoice.lm.forward and vibevoice.prefill", _pass_begins, _pass_ends)
 
 
 def _pass_begins(run: Run, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters import surface, upstream
 from vibevoice_otel.adapters.shared import standalone
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
@@ -19,39 +19,36 @@ from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Run
 
 NAME = "realtime"
+MODEL = "VibeVoiceStreamingForConditionalGenerationInference"
 
 
 class RealtimeAdapter:
-    """Attaches as upstream's realtime modules are imported."""
+    """Attaches as the realtime modules of ``package`` are imported: upstream's, or a copy's under another name."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
+        self._package = package
         self.hooks = Hooks(NAME, recorder.on_drop)
 
     def instrument(self) -> None:
-        on_import = self.hooks.on_import
-        on_import("vibevoice.modular.modeling_vibevoice_streaming", lambda m: upstream.hook_connector(self.hooks, m))
-        on_import("vibevoice.modular.modeling_vibevoice_streaming_inference", self._model)
-        on_import("vibevoice.processor.vibevoice_streaming_processor", self._processor)
+        on_import, package = self.hooks.on_import, self._package
+        on_import(f"{package}.modular.modeling_vibevoice_streaming", lambda m: upstream.hook_connector(self.hooks, m))
+        on_import(f"{package}.modular.modeling_vibevoice_streaming_inference", self._model)
+        self.instrument_parts()
+
+    def instrument_parts(self) -> None:
+        """What stands beside the model."""
+        self.hooks.on_import(f"{self._package}.processor.vibevoice_streaming_processor", self._processor)
 
     def uninstrument(self) -> None:
         self.hooks.undo()
 
     def _model(self, module: ModuleType) -> None:
-        model = self.hooks.owner(
-            module, "VibeVoiceStreamingForConditionalGenerationInference", "everything that the model does"
-        )
-        if model is None:
-            return
-        upstream.hook_model(self.hooks, self._recorder, model)
-        self.hooks.note(model, "forward_lm", semconv.PREFILL.name, _window_begins)
-        self.hooks.note(
-            model,
-            "forward_tts_lm",
-            "vibevoice.lm.forward, and the end of vibevoice.prefill",
-            _pass_begins,
-            upstream.pass_ends,
-        )
+        model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.REALTIME)
+        model = model or self.hooks.owner(module, MODEL, "everything that the model does")
+        if model is not None:
+            upstream.hook_model(self.hooks, self._recorder, model)
+            hook_passes(self.hooks, model)
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess, in a program without the server"
@@ -63,6 +60,13 @@ class RealtimeAdapter:
                 lambda original: standalone.remember(self._recorder, original),
                 part,
             )
+
+
+def hook_passes(hooks: Hooks, model: type, speech: str = "forward_tts_lm") -> None:
+    """Hook a window's reading of text and the passes of the speech model, whose method is ``speech``."""
+    hooks.note(model, "forward_lm", semconv.PREFILL.name, _window_begins)
+    part = "vibevoice.lm.forward, and the end of vibevoice.prefill"
+    hooks.note(model, speech, part, _pass_begins, upstream.pass_ends)
 
 
 def _window_begins(run: Run, _args: Any, _kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
-from vibevoice_otel.adapters.shared.generation import hook_generate
+from vibevoice_otel.adapters.shared.generation import Parts, hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import Candidate, here
@@ -35,21 +35,27 @@ NAME = "upstream"
 class UpstreamAdapter:
     """Attaches to the modules that the realtime and the long-form package both have, and to the server, as they are imported."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
+        self._package = package
         self.hooks = Hooks(NAME, recorder.on_drop)
 
     def instrument(self) -> None:
         hooks, recorder = self.hooks, self._recorder
-        hooks.on_import("vibevoice.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
-        hooks.on_import("vibevoice.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
-        hooks.on_import("vibevoice.modular.streamer", lambda m: hook_streamer(hooks, m))
+        self.instrument_parts()
         hooks.on_import("torch.cuda.graphs", lambda m: hook_captures(hooks, m))
         hooks.on_import("torch._dynamo.callback", lambda m: hook_compilations(hooks, m))
         hooks.on_import("torch", lambda m: voices.hook_load(hooks, recorder, m))
         for name in SERVERS:
             hooks.on_import(name, lambda m: _server(hooks, recorder, m))
         self.find_services()
+
+    def instrument_parts(self) -> None:
+        """What stands beside the models."""
+        hooks, package = self.hooks, self._package
+        hooks.on_import(f"{package}.schedule.dpm_solver", lambda m: _scheduler(hooks, m))
+        hooks.on_import(f"{package}.modular.modular_vibevoice_tokenizer", lambda m: _tokenizers(hooks, m))
+        hooks.on_import(f"{package}.modular.streamer", lambda m: hook_streamer(hooks, m))
 
     def find_services(self) -> None:
         """Hook the services of every module that has been executed, whatever its name: before us, or since, up to now.
@@ -81,10 +87,20 @@ def _scheduler(hooks: Hooks, module: ModuleType) -> None:
 def _tokenizers(hooks: Hooks, module: ModuleType) -> None:
     acoustic = hooks.owner(module, "VibeVoiceAcousticTokenizerModel", semconv.DECODE.name)
     if acoustic is not None:
-        hooks.note(acoustic, "decode", semconv.DECODE.name, _decode_begins, _decoded)
+        hook_decode(hooks, acoustic)
     semantic = getattr(module, "VibeVoiceSemanticTokenizerModel", None)  # the realtime model does not listen to itself
     if semantic is not None:
-        hooks.note(semantic, "encode", semconv.SEMANTIC_ENCODE.name, *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True))
+        hook_semantic(hooks, semantic)
+
+
+def hook_decode(hooks: Hooks, tokenizer: type) -> None:
+    """Hook the acoustic tokenizer's ``decode``."""
+    hooks.note(tokenizer, "decode", semconv.DECODE.name, _decode_begins, _decoded)
+
+
+def hook_semantic(hooks: Hooks, tokenizer: type) -> None:
+    """Hook the semantic tokenizer's ``encode``."""
+    hooks.note(tokenizer, "encode", semconv.SEMANTIC_ENCODE.name, *times(Leaf.SEMANTIC_ENCODE, outside_prefill=True))
 
 
 def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
@@ -109,7 +125,7 @@ def _decoded(run: Run, started: int, audio: Any) -> None:
     if (
         timeline is not None and timeline.backlog is None and audio is not None
     ):  # no audio queue whose reader would look
-        note_chunk(timeline, audio)
+        note_chunk(timeline, getattr(audio, "audio", audio))
 
 
 def hook_connector(hooks: Hooks, module: ModuleType) -> None:
@@ -119,14 +135,19 @@ def hook_connector(hooks: Hooks, module: ModuleType) -> None:
         hooks.note(connector, "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True))
 
 
-def hook_model(hooks: Hooks, recorder: Recorder, model: type) -> None:
+def hook_model(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | None = None) -> None:
     """Hook what both model classes have: loading, generate, a frame's sampling, the number of steps."""
     hooks.replace(
         model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name
     )
-    hook_generate(hooks, recorder, model)
+    hook_generate(hooks, recorder, model, parts)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
     hooks.note(model, "sample_speech_tokens", semconv.FRAME.name, _frame_begins)
+    hook_preparation(hooks, model)
+
+
+def hook_preparation(hooks: Hooks, model: type) -> None:
+    """Hook what a pass of the language model begins and ends with."""
     hooks.note(
         model,
         "prepare_inputs_for_generation",

@@ -90,7 +90,7 @@ class RequestMiddleware:
         return True
 
     def _exchange(self, scope: Scope) -> http.Exchange:
-        return http.Exchange(scope, scope.get(ARRIVED) or now(), self.recorder, self._routes, self._tenants)
+        return http.Exchange(scope, _arrived(scope), self.recorder, self._routes, self._tenants)
 
     def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
         try:
@@ -175,7 +175,7 @@ class _Request:
 
     def __init__(self, scope: Scope, open_: Callable[[_Request], Timeline | None]) -> None:
         self.scope = scope
-        self.arrived: int = scope.get(ARRIVED) or now()
+        self.arrived = _arrived(scope)
         self.context = ends.caller(scope, otel_context.get_current())
         self.candidate = Candidate(self._promote)
         self._open = open_
@@ -218,6 +218,13 @@ class _Request:
                 timeline.said = now()
         elif message["type"] == "websocket.disconnect" and timeline is not None:
             _left(timeline, message)
+
+
+def _arrived(scope: Scope) -> int:
+    """When the request came in: no earlier than its SERVER span, in which all of it lies."""
+    if trace.get_current_span().get_span_context().is_valid:
+        return now()
+    return int(scope.get(ARRIVED) or now())
 
 
 def _is_further_in(scope: Scope) -> bool:

@@ -22,11 +22,26 @@ from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thr
 OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
 #: What is lost where a generation's request is not known.
 LINKS = "links"
+#: Sees a model and what its ``generate`` is given.
+Parts = Callable[[Any, dict[str, Any]], None]
 
 
-def hook_generate(hooks: Hooks, recorder: Recorder, model: type) -> None:
-    """Hook a model class's ``generate``."""
-    hooks.replace(model, "generate", lambda original: _generate(recorder, original), "vibevoice.generate")
+def hook_generate(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | None = None) -> None:
+    """Hook a model class's ``generate``; ``parts`` sees each one's model and arguments, once its request is known."""
+
+    def seen(model: Any, kwargs: dict[str, Any]) -> None:
+        _seen(hooks, parts, model, kwargs)
+
+    hooks.replace(model, "generate", lambda original: _generate(recorder, original, seen), "vibevoice.generate")
+
+
+def _seen(hooks: Hooks, parts: Parts | None, model: Any, kwargs: dict[str, Any]) -> None:
+    """Let ``parts`` see a generation; a mistake there costs what it would have hooked."""
+    if parts is not None:
+        try:
+            parts(model, kwargs)
+        except Exception as error:  # noqa: BLE001
+            hooks.failed("the parts of a fork's model", error)
 
 
 def hook_run_generation(hooks: Hooks, recorder: Recorder, service: type) -> None:
@@ -82,10 +97,11 @@ def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callabl
     return run_generation
 
 
-def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _generate(recorder: Recorder, original: Callable[..., Any], seen: Parts) -> Callable[..., Any]:
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
         run = thread.run
         if run is not None and run.start is None:
+            seen(self, kwargs)
             return _timed(recorder, run, original, self, args, kwargs)
         if run is not None and run.end is None:  # a subclass calls its base's: the same run
             return original(self, *args, **kwargs)
@@ -102,6 +118,7 @@ def _generate(recorder: Recorder, original: Callable[..., Any]) -> Callable[...,
         token = current.set(timeline) if own else None
         try:
             with bound(timeline) as run:
+                seen(self, kwargs)
                 return _timed(recorder, run, original, self, args, kwargs)
         finally:
             recorder.release(timeline, part)

@@ -1,0 +1,131 @@
+"""Models of forks: the same surface under another module, another name, or in transformers' own realtime port.
+
+A model class is hooked as it is defined (surface.py). What its generation calls (scheduler, tokenizers, connectors, audio queue) is hooked
+by the objects that the model holds when it generates; modules that lie where upstream's do are hooked as upstream's.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from vibevoice_otel import semconv
+from vibevoice_otel.adapters import longform, realtime, upstream
+from vibevoice_otel.adapters.shared import links
+from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
+from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
+from vibevoice_otel.adapters.shared.generation import hook_generate
+from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.adapters.surface import Kind, kind
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.interval import Leaf
+from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.timeline import Run, thread
+
+NAME = "forks"
+#: Where upstream's package has its models, below its root.
+MODULAR = ".modular."
+
+
+class ForksAdapter:
+    """Attaches to the model classes that it is told of."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.hooks = Hooks(NAME, recorder.on_drop)
+        self._seen: set[type] = set()
+        self._packages: dict[str, list[Any]] = {}
+
+    def instrument(self) -> None:
+        """Attach to the class that the operator named (``VIBEVOICE_OTEL_MODEL``)."""
+        module, _, name = self._recorder.settings.model.partition(":")
+        if module:
+            self.hooks.on_import(module, lambda loaded: self._named(loaded, name))
+
+    def uninstrument(self) -> None:
+        for adapters in self._packages.values():
+            for adapter in adapters:
+                adapter.uninstrument()
+        self.hooks.undo()
+
+    def _named(self, module: ModuleType, name: str) -> None:
+        model = self.hooks.owner(module, name, "everything that the model does (VIBEVOICE_OTEL_MODEL)")
+        if model is not None:
+            self.attach(model, kind(model) or Kind.LONGFORM)
+
+    def attach(self, model: type, what: Kind) -> None:
+        """Hook a model class. What it inherits from one that is hooked already is counted there."""
+        if model in self._seen:
+            return
+        self._seen.add(model)
+        self.hooks.modules.append(model.__module__)
+        root = model.__module__.partition(MODULAR)[0]
+        if MODULAR in model.__module__ and root not in self._packages:
+            adapters = [kind_of(self._recorder, root) for kind_of in
+                        (upstream.UpstreamAdapter, realtime.RealtimeAdapter, longform.LongFormAdapter)]  # fmt: skip
+            self._packages[root] = adapters
+            for adapter in adapters:
+                adapter.instrument_parts()
+        if any(base in self._seen for base in model.__mro__[1:]):
+            hook_generate(self.hooks, self._recorder, model, self._parts)  # its own, around its base's
+        elif what is Kind.REALTIME:
+            upstream.hook_model(self.hooks, self._recorder, model, self._parts)
+            realtime.hook_passes(self.hooks, model)
+        elif what is Kind.LONGFORM:
+            upstream.hook_model(self.hooks, self._recorder, model, self._parts)
+            longform.hook_passes(self.hooks, model)
+        else:
+            self._windowed(model)
+
+    def _windowed(self, model: type) -> None:
+        """Transformers' vibevoice_realtime: its loop is ``_sample``, in which a frame begins with the scheduler's set_timesteps."""
+        hook_generate(self.hooks, self._recorder, model, self._parts)
+        upstream.hook_preparation(self.hooks, model)
+        realtime.hook_passes(self.hooks, model, speech="forward")
+
+    def _parts(self, model: Any, kwargs: dict[str, Any]) -> None:
+        """The objects that a generation works with: their classes are hooked the first time."""
+        inner = getattr(model, "model", model)
+        config = kwargs.get("generation_config")
+        schedulers = (
+            getattr(inner, "noise_scheduler", None),
+            kwargs.get("noise_scheduler"),
+            getattr(config, "noise_scheduler", None),
+        )
+        for scheduler in filter(None, schedulers):
+            hook_scheduler(self.hooks, type(scheduler))
+        acoustic = getattr(inner, "acoustic_tokenizer", None) or getattr(inner, "audio_tower", None)
+        if acoustic is not None:
+            upstream.hook_decode(self.hooks, type(acoustic))
+        semantic = getattr(inner, "semantic_tokenizer", None)
+        if semantic is not None:
+            upstream.hook_semantic(self.hooks, type(semantic))
+        connectors = (
+            getattr(inner, name, None) for name in ("acoustic_connector", "semantic_connector", "multi_modal_projector")
+        )
+        for connector in filter(None, connectors):
+            self.hooks.note(
+                type(connector), "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True)
+            )
+        streamer = kwargs.get("audio_streamer") or kwargs.get("streamer")
+        module = sys.modules.get(type(streamer).__module__)
+        if streamer is not None and hasattr(module, "AudioSampleIterator"):
+            assert module is not None
+            hook_streamer(self.hooks, module)
+            timeline = thread.timeline
+            if timeline is not None and links.of(streamer) is None:  # made before its class was known
+                links.mark(streamer, timeline)
+        _settings(thread.run, kwargs, config)
+
+
+def _settings(run: Run | None, kwargs: dict[str, Any], config: Any) -> None:
+    """Cfg and steps, where ``generate`` is given them: transformers' names."""
+    if run is None:
+        return
+    cfg = kwargs.get("cfg_scale", getattr(config, "cfg_scale", None))
+    steps = kwargs.get("n_diffusion_steps", getattr(config, "n_diffusion_steps", None))
+    if run.used.cfg is None and isinstance(cfg, int | float):
+        run.used.cfg = float(cfg)
+    if run.used.steps is None and isinstance(steps, int):
+        run.used.steps = steps
