@@ -163,7 +163,7 @@ def test_audio_that_is_not_a_number_is_an_error(server: Server, sink: Sink) -> N
     } == {"nan"}
     sink.wait(lambda: total(sink, semconv.DEFECTIVE_FRAMES, kind="nan") == before + len(seen.heard.chunks))
     # So long a stream was seen while it was open: its backlog of chunks, under the voice that spoke.
-    assert {each.attributes["voice"] for each in sink.metric(semconv.BUFFER_LENGTH.name)} == {"en-Carter_man"}
+    assert "en-Carter_man" in {each.attributes["voice"] for each in sink.metric(semconv.BUFFER_LENGTH.name)}
 
 
 def test_an_empty_text_is_rejected(server: Server, sink: Sink) -> None:
