@@ -21,7 +21,8 @@ WRONG = {
     "page_listener": ("si",), "fast_path": ("fast",), "gpu_profile": ("sometimes", "0.5", "nan", "20000"),
     "tail_override_caller": ("perhaps",), "worker_instance": ("both",), "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
-    "page_tempo": ("http://x/no-id", "{trace_id}"), "model": ("module", "a b:C", "m:C:D", ":C"),
+    "page_tempo": ("http://x/no-id", "{trace_id}"),
+    "model": ("module", "a b:C", "m:C:D", ":C"),
     **dict.fromkeys(("page_cert", "page_key", "metrics_cert", "metrics_key"), ("/no/such/file", "x.pem")),
 }  # fmt: skip
 FIELDS = [field.name for field in fields(settings.Settings)]
