@@ -537,7 +537,7 @@ def limit_line(steps: Compared, seconds: dict[str, float]) -> str:
         if total
         else "nothing"
     )
-    word = verdict(told, error).words
+    word = verdict(told, error, least=1.0).words
     return (
         f"kernels at work in {share:.1%} of a step as the model runs; of the frames' time: {divided}. The limit: {word}"
     )

@@ -37,14 +37,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setitem(device.OPENERS, kind, lambda _index: live)
     monkeypatch.setattr(device, "_devices", {})
     monkeypatch.setattr(gpu, "no_card", lambda: None)
-    monkeypatch.setattr(gpu, "cycles", lambda milliseconds: milliseconds / 1000)
     monkeypatch.setattr(gpu, "truths", lambda _trace: [gpu.Truth(1000.0, 250.0)])
     monkeypatch.setattr(card, "build", lambda: gpu.Subject.build("cpu", tiny=True))
     monkeypatch.setattr(card, "WORKER", (sys.executable, "-W", "ignore", "-c", WORKER))
     monkeypatch.setattr(card, "PROCESSES", (1, 2))
     monkeypatch.setattr(card, "ROUND_SECONDS", 0.2)
     monkeypatch.setattr(card, "SLOW_MS", 1.0)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda seconds: time.sleep(seconds / 1000))
+    monkeypatch.setattr(card, "matrix_products", lambda milliseconds: lambda: time.sleep(milliseconds / 1000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "a made-up card")
     return tmp_path
 

@@ -118,14 +118,16 @@ def _host(host: int, entry: Turn | None, following: Turn | None, total: int, *, 
     return host - lock, lock, 0
 
 
-def verdict(seconds: Mapping[str, float], error: float = 0.0) -> Limit:
+def verdict(seconds: Mapping[str, float], error: float = 0.0, least: float = LEAST_SECONDS) -> Limit:
     """The one word for frames that took ``seconds`` by :class:`semconv.Limit`, of whose waits ``error`` seconds are uncertain.
+
+    Of frames of less than ``least`` seconds nothing is said.
 
     The rule vibevoice:limit (dashboards/recording.py) computes the same from the metric.
     """
     total = sum(seconds.values())
     card = seconds.get(Limit.CARD, 0.0) + seconds.get(Limit.OTHER_PROCESS, 0.0)
-    if total < LEAST_SECONDS or seconds.get(Limit.UNKNOWN, 0.0) > total / 2:
+    if total < least or seconds.get(Limit.UNKNOWN, 0.0) > total / 2:
         return Limit.UNKNOWN
     if abs(card - CARD_SHARE * total) <= error:
         return Limit.UNKNOWN
