@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
+.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -76,6 +76,9 @@ test-upstream: $(VENV)/.test ## the server's tests against a checkout of microso
 	@test -f "$(UPSTREAM)/demo/web/app.py" || { echo "UPSTREAM=path must name a checkout of microsoft/VibeVoice: no $(UPSTREAM)/demo/web/app.py" >&2; exit 2; }
 	VIBEVOICE_UPSTREAM="$(abspath $(UPSTREAM))" $$($(BIN)/python tools/overlay.py upstream) -m pytest tests/upstream $(ARGS)
 
+test-agents: $(VENV)/.test ## the recipes for Pipecat and LiveKit Agents with the real packages, in an environment of their own (600 MB)
+	$$($(BIN)/python tools/overlay.py agents) -m pytest tests/deployments/test_agents.py $(ARGS)
+
 test-sdks: $(VENV)/.test ## what leans on the SDK's insides, with the oldest and the newest OpenTelemetry that is supported
 	@for each in sdk-oldest sdk-newest; do $$($(BIN)/python tools/overlay.py $$each) -m pytest $(SDK_TESTS) $(ARGS) || exit 1; done
 
@@ -113,6 +116,7 @@ lock: ## pin every dependency again, with hashes and without addresses (needs uv
 	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
 	printf 'hatchling>=1.25\neditables\n' | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -c requirements/test.txt -o requirements/build.txt --no-header -q
 	for each in sdk-oldest sdk-newest instrumentation; do uv pip compile requirements/$$each.in --no-deps --universal --generate-hashes --python-version 3.10 -o requirements/$$each.txt --no-header -q; done
+	uv pip compile requirements/agents.in --no-deps --universal --generate-hashes --python-version 3.11 -o requirements/agents.txt --no-header -q
 	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
 
 clean: ## remove what was built here

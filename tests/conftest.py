@@ -7,7 +7,17 @@ import os
 import pytest
 
 #: The only needs that a CI machine may lack.
-MAY_LACK = ("a GPU", "CUDA", "Docker", "TEMPO_URL", "GRAFANA_URL", "UPSTREAM", "Weaver", "mounting a file system")
+MAY_LACK = (
+    "a GPU",
+    "CUDA",
+    "Docker",
+    "TEMPO_URL",
+    "GRAFANA_URL",
+    "UPSTREAM",
+    "make test-agents",
+    "Weaver",
+    "mounting a file system",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
