@@ -202,6 +202,7 @@ class Service:
             **clean, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": self.sink.endpoint,
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.metrics_port), "OTEL_SERVICE_NAME": "speaker",
+            "VIBEVOICE_OTEL_ROUTES": "/stream,/v2/stream",  # named, for this program loads no model's code
             "OTEL_BSP_SCHEDULE_DELAY": "300", "OTEL_METRIC_EXPORT_INTERVAL": "500", "OMP_NUM_THREADS": "1", **self.environment,
         }  # fmt: skip
         self.process = subprocess.Popen(

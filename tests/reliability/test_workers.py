@@ -144,6 +144,7 @@ def test_a_fork_after_start(start: Start, sink: Sink) -> None:
     environment = {
         **os.environ, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
+        "VIBEVOICE_OTEL_ROUTES": "/stream,/v2/stream",
     }  # fmt: skip
     done = subprocess.run(
         [*launcher, sys.executable, str(program)],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import failures, forking, semconv
@@ -217,6 +218,8 @@ class Recorder:
         """An operation outside any request (the model loaded at start-up): a trace of its own, and its metric."""
         if span is semconv.MODEL_LOAD and error_type is None:
             self.model_ready = True
+        if not is_instrumentation_enabled():
+            return
         anchor = Anchor.take()
         first, last = anchor.to_wall(start), anchor.to_wall(end)
         live = self.emitter.tracer.start_span(span.name, start_time=first, attributes=attributes)

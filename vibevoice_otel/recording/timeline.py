@@ -140,7 +140,8 @@ class Timeline:
         "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
         "events_blocked", "first_send", "heard", "http_status", "last_progress", "leading_silence", "model_ready",
         "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said", "sends",
-        "service_closed", "silent", "streams_active", "tenant", "unread", "used", "warm_up", "web_closed", "web_error", "work_end",
+        "service_closed", "silent", "streams_active", "tenant", "unread", "unseen", "used",
+        "warm_up", "web_closed", "web_error", "work_end",
         "work_error", "work_start",
     )  # fmt: skip
 
@@ -153,6 +154,7 @@ class Timeline:
         self.context: Context | None = (
             None  # carries vibevoice.synthesize, for log correlation on the generation thread
         )
+        self.unseen = False  # it began under suppress_instrumentation: this stands for it, and nothing is noted
         self.streams_active = 1
         self.profiled = False  # a frame of it ran under the device's profiler
         self.parts: set[str] = (
@@ -254,6 +256,25 @@ thread = _Thread()
 
 #: The request of the current task or worker thread (asyncio.to_thread copies it; a plain thread does not).
 current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", default=None)
+
+
+def nobodys() -> Timeline:
+    """Stands for a request that nobody observes, so that none is opened in its place, whatever thread serves it."""
+    timeline = Timeline(0, Anchor.take(), now())
+    timeline.unseen = True
+    timeline.parts.add("unseen")
+    return timeline
+
+
+@contextmanager
+def unseen(timeline: Timeline | None = None) -> Iterator[None]:
+    """What is done in the block serves a request that nobody observes."""
+    token = current.set(timeline or nobodys())
+    try:
+        yield
+    finally:
+        current.reset(token)
+
 
 _taking = threading.Lock()
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from vibevoice_otel import failures, routes
 from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Asked, Timeline, current
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
 from vibevoice_otel.settings import Settings
 from vibevoice_otel.web import ends, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
@@ -49,6 +50,10 @@ class RequestMiddleware:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if current.get() is None and not is_instrumentation_enabled():
+            with unseen():
+                await self.app(scope, receive, send)
+            return
         if scope["type"] == "http" and self._speaks(scope) and not _is_further_in(scope):
             await self._exchange(scope).serve(self.app, receive, send)
             return

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from vibevoice_otel.adapters.shared import finish, links, standalone, voices
 from vibevoice_otel.hooks.hooks import Hooks
@@ -16,7 +17,7 @@ from vibevoice_otel.recording import device
 from vibevoice_otel.recording.candidate import waiting
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread, unseen
 
 #: What torch raises when a device's memory runs out.
 OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
@@ -82,6 +83,9 @@ def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callabl
         timeline = links.of_any((*args, *kwargs.values()))
         if timeline is None:
             return original(*args, **kwargs)
+        if timeline.unseen:
+            with unseen(timeline):
+                return original(*args, **kwargs)
         part = _part()
         recorder.hold(timeline, part)
         # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
@@ -107,6 +111,9 @@ def _generate(recorder: Recorder, original: Callable[..., Any], seen: Parts) -> 
             return original(self, *args, **kwargs)
         timeline = thread.timeline or _request_of(recorder, args, kwargs)
         own, part = timeline is None, _part()
+        if timeline.unseen if timeline is not None else not is_instrumentation_enabled():
+            with unseen(timeline):
+                return original(self, *args, **kwargs)
         if timeline is None:  # a script that calls the model itself: the generation is the request
             timeline = standalone.open_request(recorder, part)
         else:

@@ -40,7 +40,7 @@ def of(marked: Any) -> Timeline | None:
     found = getattr(marked, REQUEST, None)
     if isinstance(found, Candidate):
         return found.timeline
-    return found if isinstance(found, Timeline) else None
+    return found if isinstance(found, Timeline) and not found.unseen else None
 
 
 def among(arguments: Iterable[Any]) -> set[Timeline]:

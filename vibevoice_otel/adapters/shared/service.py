@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import links, loading, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
@@ -19,7 +21,7 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, current
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, nobodys
 from vibevoice_otel.semconv import Cache
 
 _END = object()
@@ -182,6 +184,9 @@ def _observed(
         hooks.failed("the service's stream", mistake)
         yield from chunks
         return
+    if timeline.unseen:
+        yield from _carried(timeline, chunks)
+        return
     # Where the request is known here first it is current while the service's code runs, and not while the reader's does.
     run = _within(timeline) if own else _call
     chunks = iter(chunks)
@@ -210,6 +215,16 @@ def _observed(
             hooks.failed("the end of the service's stream", mistake)
 
 
+def _carried(timeline: Timeline, chunks: Iterator[Any]) -> Iterator[Any]:
+    """``chunks`` of a request that nobody observes, whose generation is therefore not a request of its own."""
+    run, chunks = _within(timeline), iter(chunks)
+    try:
+        while (chunk := run(next, chunks, _END)) is not _END:
+            yield chunk
+    finally:
+        run(getattr(chunks, "close", bool))
+
+
 def _call(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
@@ -231,7 +246,11 @@ def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Tim
     """The timeline of the work that begins, and whether it is yet to be made current."""
     timeline = links.around()
     if timeline is None:  # called without our middleware: from a script, or behind another kind of server
+        if not is_instrumentation_enabled():
+            return nobodys(), True
         timeline = recorder.open("work", asked=_asked(asked))
+    elif timeline.unseen:
+        return timeline, False
     else:
         recorder.hold(timeline, "work")
         _complete(timeline.asked, _asked(asked))
