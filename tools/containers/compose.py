@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -62,9 +64,14 @@ class Compose:
 
     def kill(self, service: str) -> None:
         """SIGKILL to the service's first process from outside, which a restart policy sees as a crash (docker kill is a stop)."""
-        pid = str(self.container(service)["State"]["Pid"])
+        container = self.container(service)
+        pid, hostname = container["State"]["Pid"], Path(f"/proc/{container['State']['Pid']}/root/etc/hostname")
+        with contextlib.suppress(OSError):
+            if hostname.read_text().strip() == container["Config"]["Hostname"]:  # it runs on this machine, and we may
+                os.kill(pid, signal.SIGKILL)
+                return
         image = self.config()["health"]["image"]
-        self.docker("run", "--rm", "--pid=host", "--security-opt=apparmor=unconfined", image, "kill", "-9", pid)
+        self.docker("run", "--rm", "--pid=host", "--security-opt=apparmor=unconfined", image, "kill", "-9", str(pid))
 
     def has(self, image: str) -> bool:
         """Whether the engine has the image."""

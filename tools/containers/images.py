@@ -140,7 +140,8 @@ def _layer(
 ) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, owner in {"tmp": 0, **(folders or {})}.items():
+        # Every folder by name: one that only a file's path implies is closed to all but root where the engine runs without root.
+        for name, owner in {"tmp": 0, "etc": 0, "bin": 0, **(folders or {})}.items():
             entry = tarfile.TarInfo(name)
             entry.type, entry.uid, entry.gid = tarfile.DIRTYPE, owner, owner
             entry.mode = 0o1777 if name == "tmp" else 0o755
