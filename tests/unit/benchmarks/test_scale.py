@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_document_shows_the_model_s_answers() -> None:
-    """`python -m benchmarks.scale --table` prints the table; a changed cost changes the document."""
+    """A changed cost or assumption changes the document."""
     assert scale.table(scale.Costs()) in (ROOT / "docs" / "scale.md").read_text()
 
 
