@@ -1,6 +1,7 @@
 """Scale: what a store of metrics costs a series and a sample, measured; and a model that says what a number of streams needs.
 
-``python -m benchmarks.scale`` measures (11 minutes); with ``--quick`` smaller. ``needs`` is the model, ``table`` what docs/scale.md shows of it.
+``python -m benchmarks.scale`` measures (11 minutes); with ``--quick`` smaller. ``needs`` is the model, ``table`` what docs/scale.md
+shows of it.
 """
 
 from __future__ import annotations

@@ -131,6 +131,13 @@ def test_probes_and_mounts_name_what_exists(example: str) -> None:
         assert "replicas" not in workloads[scaler["spec"]["scaleTargetRef"]["name"]]
 
 
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_no_pod_gets_variables_of_services(example: str) -> None:
+    """Kubernetes would set VIBEVOICE_SERVICE_PORT=tcp://... from a Service named vibevoice-service: our own setting, and not a port."""
+    for template in templates(example):
+        assert template["spec"]["enableServiceLinks"] is False
+
+
 def test_the_first_tier_sends_to_every_gateway_by_its_name() -> None:
     """GATEWAYS lists as many pods as the StatefulSet has, under the headless Service that governs it."""
     gateway = named("StatefulSet", "embedded", "-gateway")
