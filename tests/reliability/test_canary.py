@@ -24,7 +24,8 @@ WAYS: tuple[dict[str, str], ...] = (
     {"text": TEXT}, {"TEXT": TEXT}, {"text": "x", "voice": CANARY}, {"text": "x", "voice": TEXT}, {"text": "x", "cfg": CANARY},
     {"text": "x", "steps": CANARY}, {"txt": CANARY}, {CANARY: "1"}, {"text": "x", "traceparent": CANARY},
 )  # fmt: skip
-REQUESTS = len(WAYS) + 1  # and one that fails
+REFUSED = 2  # plain HTTP on the WebSocket's route
+REQUESTS = len(WAYS) + 1 + REFUSED  # and one that fails
 
 
 def asked(page: int, path: str, method: str = "GET", body: str = "") -> str:
