@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import socket
 import tempfile
@@ -21,7 +22,8 @@ def free_port() -> int:
     Raises:
         OSError: when 1,000 tries find none.
     """
-    folder = Path(tempfile.gettempdir()) / "vibevoice-otel-ports"
+    # Of each user's own: what root has made there, nobody else can open.
+    folder = Path(tempfile.gettempdir()) / f"vibevoice-otel-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for _ in range(1000):
         port = random.randint(LOWEST, HIGHEST)
