@@ -184,7 +184,11 @@ def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[li
         results.append(scenario.prometheus.get("query", query=text, time=str(end))["result"])
     scale, unit = SCALES[panel.unit]
     if len(panel.queries) == 1:  # a matrix
-        keys = [key for key in results[0][0]["metric"] if key != "text_length_range"] if results[0] else []
+        keys = (
+            [key for key in results[0][0]["metric"] if key not in {"text_length_range", "aligned"}]
+            if results[0]
+            else []
+        )
         columns = ("short", "medium", "long")
         cells = {(r["metric"][keys[0]], r["metric"]["text_length_range"]): float(r["value"][1]) for r in results[0]}
         body = [

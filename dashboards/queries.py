@@ -32,7 +32,7 @@ def _milliseconds(duration: str) -> float:
 def bound(expression: str, variables: Mapping[str, str] | None = None, interval: str = "1m", window: str = "5m") -> str:
     """The expression with Grafana's variables replaced: every one not in ``variables`` matches all."""
     text = expression.replace(NOW_MS, f"{_milliseconds(interval):g}").replace(NOW, interval).replace(RANGE, window)
-    return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
+    return re.sub(r"\$\{?([A-Za-z_]\w*)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
 
 
 # ------------------------------------------------------------------------------------------------------------------ outcome

@@ -28,7 +28,7 @@ from tools.stack.service import Service, speak
 SPEED = 30
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 BROKEN = "de-Spk0_man"
-DURATION = re.compile(r'(\[|offset |for: "|interval: ")(\d+)([smhd])')
+DURATION = re.compile(r'(\[|offset |\bfor: "?|\binterval: "?)(\d+)([smhd])\b')
 
 
 def sped_up(text: str) -> str:
@@ -126,5 +126,6 @@ def test_a_healthy_part_raises_nothing(incident: Incident) -> None:
 
 def test_speeding_up_touches_durations_alone() -> None:
     """A window of 5 m becomes 10 s; names that hold a duration stay."""
-    slow = 'x:y:ratio_5m / rate(a[5m]) offset 1h\n for: "10m"'
-    assert sped_up(slow) == 'x:y:ratio_5m / rate(a[10000ms]) offset 120000ms\n for: "20000ms"'
+    slow = 'x:y:ratio_5m / rate(a[5m]) offset 1h\n for: "10m"\n for: 10m'
+    fast = 'x:y:ratio_5m / rate(a[10000ms]) offset 120000ms\n for: "20000ms"\n for: 20000ms'
+    assert sped_up(slow) == fast

@@ -89,7 +89,7 @@ def load(grafana: Grafana) -> dict[str, str]:
 
 def promql(expression: str) -> str:
     """With every variable as All; the data source puts intervals in their place itself."""
-    return re.sub(r"\$\{?(?!__)(\w+)(?::\w+)?\}?", ".*", expression)
+    return re.sub(r"\$\{?(?!__)([A-Za-z_]\w*)(?::\w+)?\}?", ".*", expression)
 
 
 def run(grafana: Grafana, sources: dict[str, str]) -> int:
