@@ -14,13 +14,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
-from vibevoice_otel import semconv
+from vibevoice_otel import semconv, wiring
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
 from vibevoice_otel.settings import Settings
 
@@ -103,7 +102,7 @@ def observed(*, traced: bool = True, fast_path: bool = True, settings: Settings 
         spans, metrics = path.spans, path.metrics
     instruments = Instruments(meter_provider, "0", limits, metrics)
     derive = FromSpans(instruments, Bounds(chosen).step_labels(), chosen.slo_first_audio)
-    recorder = Recorder(chosen, tracer_provider, [derive], drop, emitter=SpanEmitter(tracer, spans))
+    recorder = wiring.recorder(chosen, tracer_provider, [derive], drop, fast_spans=spans)
     recorder.bounds.learn_voices(["en-Carter_man"])
     live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED"
 #: Keywords of instrument() that are no settings.
-ARGUMENTS = frozenset({"tracer_provider", "meter_provider", "logger_provider", "settings", "recorder_options"})
+ARGUMENTS = frozenset({"tracer_provider", "meter_provider", "logger_provider", "settings", "recorder_options", "sinks"})
 
 
 class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Observes VibeVoice in this process.
 
-    ``instrument(tracer_provider=, meter_provider=, settings=)`` uses the given providers, else the global ones. A setting may be
+    ``instrument(tracer_provider=, meter_provider=, settings=, sinks=)`` uses the given providers, else the global ones; ``sinks`` read
+    every finished record (docs/development.md). A setting may be
     a keyword too, and wins over its variable. Instrumenting twice is harmless. ``uninstrument()`` restores every function.
     """
 
@@ -58,7 +59,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             lambda: self._read(kwargs),
             kwargs.get("tracer_provider"),
             kwargs.get("meter_provider"),
-            kwargs.get("recorder_options", {}),
+            {"more": kwargs.get("sinks", ()), **kwargs.get("recorder_options", {})},
         )
         self._installed.put_in()
 

@@ -4,25 +4,78 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
-from vibevoice_otel import __version__, semconv
+from vibevoice_otel import __version__, failures, semconv
 from vibevoice_otel.metrics import gpu, live, nvml
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.checks.judge import Judge
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.records import Sink
-from vibevoice_otel.recording.spans import SpanEmitter
+from vibevoice_otel.recording.records import IdSource, Labels, Sink
+from vibevoice_otel.sampling.budget import SpanBudget
 from vibevoice_otel.sdk import fast
+from vibevoice_otel.sdk.emitter import BatchWriter, SpanEmitter
+from vibevoice_otel.sdk.spans import id_generator
 from vibevoice_otel.settings import Settings
 
 if TYPE_CHECKING:
     from vibevoice_otel.page.server import LivePage
     from vibevoice_otel.sampling.tail import TailProcessor
+
+#: Entry points whose callables take nothing and return a sink.
+SINKS = "vibevoice_otel_sinks"
+
+
+def recorder(
+    settings: Settings,
+    provider: trace.TracerProvider,
+    sinks: Iterable[Sink] = (),
+    on_drop: Callable[[str, str, int], None] = lambda _what, _reason, _count: None,
+    *,
+    id_source: IdSource | None = None,
+    on_voices: Callable[[Labels], None] = lambda _labels: None,
+    fast_spans: BatchWriter | None = None,
+) -> Recorder:
+    """A recorder whose spans go to ``provider``.
+
+    The span budget reads each batch first and says which rows are exported; ``sinks`` follow in their order; the emitter comes last, so
+    that a slow or failing exporter costs the others nothing.
+
+    Args:
+        settings: the operator's.
+        provider: the spans'.
+        sinks: what else reads every batch.
+        on_drop: told (what, reason, count) of anything lost.
+        id_source: of spans; the provider's own generator, or numpy's, by default.
+        on_voices: told the labels of each voice that the service names.
+        fast_spans: a cheaper way to export a batch.
+    """
+    emitter = SpanEmitter(trace.get_tracer(semconv.SCOPE, __version__, provider, semconv.SCHEMA_URL), fast_spans)
+    return Recorder(
+        settings,
+        emitter,
+        (SpanBudget(settings, on_drop), *sinks),
+        on_drop,
+        id_source or ids.source(id_generator(provider)),
+        on_voices,
+    )
+
+
+def _installed_sinks() -> list[Sink]:
+    """The sinks of other packages: what the callables of the entry points return. One that fails costs itself alone."""
+    found: list[Sink] = []
+    for entry in entry_points(group=SINKS):
+        try:
+            found.append(entry.load()())
+        except Exception as error:  # noqa: BLE001, PERF203 - another package's code
+            failures.warn_once(f"the sink {entry.name} ({entry.value}): its records are read by nobody", error)
+    return found
 
 
 def build(
@@ -67,24 +120,26 @@ def build(
     stack.callback(instruments.close)
     step_labels = Bounds(chosen).step_labels()
     derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
-    sinks: list[Sink] = [Judge(), derive]
+    verdict: list[Sink] = []
     if tail is not None:
         from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
 
-        sinks.insert(0, TailVerdict(tail))
-    if page is not None:
-        sinks.append(page.show(tracer, instruments, derive.first_audio_good))
-    recorder = Recorder(
+        verdict.append(TailVerdict(tail))
+    shown: list[Sink] = [page.show(tracer, instruments, derive.first_audio_good)] if page is not None else []
+    made = recorder(
         chosen,
         tracer_provider or trace.get_tracer_provider(),
-        [*sinks, *more],
+        # The tail's verdict says whether the trace is exported, and an exemplar may name nothing else. The judge of speech writes on
+        # the records what the others read. The metrics read every row, exported or not. The page keeps the records as the metrics
+        # read them. A program's own sinks come after ours, so that a slow one delays no measurement.
+        [*verdict, Judge(), derive, *shown, *more, *_installed_sinks()],
         dropped,
         on_voices=derive.start_at_zero,
-        emitter=SpanEmitter(tracer, path.spans if path is not None else None),
+        fast_spans=path.spans if path is not None else None,
         **options,
     )
-    live.register(instruments, recorder, __version__, adapters)
+    live.register(instruments, made, __version__, adapters)
     gpu.register(instruments)
     nvml.register(instruments)
-    stack.callback(recorder.shutdown, chosen.shutdown_timeout, judge=False)
-    return recorder
+    stack.callback(made.shutdown, chosen.shutdown_timeout, judge=False)
+    return made

@@ -168,7 +168,7 @@ def speaking_app() -> FastAPI:
 
 @contextmanager
 def pipeline(
-    sampler: Sampler | None = None, settings: Settings | None = None, app: FastAPI | None = None
+    sampler: Sampler | None = None, settings: Settings | None = None, app: FastAPI | None = None, **more: Any
 ) -> Iterator[Pipeline]:
     """Everything on, and everything off again."""
     provider, exporter, reader = TracerProvider(sampler=sampler), InMemorySpanExporter(), InMemoryMetricReader()
@@ -178,7 +178,7 @@ def pipeline(
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, meter_provider=meters)
     instrumentor = VibeVoiceInstrumentor()
     instrumentor.instrument(
-        tracer_provider=provider, meter_provider=meters, settings=settings or Settings(), skip_dep_check=True
+        tracer_provider=provider, meter_provider=meters, settings=settings or Settings(), skip_dep_check=True, **more
     )
     assert instrumentor.recorder is not None  # as when a model's code has been imported; without it nothing is speech
     try:

@@ -44,8 +44,18 @@ def layers(app: FastAPI) -> list[str]:
     return found
 
 
+_before: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_other_tests() -> None:
+    """What other tests of this process have left running is not this test's."""
+    _before.clear()
+    _before.update(threading.enumerate())
+
+
 def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("vibevoice")}
+    return {each.name for each in threading.enumerate() if each.name.startswith("vibevoice") and each not in _before}
 
 
 def test_an_application_that_was_built_before_is_observed_by_the_next() -> None:
@@ -224,7 +234,9 @@ def test_a_drop_that_is_told_while_the_recorder_is_built_waits_for_it() -> None:
 
     def build() -> Recorder:
         deferred.on_drop("hooks", "missing", 1)
-        return Recorder(Settings(), TracerProvider(shutdown_on_exit=False), on_drop=lambda *drop: told.append(drop))
+        return wiring.recorder(
+            Settings(), TracerProvider(shutdown_on_exit=False), on_drop=lambda *drop: told.append(drop)
+        )
 
     deferred = DeferredRecorder(Settings(), build)
     thread = threading.Thread(target=deferred.ready, daemon=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Operation
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block
 
 #: What the page's script calls each span; it knows these words and no telemetry names.
 KINDS: dict[semconv.Span, str] = {
@@ -49,7 +49,7 @@ def encode(batch: Batch, origin: int) -> Iterator[Rows]:
             "parent": [f"{op.parent_id:016x}" if op.parent_id else "" for op in operations],
             "start": [op.start - origin for op in operations],
             "end": [op.end - origin for op in operations],
-            "info": [_shown(_attributes(op)) for op in operations],
+            "info": [_shown(op.span_attributes()) for op in operations],
             "kept": [True] * len(operations),
         }
     # Parents first: a frame's children follow it.
@@ -68,34 +68,9 @@ def _encode_block(batch: Batch, block: Block, origin: int) -> Iterator[Rows]:
             "parent": [f"{value or batch.root_id:016x}" for value in block.parent_id[part].tolist()],
             "start": start,
             "end": (block.end[part] - origin).tolist(),
-            "info": _infos(block, part, len(start)),
+            "info": [_shown(each) for each in block.span_attributes(part)],
             "kept": [True] * len(start) if block.exported is None else block.exported[part].tolist(),
         }
-
-
-def _infos(block: Block, part: slice, count: int) -> list[dict[str, AttributeValue]]:
-    shared: dict[str, AttributeValue] = {}
-    columns: dict[str, list[AttributeValue]] = {}
-    for key, column in block.attributes.items():
-        if key in HIDDEN:
-            continue
-        if isinstance(column, str | int | float | bool):
-            shared[key] = column
-        else:
-            columns[key] = column[part].tolist()
-    return [
-        {
-            **shared,
-            **{key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]},
-        }
-        for row in range(count)
-    ]
-
-
-def _attributes(operation: Operation) -> Mapping[str, AttributeValue]:
-    if operation.error_type is None:
-        return operation.attributes
-    return {**operation.attributes, semconv.ERROR_TYPE.key: operation.error_type}
 
 
 def _shown(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:

@@ -24,12 +24,9 @@ from vibevoice_otel.recording.checks.thread import Checker
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.profile import Sampler
 from vibevoice_otel.recording.labels import Bounds
-from vibevoice_otel.recording.records import AttributeValue, Batch, IdSource, Labels, Operation, Sink
-from vibevoice_otel.recording.spans import SpanEmitter
+from vibevoice_otel.recording.records import AttributeValue, Batch, Emitter, IdSource, Labels, Operation, Sink
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.recording.warmup import startup
-from vibevoice_otel.sampling.budget import SpanBudget
-from vibevoice_otel.sdk.spans import id_generator
 
 if TYPE_CHECKING:
     from vibevoice_otel.settings import Settings
@@ -69,36 +66,29 @@ class Recorder:
 
     Args:
         settings: the operator's.
-        provider: where the tracer comes from.
-        sinks: read every batch, in order, on the background thread, after the span budget and before the span emitter: the tail's verdict,
-            the judge of speech, the metrics, the page. The budget says which rows are exported and the verdict whether the trace is, and
-            exemplars may name nothing else; the judge writes on the records what the others read; the metrics read every row; the page
-            keeps the records as the metrics read them; the emitter is last, so that a slow or failing exporter costs the others nothing.
+        emitter: opens and makes the spans; the last to read each batch.
+        sinks: read every batch, in order, on the background thread, before the emitter. ``wiring`` says which, and why so.
         on_drop: told (what, reason, count) of anything lost.
-        id_source: of spans; the provider's own, or numpy's, by default.
-        version: of the tracer.
+        id_source: of spans; numpy's by default.
         on_voices: told the labels of each voice that the service names.
-        emitter: makes the spans; by default without a fast path.
     """
 
     def __init__(
         self,
         settings: Settings,
-        provider: trace.TracerProvider,
+        emitter: Emitter,
         sinks: Sequence[Sink] = (),
         on_drop: Callable[[str, str, int], None] = lambda _what, _reason, _count: None,
         id_source: IdSource | None = None,
-        version: str = "",
         on_voices: Callable[[Labels], None] = lambda _labels: None,
-        emitter: SpanEmitter | None = None,
     ) -> None:
         self.settings = settings
         self.bounds = Bounds(settings)
         self.on_drop = on_drop
         self._on_voices = on_voices
-        self.emitter = emitter or SpanEmitter(trace.get_tracer(semconv.SCOPE, version, provider, semconv.SCHEMA_URL))
-        self.sinks: tuple[Sink, ...] = (SpanBudget(settings, on_drop), *sinks, self.emitter)
-        self._ids = id_source or ids.source(id_generator(provider))
+        self.emitter = emitter
+        self.sinks: tuple[Sink, ...] = (*sinks, emitter)
+        self._ids = id_source or ids.source(None)
         self._numbers = itertools.count(1)
         profile = settings.gpu_profile
         self.sampler = None if profile is None else Sampler(profile or None, lambda: len(self._open))

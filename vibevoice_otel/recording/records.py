@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
 
 AttributeValue = str | int | float | bool
 Ints = NDArray[np.int64]
@@ -37,6 +41,12 @@ class Operation:
     def seconds(self) -> float:
         return (self.end - self.start) / 1e9
 
+    def span_attributes(self) -> dict[str, AttributeValue]:
+        """The span's attributes: its own, and error.type where it failed."""
+        if self.error_type is None:
+            return self.attributes
+        return {**self.attributes, semconv.ERROR_TYPE.key: self.error_type}
+
 
 @dataclass(slots=True)
 class Block:
@@ -58,6 +68,36 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def span_attributes(self, rows: slice = slice(None)) -> list[dict[str, AttributeValue]]:
+        """The span attributes of each of ``rows``.
+
+        An empty string, or a double that is not a number, says that this row has no such attribute.
+        """
+        shared: dict[str, AttributeValue] = {}
+        columns: dict[str, list[AttributeValue]] = {}
+        for key, column in self.attributes.items():
+            if isinstance(column, str | int | float | bool):
+                shared[key] = column
+            else:
+                columns[key] = column[rows].tolist()
+        return [
+            {
+                **shared,
+                **{
+                    key: values[row]
+                    for key, values in columns.items()
+                    if values[row] != "" and values[row] == values[row]
+                },
+            }
+            for row in range(len(self.start[rows]))
+        ]
+
+    def rows(self) -> list[tuple[int, int, int, int, dict[str, AttributeValue]]]:
+        """The exported rows as (start, end, span_id, parent_id, attributes) of Python values."""
+        times = (self.start.tolist(), self.end.tolist(), self.span_id.tolist(), self.parent_id.tolist())
+        whole = list(zip(*times, self.span_attributes(), strict=True))
+        return whole if self.exported is None else [row for row, kept in zip(whole, self.exported, strict=True) if kept]
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -124,6 +164,16 @@ class Sink(Protocol):
     """Reads finished records. Called on the recorder's one background thread; must not keep it long."""
 
     def consume(self, batch: Batch) -> None: ...
+
+
+class Emitter(Sink, Protocol):
+    """The last sink: makes the spans."""
+
+    tracer: trace.Tracer
+
+    def open(self, request: int, start_time: int, context: Context | None) -> trace.Span:
+        """Start vibevoice.synthesize at ``start_time`` (nanoseconds since 1970) under ``context``'s span."""
+        ...
 
 
 class IdSource(Protocol):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 
+from vibevoice_otel import wiring
 from vibevoice_otel.metrics.live import Backlog, progress_age
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
 
 
 def test_the_backlog_of_a_stream_that_ended_is_zero() -> None:
     """From the first stream of a voice on there is a point for it, so that no Collector shows its last backlog for minutes."""
-    recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))
+    recorder = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False))
     recorder.bounds.learn_voices(["en-Ann", "en-Bob"])
     backlog = Backlog(recorder)
     assert list(backlog()) == []
@@ -28,7 +28,7 @@ def test_the_backlog_of_a_stream_that_ended_is_zero() -> None:
 
 def test_the_oldest_progress_is_the_arrival_until_a_frame_is_made() -> None:
     """No stream: 0. A stream without a frame: since it arrived. A stream with frames: since its last one."""
-    recorder = Recorder(Settings(), TracerProvider(shutdown_on_exit=False))
+    recorder = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False))
     assert list(progress_age(recorder)) == [(0.0, {})]
     timeline = recorder.open("work", context=Context(), opened=now() - 5_000_000_000)
     timeline.last_progress = timeline.opened

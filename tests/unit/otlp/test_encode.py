@@ -20,7 +20,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.otlp import wire
 from vibevoice_otel.otlp.encode import MAX_ROWS, Encoded, Encoder, Trace
 from vibevoice_otel.recording.records import Batch, Block
-from vibevoice_otel.recording.spans import SpanEmitter
+from vibevoice_otel.sdk.emitter import SpanEmitter
 
 
 class Stateful(Sampler):

@@ -12,12 +12,12 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from tests.support.builders import finish, request
+from vibevoice_otel import wiring
 from vibevoice_otel.page import app as page_app
 from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.listener import MAX_BYTES, Listeners
 from vibevoice_otel.page.store import Store
-from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
 from vibevoice_otel.traceparent import Caller
 
@@ -28,7 +28,7 @@ class Page:
     def __init__(self, **settings: Any) -> None:
         chosen = Settings(page="127.0.0.1:9465", **settings)
         self.store = Store(10, 1_000_000)
-        recorder = Recorder(chosen, TracerProvider(), sinks=[self.store])
+        recorder = wiring.recorder(chosen, TracerProvider(), sinks=[self.store])
         self.listeners = Listeners(TracerProvider().get_tracer("t"), None)
         self.where: dict[str, Any] | None = None
         feed = Feed(recorder, self.store)

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from tests.support.builders import assembly, finish, request, tree
+from vibevoice_otel import wiring
 from vibevoice_otel.page import feed
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.store import Store
@@ -30,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def watched() -> tuple[Recorder, Feed]:
     store = Store(10, 1_000_000)
-    recorder = Recorder(Settings(), TracerProvider(), sinks=[store])
+    recorder = wiring.recorder(Settings(), TracerProvider(), sinks=[store])
     return recorder, Feed(recorder, store)
 
 

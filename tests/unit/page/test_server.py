@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from vibevoice_otel import __version__, settings
+from vibevoice_otel import __version__, settings, wiring
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page.server import LivePage
 from vibevoice_otel.recording.recorder import Recorder
@@ -30,7 +30,7 @@ def make(**changes: Any) -> LivePage:
     def ready() -> Recorder:
         provider = TracerProvider()
         instruments = Instruments(MeterProvider(), __version__, Limits(100, 1000))
-        return Recorder(
+        return wiring.recorder(
             chosen, provider, [page.show(provider.get_tracer("t"), instruments, lambda _status, _root: None)]
         )
 

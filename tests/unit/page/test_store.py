@@ -10,7 +10,6 @@ from tests.support.builders import add_frame, assembly, finish, request
 from vibevoice_otel import semconv
 from vibevoice_otel.page import rows
 from vibevoice_otel.page.store import Store
-from vibevoice_otel.recording import spans as emit
 from vibevoice_otel.recording.records import Batch, Operation
 
 PLENTY = 64 * 1024 * 1024
@@ -131,7 +130,7 @@ def test_rows_are_the_exported_spans() -> None:
         exported.append((op.span.name, op.span_id, op.parent_id, op.start, op.end, op.attributes))
     for block in batch.blocks:
         exported.extend(
-            (block.span.name, own, parent, start, end, said) for start, end, own, parent, said in emit.rows(block)
+            (block.span.name, own, parent, start, end, said) for start, end, own, parent, said in block.rows()
         )
     expected = sorted(
         (n, f"{i:016x}", f"{p:016x}" if p else "", s, e, str(sorted(a.items()))) for n, i, p, s, e, a in exported

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from vibevoice_otel import wiring
 from vibevoice_otel.metrics.live import active
 from vibevoice_otel.recording import recorder as module
 from vibevoice_otel.recording.clock import now
@@ -38,7 +39,7 @@ class Heard:
 
 
 def recorder(sink: Heard, **settings: float) -> Recorder:
-    return Recorder(Settings(**settings), TracerProvider(shutdown_on_exit=False), [sink])  # type: ignore[arg-type]
+    return wiring.recorder(Settings(**settings), TracerProvider(shutdown_on_exit=False), [sink])  # type: ignore[arg-type]
 
 
 def request(one: Recorder) -> None:
@@ -165,7 +166,7 @@ def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.M
 def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system refuses a thread to the end, nothing waits for it, and the requests that are lost are told."""
     dropped: list[tuple[str, str, int]] = []
-    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    one = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
     monkeypatch.setattr(threading.Thread, "start", _no_thread)
     request(one)
     request(one)
@@ -198,7 +199,7 @@ def test_a_request_that_is_held_again_while_it_ends_is_open_again() -> None:
 def test_a_request_that_is_gone_cannot_be_held() -> None:
     """It says so, and the work that comes too late is counted."""
     dropped: list[tuple[str, str, int]] = []
-    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    one = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
     gone = one.open("web", context=Context())
     one.release(gone, "web")
     assert one.flush()
@@ -230,7 +231,7 @@ def test_an_assembly_that_fails_ends_the_request_as_an_error() -> None:
     exporter, dropped, sink = InMemorySpanExporter(), list[tuple[str, str, int]](), Heard()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    one = Recorder(Settings(), provider, [sink], lambda *drop: dropped.append(drop))
+    one = wiring.recorder(Settings(), provider, [sink], lambda *drop: dropped.append(drop))
     broken = one.open("web", context=Context())
     broken.notes.append(None)  # type: ignore[arg-type]
     one.release(broken, "web")
@@ -248,7 +249,7 @@ def test_requests_that_nothing_ends_are_bounded(monkeypatch: pytest.MonkeyPatch)
     """Past the bound a request is served and not recorded, and counted."""
     monkeypatch.setattr(module, "MAX_OPEN", 3)
     dropped: list[tuple[str, str, int]] = []
-    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
+    one = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
     opened = [one.open("web", context=Context()) for _ in range(5)]
     assert len(one.timelines) == len(one.emitter._open) == 3
     assert dropped == [("requests", "too_many_open", 1)] * 2
@@ -263,7 +264,9 @@ def test_requests_that_nothing_ends_are_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_open_may_end_unjudged() -> None:
     """Where the observation ends and not the process, an open request is dropped and counted: it is no error of the service's."""
     sink, dropped = Heard(), list[tuple[str, str, int]]()
-    one = Recorder(Settings(), TracerProvider(shutdown_on_exit=False), [sink], lambda *drop: dropped.append(drop))
+    one = wiring.recorder(
+        Settings(), TracerProvider(shutdown_on_exit=False), [sink], lambda *drop: dropped.append(drop)
+    )
     one.open("web", context=Context())
     request(one)
     one.shutdown(judge=False)

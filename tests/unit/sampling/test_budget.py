@@ -19,7 +19,6 @@ from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.records import Batch, Block
-from vibevoice_otel.recording.spans import rows
 from vibevoice_otel.sampling.budget import RESERVE, SpanBudget
 from vibevoice_otel.settings import Settings
 
@@ -45,7 +44,7 @@ def budget(
 
 
 def spans(batch: Batch) -> int:
-    return len(batch.operations) + sum(len(rows(block)) for block in batch.blocks)
+    return len(batch.operations) + sum(len(block.rows()) for block in batch.blocks)
 
 
 def detailed(batch: Batch) -> list[int]:
@@ -53,7 +52,7 @@ def detailed(batch: Batch) -> list[int]:
     frames, steps = batch.block(semconv.FRAME), batch.block(semconv.STEP)
     assert frames is not None
     assert steps is not None
-    kept = {parent for _, _, _, parent, _ in rows(steps)}
+    kept = {parent for _, _, _, parent, _ in steps.rows()}
     numbers = frames.attributes[semconv.FRAME_INDEX.key]
     return [
         int(number)
@@ -133,7 +132,7 @@ def test_a_frame_without_steps_has_their_statistics() -> None:
     frames = batch.block(semconv.FRAME)
     assert frames is not None
     assert detailed(batch) == [0]
-    found = {attributes[semconv.FRAME_INDEX.key]: attributes for *_, attributes in rows(frames)}
+    found = {attributes[semconv.FRAME_INDEX.key]: attributes for *_, attributes in frames.rows()}
     assert len(found) == 30
     assert semconv.STEP_MEAN.key not in found[0]
     assert semconv.STEP_MAX.key not in found[0]
@@ -256,7 +255,7 @@ def test_histograms_are_complete_and_exemplars_name_spans_that_exist(trace: int)
     one, _, _ = budget(trace=trace)
     one.consume(batch)
     exported = {operation.span_id for operation in batch.operations} | {
-        span_id for b in batch.blocks for _, _, span_id, _, _ in rows(b)
+        span_id for b in batch.blocks for _, _, span_id, _, _ in b.rows()
     }
     points = metrics([batch])
     assert sum(point.count for point in points[semconv.INFERENCE.name]) == 90
@@ -278,10 +277,10 @@ def test_rows_of_no_frame_give_way_last() -> None:
     assert prefill is not None
     one, _, _ = budget(trace=len(batch.operations) + 1)
     one.consume(batch)
-    assert len(rows(prefill)) == 1
+    assert len(prefill.rows()) == 1
     frames = batch.block(semconv.FRAME)
     assert frames is not None
-    assert rows(frames) == []
+    assert frames.rows() == []
 
 
 def test_without_frames_the_first_rows_stay() -> None:
@@ -295,7 +294,7 @@ def test_without_frames_the_first_rows_stay() -> None:
     ]
     one, _, dropped = budget(trace=len(batch.operations) + 25)
     one.consume(batch)
-    assert [len(rows(block)) for block in batch.blocks] == [20, 5]
+    assert [len(block.rows()) for block in batch.blocks] == [20, 5]
     assert dropped == [("spans", "budget", 15)]
 
 

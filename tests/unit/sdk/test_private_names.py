@@ -29,9 +29,9 @@ from tests.support.receivers import GrpcReceiver, HttpReceiver
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
-from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import exporters, histograms, spans
 from vibevoice_otel.sdk.capability import Capability
+from vibevoice_otel.sdk.emitter import SpanEmitter
 from vibevoice_otel.sdk.histograms import FastMetrics
 from vibevoice_otel.sdk.span_bytes import FastSpans
 

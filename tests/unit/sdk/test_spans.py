@@ -34,8 +34,8 @@ from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
 from vibevoice_otel.recording.records import Batch
-from vibevoice_otel.recording.spans import SpanEmitter
 from vibevoice_otel.sdk import fast
+from vibevoice_otel.sdk.emitter import SpanEmitter
 from vibevoice_otel.sdk.span_bytes import FastSpans
 
 

@@ -1,6 +1,6 @@
 """Records to spans: ordinary ReadableSpans through the SDK's own processors, with the ids and times that the records carry.
 
-This is the plain path, valid for every processor and exporter. What it must take from the SDK's insides stands in sdk.py.
+This is the plain path, valid for every processor and exporter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
-from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Operation
+from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.sdk.spans import SpanFactory, span_factory
 
 if TYPE_CHECKING:
@@ -67,49 +67,20 @@ class SpanEmitter:
         for operation in batch.operations:
             if operation.span is not semconv.SYNTHESIZE:
                 factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
-                        _attributes(operation), operation.error_type)  # fmt: skip
+                        operation.span_attributes(), operation.error_type)  # fmt: skip
         for block in sorted(batch.blocks, key=lambda b: b.span is not semconv.FRAME):  # parents first
             self._emit_block(factory, batch, block)
 
     @staticmethod
     def _emit_block(factory: SpanFactory, batch: Batch, block: Block) -> None:
         name = block.span.name
-        for start, end, span_id, parent, attributes in rows(block):
+        for start, end, span_id, parent, attributes in block.rows():
             factory(name, span_id, parent or batch.root_id, start, end, attributes, None)
 
     @staticmethod
     def _end_root(root: trace.Span, batch: Batch) -> None:
         operation = next(op for op in batch.operations if op.span is semconv.SYNTHESIZE)
-        root.set_attributes(_attributes(operation))
+        root.set_attributes(operation.span_attributes())
         if outcome.failed(batch.status, batch.error_type):
             root.set_status(Status(StatusCode.ERROR, batch.error_type))
         root.end(operation.end)
-
-
-def _attributes(operation: Operation) -> dict[str, AttributeValue]:
-    if operation.error_type is None:
-        return operation.attributes
-    return {**operation.attributes, semconv.ERROR_TYPE.key: operation.error_type}
-
-
-def rows(block: Block) -> list[tuple[int, int, int, int, dict[str, AttributeValue]]]:
-    """A block's exported rows as (start, end, span_id, parent_id, attributes) of Python values.
-
-    An empty string, or a double that is not a number, says that this row has no such attribute.
-    """
-    columns: dict[str, list[AttributeValue]] = {}
-    shared: dict[str, AttributeValue] = {}
-    for key, column in block.attributes.items():
-        if isinstance(column, str | int | float | bool):
-            shared[key] = column
-        else:
-            columns[key] = column.tolist()
-    keep = block.exported
-    times = zip(block.start.tolist(), block.end.tolist(), block.span_id.tolist(), block.parent_id.tolist(), strict=True)
-    result = []
-    for row, (start, end, span_id, parent) in enumerate(times):
-        if keep is not None and not keep[row]:
-            continue
-        own = {key: values[row] for key, values in columns.items() if values[row] != "" and values[row] == values[row]}
-        result.append((start, end, span_id, parent, {**shared, **own}))
-    return result
