@@ -99,6 +99,7 @@ def _ask(arguments: argparse.Namespace) -> Any:
             streams=arguments.streams,
             gpu_memory=arguments.gpu_memory,
             concurrency=arguments.concurrency,
+            cores=arguments.cores,
             slo_seconds=arguments.slo,
         )
     if arguments.question == "voices":
@@ -330,6 +331,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         type=_count,
         help="requests the service works on at once (default: inferred from the waits)",
+    )
+    capacity.add_argument(
+        "--cores", metavar="N", type=_count, help="of the host: how many processes have one each (default: not known)"
     )
     questions.add_parser("voices", parents=[shared], help="a quality profile of each voice, ranked")
     recommend = questions.add_parser("recommend", parents=[shared], help="steps and cfg for a text and a voice")

@@ -37,6 +37,9 @@ class Process:
     waits_sum: Floats
     waits_felt: Floats  # waits above the smallest that a person could notice
     device_seconds: Floats  # NaN throughout where no device clock reported
+    #: Seconds of frames by semconv.Limit, and (sum, count) of kernels' shares of sampled frames: of the window as a whole.
+    limits: dict[str, float] = field(default_factory=dict)
+    kernel_shares: tuple[float, float] = (0.0, 0.0)
     devices: dict[str, Device] = field(default_factory=dict)
 
 
@@ -61,7 +64,7 @@ class Window:
 
 
 _FELT_WAIT = 0.005  # an edge of the queue histogram
-_OWN = ("device_id", "status", "le", "clock")
+_OWN = ("device_id", "status", "le", "clock", "limit", "frame_part")
 
 
 def _key(track: Track) -> Key:
@@ -133,7 +136,25 @@ def observe(source: Source) -> Window | None:
         for key, track in by_key.items()
     }
     _add_devices(source, processes, times)
+    for limit in semconv.Limit:
+        for key, seconds in counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), limit=[limit.value]).items():
+            processes[key].limits[limit.value] = float(seconds.sum())
+    whole = [semconv.SharePart.FRAME.value]
+    share = semconv.KERNEL_SHARE.prometheus
+    sums, counts = (_last(source, f"{share}_{suffix}", ("device_id",), whole) for suffix in ("sum", "count"))
+    for key, process in processes.items():
+        process.kernel_shares = sums.get(key, 0.0), counts.get(key, 0.0)
     return Window(times, float(times[1] - times[0]) if len(times) > 1 else 1.0, edges, list(processes.values()))
+
+
+def _last(source: Source, series: str, drop: Sequence[str], parts: Sequence[str]) -> dict[Key, float]:
+    """What each process's rare counter showed last: its first observation counts, which no increment shows."""
+    found: dict[Key, float] = {}
+    for track in source.history(series, drop) or ():
+        known = track.values[~np.isnan(track.values)]
+        if known.size and track.labels.get("frame_part") in parts:
+            found[_key(track)] = found.get(_key(track), 0.0) + float(known[-1])
+    return found
 
 
 def _buckets(
@@ -149,7 +170,7 @@ def _buckets(
 
 def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Floats]:
     sums = {key: np.full_like(value, np.nan) for key, value in zeros.items()}
-    for metric in (semconv.INFERENCE, semconv.DECODE_DURATION, semconv.PREFILL_DURATION):
+    for metric in (semconv.INFERENCE, semconv.DECODE_DURATION, semconv.PREFILL_DURATION, semconv.LM_DURATION):
         drop = [name for name in metric.labels if name != "clock"]
         for track in source.history(f"{metric.prometheus}_sum", drop) or ():
             if track.labels.get("clock") == semconv.Clock.DEVICE and _key(track) in sums:

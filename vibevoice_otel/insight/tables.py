@@ -76,7 +76,8 @@ def _card(report: CapacityReport, card: CardAnswer) -> Panel:
             _range(limit.low, limit.high),
             limit.why,
         )
-    body = Group(_headline(report, card), Text(""), table, Text(""), Text(_basis(card), style="dim"))
+    whole = [Text(card.per_card.text), Text("")] if card.per_card is not None else []
+    body = Group(_headline(report, card), Text(""), table, Text(""), *whole, Text(_basis(card), style="dim"))
     return Panel(body, title=card.card, title_align="left", border_style="dim")
 
 

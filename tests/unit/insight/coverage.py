@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from tests.unit.insight.simulator import MemorySource, Service, observe
-from tests.unit.insight.test_capacity import MEMORY, QUEUE, REFUSING, SHARED, truth, whole
+from tests.unit.insight.test_capacity import HOST_BOUND, MEMORY, QUEUE, REFUSING, SHARED, truth, whole
 from vibevoice_otel.insight.capacities import capacity
 
 UNEVEN = Service(rate=1.2, slots=64, base=0.5, memory_stream=1.1, memory_cv=0.5, hours=3)
@@ -23,6 +23,7 @@ ROWS: dict[str, tuple[Service, int | None]] = {
     "4 slots that share a card": (SHARED, 4),
     "8 slots that share a card": (SHARED_EIGHT, 8),
     "6 slots, refuses": (REFUSING, 6),
+    "4 slots, the host the limit": (HOST_BOUND, 4),
 }
 
 

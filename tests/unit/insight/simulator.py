@@ -58,6 +58,8 @@ class Service:
     settings: tuple[Setting, ...] = (Setting(),)
     restart_at: float | None = None  # share of the time at which all counters start again from zero
     device: float | None = None  # seconds of the card for a second of audio, by the device's clock
+    host: float | None = None  # share of the frames' time that is the host's own; None: no frame is timed by a device
+    kernel_share: float | None = None  # of a lone frame, as sampled now and then; a sample scatters by a tenth of it
     spike: float = 0.0  # GiB that come and go between two scrapes, seen in the peak alone
 
 
@@ -222,6 +224,7 @@ def scrape(service: Service, requests: Requests, rng: np.random.Generator, begin
         )
     _memory(service, requests, scrapes, clock, who, served)
     _counters(service, requests, rng, scrapes, clock, who)
+    _limits(service, requests, rng, scrapes, clock, who)
     if service.restart_at is not None:
         _restart(scrapes, int(len(clock) * service.restart_at))
     return scrapes
@@ -335,6 +338,28 @@ def _counters(
             {**labels, "kind": "silent"},
             _counted(clock, at, rng.poisson(silent * audio / 60).astype(float)),
         )
+
+
+def _limits(
+    service: Service,
+    requests: Requests,
+    rng: np.random.Generator,
+    scrapes: Scrapes,
+    clock: np.ndarray,
+    who: dict[str, str],
+) -> None:
+    """Frames divided into card and host, and a kernels' share from every hundredth request."""
+    if service.host is None:
+        return
+    at, busy = requests.end[~requests.refused], (requests.end - requests.start)[~requests.refused]
+    card = {**who, "device_id": "0"}
+    shares = {"card": 1 - service.host, "other_process": 0.0, "core": service.host, "lock": 0.0, "unknown": 0.0}
+    for limit, share in shares.items():
+        scrapes.put(semconv.FRAME_LIMIT.prometheus, {**card, "limit": limit}, _counted(clock, at, busy * share))
+    scrapes.put(semconv.FRAME_LIMIT_ERROR.prometheus, card, np.zeros_like(clock))
+    if service.kernel_share is not None:
+        sampled = np.clip(rng.normal(service.kernel_share, 0.1 * service.kernel_share, len(at[::100])), 0, 1)
+        _histogram(scrapes, semconv.KERNEL_SHARE, {**card, "frame_part": "frame"}, clock, at[::100], sampled)
 
 
 def _restart(scrapes: Scrapes, tick: int) -> None:

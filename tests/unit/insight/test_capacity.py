@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from tests.unit.insight.simulator import GIB, MemorySource, Scrapes, Service, Setting, observe, scrape, simulate
 from vibevoice_otel import semconv
-from vibevoice_otel.insight.capacities import CardAnswer, capacity
+from vibevoice_otel.insight.capacities import CardAnswer, LimitAnswer, capacity
 from vibevoice_otel.insight.snapshot import SnapshotSource
 
 SEEDS = 24
@@ -192,16 +192,79 @@ def test_a_vanished_voice_is_no_restart() -> None:
     assert 0.8 * whole_before < card.requests < whole_before
 
 
+def by_name(card: CardAnswer, name: str) -> LimitAnswer:
+    (found,) = (limit for limit in card.limits if limit.name == name)
+    return found
+
+
 def test_the_card_itself_may_bind() -> None:
-    """Device time bounds compute where it is scarcer than slots; host time of the same names is left out."""
-    tight = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.2), 2)), concurrency=4).cards[0].limits[1]
+    """Device time bounds the card from below where it is scarcer than slots; host time of the same names is left out."""
+    card = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.2), 2)), concurrency=4).cards[0]
+    tight = by_name(card, "card")
     assert tight.streams == pytest.approx(5.0)
-    assert "of the card for a second of audio" in tight.why
-    ample = (
-        capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.05), 2)), concurrency=4).cards[0].limits[1]
+    assert tight.at_least
+    assert "a lower bound" in tight.why
+    ample = by_name(
+        capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.05), 2)), concurrency=4).cards[0], "card"
     )
-    assert ample.streams == pytest.approx(8.0)
+    assert ample.streams == pytest.approx(20.0)
     assert ample.details["device_seconds_per_audio_second"] == pytest.approx(0.05)
+    assert by_name(card, "compute").streams == pytest.approx(8.0)
+
+
+#: As on a real H100: the host launches more slowly than the card computes, and kernels are at work in a tenth of a frame.
+HOST_BOUND = Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, device=0.5, host=0.97, kernel_share=0.1)
+
+
+def test_a_host_that_binds_is_not_taken_for_the_card() -> None:
+    """Intervals of the device are the host's there: the card's bound binds nothing, and the share says what it would carry."""
+    unsampled = capacity(
+        MemorySource(observe(dataclasses.replace(HOST_BOUND, kernel_share=None), 2)), concurrency=4
+    ).cards[0]
+    assert by_name(unsampled, "card").streams == pytest.approx(2.0)
+    assert by_name(unsampled, "card").at_least
+    assert unsampled.binds_first != "card"
+    assert unsampled.per_card is not None
+    assert unsampled.per_card.kernels is None
+    assert "sample a frame" in unsampled.per_card.text
+    plain = capacity(MemorySource(observe(dataclasses.replace(HOST_BOUND, host=None, device=None), 2)), concurrency=4)
+    assert plain.cards[0].per_card is None
+    assert (unsampled.streams, unsampled.low, unsampled.high) == (
+        plain.cards[0].streams, plain.cards[0].low, plain.cards[0].high,
+    )  # fmt: skip
+
+
+def test_processes_are_told_for_the_limit_that_binds() -> None:
+    """Kernels' share of a lone frame says what the card carries at most; memory and cores say how many processes that may be."""
+    source = MemorySource(observe(HOST_BOUND, 2))
+    card = capacity(source, concurrency=4, cores=3).cards[0]
+    assert by_name(card, "card").streams == pytest.approx(1 / (0.1 * 0.5), rel=0.1)
+    assert card.per_card is not None
+    assert card.per_card.limit == "the host's core"
+    assert card.per_card.processes == 3
+    free = capacity(source, concurrency=4, gpu_memory=10 * 80 * GIB).cards[0].per_card
+    assert free is not None
+    assert free.kernels is not None
+    assert free.processes == math.ceil(free.kernels / free.streams_a_process)
+    assert "if kernels of different processes do not disturb each other" in free.text
+    assert "not measured above one process" in free.text
+
+
+def test_a_card_that_binds_is_not_multiplied() -> None:
+    """Where the host waits for the card, more processes would hold no more."""
+    card = capacity(MemorySource(observe(dataclasses.replace(HOST_BOUND, host=0.2), 2)), concurrency=4).cards[0]
+    assert card.per_card is not None
+    assert (card.per_card.limit, card.per_card.processes) == ("the card", 1)
+
+
+def test_the_language_models_passes_are_the_cards() -> None:
+    """Seconds of vibevoice.lm.duration by the device's clock count, those by the host's do not."""
+    scrapes = observe(dataclasses.replace(QUEUE, device=0.2), 2)
+    steps = scrapes.series[f"{semconv.INFERENCE.prometheus}_sum"]
+    for labels, values in list(steps.items()):
+        scrapes.put(f"{semconv.LM_DURATION.prometheus}_sum", {**dict(labels), "branch": "positive"}, values)
+    found = by_name(capacity(MemorySource(scrapes), concurrency=4).cards[0], "card")
+    assert found.details["device_seconds_per_audio_second"] == pytest.approx(0.2 + 0.15)
 
 
 def test_slower_than_speech_holds_nothing() -> None:

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binomtest
 
 from vibevoice_otel import semconv
-from vibevoice_otel.insight import queueing, stats
+from vibevoice_otel.insight import stats
+from vibevoice_otel.insight.capacities import queueing
 from vibevoice_otel.insight.stats import Histogram
 
 EDGES = np.array([*semconv.FIRST_AUDIO_BUCKETS, math.inf])

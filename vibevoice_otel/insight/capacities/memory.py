@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vibevoice_otel.insight.capacities.answers import LimitAnswer, MemoryCurve, Question, floor
+from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, inflate, interval
 from vibevoice_otel.insight.observations import Device, Process, blocks
+from vibevoice_otel.insight.source import gib
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,3 +170,64 @@ def _curved(n: Floats, m: Floats, size: int) -> bool:
     bend = m - np.polyval(np.polyfit(n, m, 2), n)
     gain = float(line @ line - bend @ bend) / max(float(bend @ bend) / max(len(n) - 3, 1), 1e-12)
     return gain / size > 12.0 and float(line.std()) > 0.02 * float(np.ptp(m))
+
+
+def answer_memory(
+    known: dict[str, MemoryFit], group: Sequence[Process], question: Question, n_blocks: int, notes: list[str]
+) -> tuple[LimitAnswer, Floats | None, MemoryCurve | None, int | None]:
+    if not known:
+        why = "no GPU memory was reported (a CPU, or no GPU instrumentation): memory cannot be answered"
+        return LimitAnswer("memory", None, None, None, why), None, None, None
+    caps = {d: (question.gpu_memory / 2**30 if question.gpu_memory else f.limit) for d, f in known.items()}
+    if any(math.isnan(c) for c in caps.values()):
+        return (
+            LimitAnswer("memory", None, None, None, "the card's size was not reported: give it with --gpu-memory"),
+            None,
+            None,
+            None,
+        )
+    held = {d: f.capacity(caps[d]) for d, f in known.items()}
+    tightest = min(held, key=lambda d: float(held[d][0]))
+    fit, limit = known[tightest], caps[tightest]
+    naive = floor(limit / (fit.peak / fit.most)) if fit.most else None
+    if fit.levels < 3 or fit.most < 2:
+        why = f"streams ran at {fit.levels} different number(s) at once, {fit.most:.0f} at most: memory cannot be set against streams"
+        return LimitAnswer("memory", None, None, None, why), None, None, naive
+    if n_blocks < LEAST_BLOCKS:
+        why = f"{n_blocks} independent stretches of time, at least {LEAST_BLOCKS} are needed"
+        return LimitAnswer("memory", None, None, None, why), None, None, naive
+    curve = _curve(fit, tightest, group, limit, float(held[tightest][0]))
+    slope_low = float(np.quantile(fit.slope[1:], 0.025))
+    details: dict[str, float | str | None] = {
+        "device": tightest, "limit_gib": limit, "base_gib": float(fit.base[0]), "per_stream_gib": float(fit.slope[0]),
+        "per_stream_spread_gib": math.sqrt(max(float(fit.spread[0]), 0.0)), "overhead": fit.overhead,
+        "transient_gib": fit.transient, "peak_seen_gib": fit.peak, "samples": float(fit.samples),
+    }  # fmt: skip
+    if fit.curved:
+        notes.append(
+            "Memory does not follow streams in a straight line here: the memory answer beyond what was seen is unsafe."
+        )
+    if fit.transient:
+        notes.append(f"Peaks rose {gib(fit.transient * 2**30)} above what streams explain; that much is kept free.")
+    if slope_low <= 0:
+        why = "memory does not measurably grow with streams in this data"
+        return LimitAnswer("memory", None, None, None, why, details=details), None, curve, naive
+    sample = np.min([inflate(each, n_blocks) for each in held.values()], axis=0)
+    low, high = interval(sample)
+    why = f"{gib(float(fit.base[0]) * 2**30)} + {gib(float(fit.slope[0]) * 2**30)} a stream, {limit:.1f} GiB in all"
+    return LimitAnswer("memory", float(held[tightest][0]), low, high, why, details=details), sample, curve, naive
+
+
+def _curve(fit: MemoryFit, device_id: str, group: Sequence[Process], limit: float, capacity_: float) -> MemoryCurve:
+    far = max(fit.most, min(capacity_, 50 * max(fit.most, 1.0)) if math.isfinite(capacity_) else fit.most) * 1.1
+    grid = np.linspace(0, far, 40)
+    bands = np.array([fit.quantile(float(n)) for n in grid])
+    pairs: list[tuple[float, float]] = []
+    for process in group:
+        device = process.devices.get(device_id)
+        if device is not None:
+            both = ~np.isnan(process.active) & ~np.isnan(device.allocated)
+            pairs += zip(process.active[both].tolist(), (device.allocated[both] / 2**30).tolist(), strict=True)
+    thin = pairs[:: max(1, len(pairs) // 1500)]
+    low, high = np.quantile(bands[:, 1:], [0.025, 0.975], axis=1)
+    return MemoryCurve(thin, grid.tolist(), bands[:, 0].tolist(), low.tolist(), high.tolist(), limit)
