@@ -182,6 +182,11 @@ class Settings:
         _boolean,
         "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at most.",
     )
+    response_headers: bool = _setting(
+        False,
+        _boolean,
+        "Answer with traceresponse (WebSocket and HTTP) and Server-Timing (HTTP): the caller's side of trace and time.",
+    )
     tenant_baggage: str = _setting(
         "",
         str.strip,

@@ -15,7 +15,7 @@ from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.candidate import REQUEST, Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline
-from vibevoice_otel.web import ends, formats
+from vibevoice_otel.web import answers, ends, formats
 from vibevoice_otel.web.ends import Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class Exchange:
 
     def _sending(self, send: Send) -> Send:
         async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._recorder.settings.response_headers:
+                message = self._answer(message)
             started = now()
             try:
                 await send(message)
@@ -129,6 +131,15 @@ class Exchange:
             self._guard("a message to the listener", self._sent, message, started, now())
 
         return observed
+
+    def _answer(self, message: Message) -> Message:
+        try:
+            notes = self.candidate.timeline.notes if self.candidate.timeline is not None else self.candidate.notes
+            timed = answers.with_timing(message, notes[:], now() - self._arrived)
+            return answers.with_trace(timed, self._server)
+        except Exception as error:  # noqa: BLE001
+            failures.failed(self._recorder.on_drop, "the headers of an answer", error)
+            return message
 
     def _sent(self, message: Message, started: int, ended: int) -> None:
         if message["type"] == "http.response.start":

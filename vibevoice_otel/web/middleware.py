@@ -15,7 +15,7 @@ from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
 from vibevoice_otel.settings import Settings
-from vibevoice_otel.web import ends, http
+from vibevoice_otel.web import answers, ends, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 from vibevoice_otel.web.tenants import Tenants
 
@@ -74,7 +74,7 @@ class RequestMiddleware:
         )
         raised = None
         try:
-            await self.app(scope, self._receiving(request, receive), self._sending(request, send))
+            await self.app(scope, self._receiving(request, receive), self._sending(request, send, server))
         except BaseException as error:
             raised = type(error).__name__
             raise
@@ -137,9 +137,11 @@ class RequestMiddleware:
 
         return observed
 
-    def _sending(self, request: _Request, send: Send) -> Send:
+    def _sending(self, request: _Request, send: Send, server: trace.Span) -> Send:
         async def observed(message: Message) -> None:
             timeline = request.timeline
+            if message["type"] == "websocket.accept" and self.recorder.settings.response_headers:
+                message = self._answer(message, server, timeline)
             started = self._before_send(timeline, message) if timeline is not None else now()
             try:
                 await send(message)
@@ -156,6 +158,15 @@ class RequestMiddleware:
                 self._failed("a message to the listener", error)
 
         return observed
+
+    def _answer(self, message: Message, server: trace.Span, timeline: Timeline | None) -> Message:
+        try:
+            if not server.get_span_context().is_valid and timeline is not None:  # no layer of OpenTelemetry's
+                server = trace.get_current_span(timeline.context)
+            return answers.with_trace(message, server)
+        except Exception as error:  # noqa: BLE001
+            self._failed("the headers of an answer", error)
+            return message
 
     def _before_send(self, timeline: Timeline, message: Message) -> int:
         try:
