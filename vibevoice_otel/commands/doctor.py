@@ -150,8 +150,9 @@ def temporality(environ: Mapping[str, str]) -> Iterator[Finding]:
                       "The shipped agent makes it cumulative; Prometheus' own OTLP endpoint needs "
                       "--enable-feature=otlp-deltatocumulative")  # fmt: skip
     if environ.get(AGGREGATION, "").strip().lower() == "base2_exponential_bucket_histogram":
-        yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: there are no series ending in _bucket; "
-                      "Prometheus needs a scrape by protobuf and --enable-feature=native-histograms")  # fmt: skip
+        yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: the shipped agent counts them in the buckets that "
+                      "dashboards and alerts read, but for playback gaps and underruns, leading silence, memory per step and the "
+                      "parts of first audio: their panels are empty. Another Collector leaves no series that ends in _bucket")  # fmt: skip
 
 
 def _page(environ: Mapping[str, str], workers: int | None) -> Finding | None:

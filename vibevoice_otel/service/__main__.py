@@ -33,12 +33,19 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     import uvicorn  # noqa: PLC0415 - after the settings, so that a wrong one is told at once
 
-    from vibevoice_otel.service.app import create_app  # noqa: PLC0415
+    from vibevoice_otel.service.app import create_app, url_bytes  # noqa: PLC0415
     from vibevoice_otel.service.drain import DrainingServer  # noqa: PLC0415
 
     app = create_app(settings)
     # Noise-like PCM hardly compresses; the attempt would cost every chunk time.
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level="info", ws_per_message_deflate=False)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="info",
+        ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=url_bytes(settings.max_text),
+    )
     server = DrainingServer(config, app.state.drain, settings.drain)
     with contextlib.suppress(KeyboardInterrupt):  # as uvicorn.run does
         server.run()

@@ -41,6 +41,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     publish(slots)
     auto = chooser(chosen.auto_parameters, chosen.auto_prefer)
     _keep_text_out_of_access_logs()
+    _admit_long_urls(chosen.max_text)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -207,6 +208,25 @@ def _number(text: str | None, default: float, name: str, session: Session, valid
             return value
     session.log("parameter_replaced", parameter=name, asked=text[:64], used=default)
     return default
+
+
+def url_bytes(max_text: int) -> int:
+    """How long a request line may be: twice what ``max_text`` characters need, so that a text that is too long is refused in words.
+
+    A character has up to four bytes of UTF-8, each written with three in a URL.
+    """
+    return 2 * 12 * max_text + 65_536
+
+
+def _admit_long_urls(max_text: int) -> None:
+    """Raise the limit of websockets, 8192 bytes of a request line: the handshake of a longer one never ends.
+
+    Its variable WEBSOCKETS_MAX_LINE_LENGTH is read as it is imported, which a server has done before it imports an application.
+    """
+    with contextlib.suppress(ImportError):
+        from websockets import http11  # noqa: PLC0415 - another WebSocket library has no such limit
+
+        http11.MAX_LINE_LENGTH = max(http11.MAX_LINE_LENGTH, url_bytes(max_text))
 
 
 class _WithoutQuery(logging.Filter):
