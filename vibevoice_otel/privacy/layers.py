@@ -7,8 +7,9 @@ Nothing is put into an application, so nothing has to leave one, and a request i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from types import MethodType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from opentelemetry import trace
@@ -26,7 +27,7 @@ LAYERS = (
 )
 PART = "the hiding of the spoken text from OpenTelemetry's spans of web requests"
 #: contrib's switches for its span of every single message.
-MESSAGE_SPANS = frozenset({"exclude_receive_span", "exclude_send_span"})
+MESSAGE_SPANS = ("exclude_receive_span", "exclude_send_span")
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -48,6 +49,12 @@ class Told(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         return self._hidden[key] if key in self._hidden else self.scope[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._hidden[key] if key in self._hidden else self.scope.get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.scope
 
     def __setitem__(self, key: str, value: Any) -> None:
         (self._hidden if key in self._hidden else self.scope)[key] = value
@@ -73,30 +80,6 @@ class Told(MutableMapping[str, Any]):
             if told.get(key) == value:
                 told[key] = self.scope[key]
         return told
-
-
-class _Layer:
-    """A layer for the length of one request: the layer itself, but for the application inside it and its spans of single messages."""
-
-    __slots__ = ("_layer", "_quiet", "app")
-
-    def __init__(self, layer: Any, app: App, *, quiet: bool) -> None:
-        for name, value in (("_layer", layer), ("app", app), ("_quiet", quiet)):
-            object.__setattr__(self, name, value)
-
-    @property  # type: ignore[misc]  # zero-argument super() in the layer's own methods asks for it
-    def __class__(self) -> Any:
-        return type(self._layer)
-
-    def __getattr__(self, name: str) -> Any:
-        if self._quiet and name in MESSAGE_SPANS:
-            return True
-        found = getattr(self._layer, name)
-        is_own = isinstance(found, MethodType) and found.__self__ is self._layer
-        return MethodType(found.__func__, self) if is_own else found
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._layer, name, value)
 
 
 class LayerGuard:
@@ -127,11 +110,21 @@ class LayerGuard:
                 await original(layer, *args, **kwargs)
                 return
             told = self._told(scope)
-            if args:
-                seen = _Layer(layer, _restoring(told, layer.app), quiet=self._quiet)
-                await original(seen, told, *args[1:], **kwargs)
-            else:  # FastAPI's, which is given the application with each request
+            if not args:  # FastAPI's, which is given the application with each request
                 await original(layer, **{**kwargs, "scope": told, "app": _restoring(told, kwargs["app"])})
+                return
+            seen = copy.copy(layer)  # the layer for the length of one request
+            seen.app = _restoring(told, layer.app)
+            if self._quiet and hasattr(seen, MESSAGE_SPANS[0]):
+                for name in MESSAGE_SPANS:
+                    setattr(seen, name, True)
+            given = dict(vars(seen))
+            try:
+                await original(seen, told, *args[1:], **kwargs)
+            finally:
+                for name, value in vars(seen).items():
+                    if value is not given.get(name):  # contrib's remembers the length of its last answer
+                        setattr(layer, name, value)
 
         return call
 
