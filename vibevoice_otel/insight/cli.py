@@ -1,4 +1,4 @@
-"""``vibevoice-otel insight``: capacity, voices, recommend, compare, changes."""
+"""``vibevoice-otel insight``: capacity, voices, recommend, compare, changes, cost."""
 
 from __future__ import annotations
 
@@ -84,6 +84,10 @@ def _ask(arguments: argparse.Namespace) -> Any:
     if arguments.question == "compare":
         return _compare(arguments)
     source = _source(arguments)
+    if arguments.question == "cost":
+        from vibevoice_otel.insight.cost import Prices, cost
+
+        return cost(source, Prices(arguments.price_card_hour, arguments.price_kwh))
     if arguments.question == "changes":
         from vibevoice_otel.insight.compare.changes import changes
 
@@ -252,6 +256,17 @@ def _span(text: str) -> Span:
 
 
 @_checked
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{text!r} is not allowed: a price of 0 or more")
+    return value
+
+
+@_checked
 def _share(text: str) -> float:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -314,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     questions = parser.add_subparsers(
-        dest="question", required=True, metavar="{capacity,voices,recommend,compare,changes}"
+        dest="question", required=True, metavar="{capacity,voices,recommend,compare,changes,cost}"
     )
     capacity = questions.add_parser(
         "capacity", parents=[shared], help="how many streams a card holds, and what stops it first"
@@ -362,6 +377,11 @@ def _parser() -> argparse.ArgumentParser:
     changes = questions.add_parser(
         "changes", parents=[shared], help="new versions, models and drivers within the window, and what moved at each"
     )
+    cost = questions.add_parser(
+        "cost", parents=[shared], help="cards, hosts and energy of a minute of audio, by voice, in your money"
+    )
+    for name, of in (("card-hour", "an hour of a card"), ("kwh", "a kilowatt-hour")):
+        cost.add_argument(f"--price-{name}", metavar="PRICE", type=_price, help=f"of {of}, in any currency")
     for each in (compare, changes):
         each.add_argument(
             "--margin", metavar="SHARE", type=_share, default=0.03, help="a change that does not matter (default 3%%)"

@@ -42,7 +42,7 @@ def save(report: CapacityReport | VoicesReport | Recommendation | Comparison, pa
     elif isinstance(report, Recommendation):
         _recommendation(report, figure)
     else:
-        raise ValueError("--plot: of changes there is no picture; compare draws one change")  # noqa: TRY004
+        raise ValueError("--plot: of this answer there is no picture")  # noqa: TRY004
     figure.savefig(path)
 
 

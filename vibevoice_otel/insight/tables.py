@@ -15,6 +15,7 @@ from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer, LimitA
 from vibevoice_otel.insight.compare.changes import Changes
 from vibevoice_otel.insight.compare.figures import shown
 from vibevoice_otel.insight.compare.report import Answer, Comparison, VoiceAnswer
+from vibevoice_otel.insight.cost import CostReport
 from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
 from vibevoice_otel.insight.recommendation import Candidate, Recommendation
 from vibevoice_otel.insight.stats import Estimate, Quantile
@@ -23,7 +24,9 @@ _VERDICT = {"yes": "bold green", "no": "bold red"}
 _NONE = "–"
 
 
-def show(report: CapacityReport | VoicesReport | Recommendation | Comparison | Changes, console: Console) -> None:
+def show(
+    report: CapacityReport | VoicesReport | Recommendation | Comparison | Changes | CostReport, console: Console
+) -> None:
     """Print one report."""
     if isinstance(report, CapacityReport):
         _capacity(report, console)
@@ -31,6 +34,8 @@ def show(report: CapacityReport | VoicesReport | Recommendation | Comparison | C
         _voices(report, console)
     elif isinstance(report, Comparison):
         _comparison(report, console)
+    elif isinstance(report, CostReport):
+        _cost(report, console)
     elif isinstance(report, Changes):
         _changes(report, console)
     else:
@@ -342,3 +347,31 @@ def _changes(report: Changes, console: Console) -> None:
     if not report.changes and not report.notes:
         console.print(Text("Nothing that is watched has changed.", style="dim"))
     _notes(console, report.notes)
+
+
+def _cost(report: CostReport, console: Console) -> None:
+    console.print(Text(f"Cost, from {report.origin.describe()}", style="dim"))
+    totals = [f"{report.audio_minutes:,.1f} minutes of audio", f"{report.generating_seconds / 3600:,.2f} h generating"]
+    if report.card_hours is not None:
+        totals.append(f"{report.card_hours:,.2f} card hours on {report.cards} card{'s' if report.cards != 1 else ''}")
+    if report.joules is not None:
+        idle = "" if report.idle_joules is None else f", {report.idle_joules / 3.6e6:,.3f} of it idle"
+        totals.append(f"{report.joules / 3.6e6:,.3f} kWh{idle}")
+    if report.money is not None:
+        totals.append(f"{report.money:,.2f} in all")
+    console.print(Text("; ".join(totals)))
+    table = _table("voice", "minutes", "generating s", "card s", "kJ", "money", "")
+    for voice in report.voices:
+        table.add_row(
+            voice.voice,
+            f"{voice.audio_minutes:,.1f}",
+            f"{voice.generating:.1f}",
+            *(_NONE if value is None else f"{value:,.{digits}f}" for value, digits in (
+                (voice.card, 1), (None if voice.joules is None else voice.joules / 1000, 2), (voice.money, 4),
+            )),
+            "",
+        )  # fmt: skip
+    console.print(table)
+    _notes(
+        console, ["A minute of audio each; cards, energy and money are allocated by generating seconds.", *report.notes]
+    )
