@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.reliability.harness import Sink, wait_for
+from tests.upstream.client import listen
+from tests.upstream.trees import make_double
 from tools.kubernetes import chart
 from tools.ports import free_ports
 
@@ -28,6 +34,19 @@ def modules():
     return sorted(sys.modules)
 uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")
 """
+#: What the tests' environment has of OpenTelemetry and of ours, and so a foreign pod has not.
+OURS = (
+    "opentelemetry",
+    "vibevoice",
+    "grpc",
+    "google",
+    "protobuf",
+    "wrapt",
+    "asgiref",
+    "requests",
+    "__editable__",
+    "_vibevoice",
+)
 
 
 def interpreter(minor: str) -> str:
@@ -39,90 +58,122 @@ def interpreter(minor: str) -> str:
     pytest.skip(f"no Python {minor} here")
 
 
-def recipe() -> list[list[str]]:
-    """The pip commands of the Dockerfile."""
+def environment_of(python: str, folder: Path) -> str:
+    """The interpreter of a fresh environment."""
+    subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def pip(python: str, *arguments: str) -> None:
+    subprocess.run([python, "-m", "pip", "-q", "--disable-pip-version-check", *arguments], cwd=chart.ROOT, check=True)
+
+
+def made(python: str, folder: Path) -> Path:
+    """The image's tree, by the pip commands of the Dockerfile."""
     (step,) = re.findall(r"^RUN (.*?)\nFROM", DOCKERFILE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [command.split() for command in step.replace("\\\n", " ").split("&&")]
+    builder, tree = environment_of(python, folder / "build"), folder / "tree"
+    for command in step.replace("\\\n", " ").split("&&"):
+        program, *arguments = command.split()
+        assert program == "pip"
+        pip(builder, *(str(tree) if each == "/tree" else each for each in arguments))
+    return tree
+
+
+@contextlib.contextmanager
+def pod(sink: Sink, tree: Path, command: list[str], folder: Path, own: str = "", **more: str) -> Iterator[Path]:
+    """A pod's process with the variables that the Operator sets, and its log; ``own`` is the pod's own PYTHONPATH."""
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "VIBEVOICE_", "PYTHON"))
+    }
+    path = (f"{tree}/opentelemetry/instrumentation/auto_instrumentation", own, str(tree))
+    environment = {
+        **clean, "PYTHONPATH": ":".join(filter(None, path)), "OTEL_SERVICE_NAME": "foreign", "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "OMP_NUM_THREADS": "1", **more,
+    }  # fmt: skip
+    file = folder / "pod.log"
+    with (
+        file.open("w") as log,
+        subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield file
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def answered(url: str) -> bytes:
+    """What the URL says; nothing while nobody answers."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        return bytes(answer.read())
+    return b""
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    receiver = Sink()
+    yield receiver
+    receiver.close()
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("minor", MINORS)
-def test_a_foreign_pod_is_observed_by_pythonpath_alone(minor: str, tmp_path: Path) -> None:
+def test_a_foreign_pod_is_observed_by_pythonpath_alone(minor: str, tmp_path: Path, sink: Sink) -> None:
     """In a bare environment of that Python: nothing installed of ours, no grpcio, traces and metrics by http/protobuf."""
     python = interpreter(minor)
-    build, bare, tree = tmp_path / "build", tmp_path / "bare", tmp_path / "tree"
-    for folder in (build, bare):
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    for pip, *arguments in recipe():
-        assert pip == "pip"
-        placed = [str(tree) if each == "/tree" else each for each in arguments]
-        command = [str(build / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check", *placed]
-        subprocess.run(command, cwd=chart.ROOT, check=True)
+    tree = made(python, tmp_path)
     assert not [path.name for path in tree.iterdir() if path.name.startswith(("grpc", "numpy", "torch"))]
-
-    own = [
-        str(bare / "bin" / "python"),
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--disable-pip-version-check",
-        "fastapi",
-        "uvicorn",
-        "numpy",
-    ]
-    subprocess.run(own, check=True)
-    sink, (port,) = Sink(), free_ports(1)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "VIBEVOICE_", "PYTHON"))},
-        # As the Operator sets them.
-        "PYTHONPATH": f"{tree}/opentelemetry/instrumentation/auto_instrumentation:{tree}",
-        "OTEL_SERVICE_NAME": "foreign", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
-        "OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500",
-    }  # fmt: skip
-    with (
-        (tmp_path / "log").open("w+") as log,
-        subprocess.Popen(
-            [str(bare / "bin" / "python"), "-c", PROGRAM, str(port)],
-            env=environment,
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            assert wait_for(lambda: answers(port), 60), (tmp_path / "log").read_text()
-            modules = set(json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/modules", timeout=10).read()))
-            assert wait_for(lambda: any(span.name == "GET /modules" for span in sink.spans())), (
-                tmp_path / "log"
-            ).read_text()
-            assert wait_for(
-                lambda: sink.series("http.server.duration"), 20
-            )  # every request of the host, by its own middleware
-        finally:
-            process.terminate()
-            process.wait(30)
-            sink.close()
+    bare, (port,) = environment_of(python, tmp_path / "bare"), free_ports(1)
+    pip(bare, "install", "fastapi", "uvicorn", "numpy")
+    with pod(sink, tree, [bare, "-c", PROGRAM, str(port)], tmp_path) as log:
+        url = f"http://127.0.0.1:{port}/modules"
+        assert wait_for(lambda: answered(url), 60), log.read_text()
+        modules = set(json.loads(answered(url)))
+        assert wait_for(lambda: any(span.name == "GET /modules" for span in sink.spans())), log.read_text()
+        assert wait_for(lambda: sink.series("http.server.duration"))
     assert "vibevoice_otel.instrumentor" in modules
     assert not {"grpc", "vibevoice_otel.service", "torch"} & modules
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert "Traceback" not in log.read_text()
 
 
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/modules", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+@pytest.mark.timeout(600)
+def test_an_unchanged_speech_server_is_traced(tmp_path: Path, sink: Sink) -> None:
+    """Upstream's server, as the tests' double of it, with packages of its own and nothing of OpenTelemetry: a request is a whole trace."""
+    tree, packages = made(sys.executable, tmp_path), tmp_path / "packages"
+    packages.mkdir()
+    (installed,) = {Path(pytest.__file__).parents[1]}
+    for each in installed.iterdir():
+        if not each.name.lower().startswith(OURS) and each.suffix != ".pth":
+            (packages / each.name).symlink_to(each)
+    server = make_double(tmp_path / "server")
+    (port,) = free_ports(1)
+    command = [
+        environment_of(sys.executable, tmp_path / "bare"),
+        "-m",
+        "uvicorn",
+        "demo.web.app:app",
+        "--port",
+        str(port),
+    ]
+    more = {"MODEL_PATH": str(server.model), "MODEL_DEVICE": "cpu"}
+    with pod(sink, tree, command, server.path, f"{packages}:{server.path}", **more) as log:
+        assert wait_for(lambda: answered(f"http://127.0.0.1:{port}/config"), 90), log.read_text()
+        heard = asyncio.run(listen(port, text="Good morning.", voice="en-Carter_man"))
+        assert heard.chunks, log.read_text()
+        assert wait_for(lambda: sink.roots()["success"] == 1), log.read_text()
+        assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == 1)
+    names = {span.name for span in sink.spans() if span.trace_id.hex() == heard.trace_id}
+    assert {"vibevoice.synthesize", "vibevoice.generate", "vibevoice.frame", "vibevoice.diffusion.step"} <= names
+    assert "Good morning" not in sink.all_text()
 
 
 def test_the_list_is_what_the_project_depends_on() -> None:
     """requirements/instrumentation.txt holds nothing that the service's own list has at another version."""
-    pinned = {
-        name: set(
-            re.findall(r"^([a-z0-9-]+)==([^ ]+)", (chart.ROOT / "requirements" / name).read_text(), flags=re.MULTILINE)
-        )
-        for name in ("service.txt", "instrumentation.txt")
-    }
-    assert pinned["instrumentation.txt"] <= pinned["service.txt"]
+    line = re.compile(r"^([a-z0-9-]+)==([^ ]+)", flags=re.MULTILINE)
+    service, ours = (
+        set(line.findall((chart.ROOT / "requirements" / f"{name}.txt").read_text()))
+        for name in ("service", "instrumentation")
+    )
+    assert ours <= service
