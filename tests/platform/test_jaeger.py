@@ -53,7 +53,14 @@ def test_from_a_slow_bucket_to_the_slow_step(prometheus: Prometheus, jaeger: Jae
     assert eventually(lambda: prometheus.query(worst)[0][0]["voice"] == SLOW, 30), found
     exemplar = eventually(lambda: prometheus.exemplars(f'{BUCKETS}{{voice="{SLOW}"}}'), 30)[-1]["labels"]
 
-    spans = {span["spanId"]: span for span in eventually(lambda: jaeger.trace(exemplar["trace_id"]), 30)}
+    def whole() -> dict[str, dict[str, Any]] | None:
+        """The trace, once all batches of its spans have come: its first span is the last to end."""
+        found = {span["spanId"]: span for span in jaeger.trace(exemplar["trace_id"])}
+        named = {span["name"] for span in found.values()}
+        return found if exemplar["span_id"] in found and "vibevoice.synthesize" in named else None
+
+    spans = eventually(whole, 60)
+    assert spans is not None
     named = spans[exemplar["span_id"]]
     assert named["name"] in {"vibevoice.diffusion.step", "vibevoice.frame"}
     steps = [span for span in spans.values() if span["name"] == "vibevoice.diffusion.step"]
