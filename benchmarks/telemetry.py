@@ -18,6 +18,7 @@ from vibevoice_otel import semconv, wiring
 from vibevoice_otel.metrics import live
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
+from vibevoice_otel.recording.checks.judge import Judge
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.sdk import fast
@@ -102,7 +103,7 @@ def observed(*, traced: bool = True, fast_path: bool = True, settings: Settings 
         spans, metrics = path.spans, path.metrics
     instruments = Instruments(meter_provider, "0", limits, metrics)
     derive = FromSpans(instruments, Bounds(chosen).step_labels(), chosen.slo_first_audio)
-    recorder = wiring.recorder(chosen, tracer_provider, [derive], drop, fast_spans=spans)
+    recorder = wiring.recorder(chosen, tracer_provider, [Judge(), derive], drop, fast_spans=spans)
     recorder.bounds.learn_voices(["en-Carter_man"])
     live.register(instruments, recorder, "0", list)
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)

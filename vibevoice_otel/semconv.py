@@ -819,7 +819,7 @@ PROBE = Span(
     "vibevoice.probe",
     None,
     "One synthetic request as its client saw it: the CLIENT span, parent of the SERVER span.",
-    (VOICE_REQUESTED, STATUS, ERROR_TYPE, FIRST_AUDIO_LATENCY, AUDIO_DURATION, CLOSE_CODE, SYNTHETIC),
+    (VOICE_REQUESTED, STATUS, ERROR_TYPE, FIRST_AUDIO_LATENCY, WORST_GAP, AUDIO_DURATION, CLOSE_CODE, SYNTHETIC),
 )
 
 SPANS: Final = (
@@ -1150,6 +1150,10 @@ PROBE_FIRST_AUDIO = Metric(
     "From a synthetic request's beginning to its first audio, as its client saw it.",
     (M_TARGET,), "span vibevoice.probe", FIRST_AUDIO_BUCKETS,
 )  # fmt: skip
+PROBE_GAP = Metric(
+    "vibevoice.probe.playback.gap", "histogram", "s", "The longest silence of a synthetic request, as its client heard it; 0 for none.",
+    (M_TARGET,), "span vibevoice.probe", GAP_BUCKETS,
+)  # fmt: skip
 
 METRICS: Final = (
     REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
@@ -1161,7 +1165,7 @@ METRICS: Final = (
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
     TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS, TENANT_CHARACTERS, TENANT_AUDIO,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
-    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO,
+    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,
 )  # fmt: skip
 
 # On the resource of a worker whose given service.instance.id other workers have too (target_info in Prometheus).

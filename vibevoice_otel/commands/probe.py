@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from vibevoice_otel import __version__, semconv
 from vibevoice_otel.recording.outcome import of_close
+from vibevoice_otel.recording.playback import Playback
 from vibevoice_otel.semconv import ErrorType, Status
 
 TEXT = "This is a check."
@@ -38,10 +39,11 @@ class Outcome:
     audio_seconds: float = 0.0
     close_code: int | None = None
     error_type: str | None = None
+    worst_gap: float | None = None  # the longest silence that this client heard, playing at once
 
     def __str__(self) -> str:
         heard = (
-            f"first audio after {self.first_audio:.3f} s, {self.audio_seconds:.1f} s of audio"
+            f"first audio after {self.first_audio:.3f} s, {self.audio_seconds:.1f} s of audio, worst gap {self.worst_gap or 0:.3f} s"
             if self.first_audio is not None
             else "no audio"
         )
@@ -85,20 +87,28 @@ class Probe:
         self._latency = meter.create_histogram(
             latency.name, latency.unit, latency.brief, explicit_bucket_boundaries_advisory=latency.buckets
         )
+        gap = semconv.PROBE_GAP
+        self._gap = meter.create_histogram(
+            gap.name, gap.unit, gap.brief, explicit_bucket_boundaries_advisory=gap.buckets
+        )
         for status in Status:  # else increase() misses the first failure
             self._requests.add(0, {**self._target, semconv.M_STATUS.key: status.value})
 
     def once(self) -> Outcome:
         """One request; never raises for what the service or the network does."""
         with self._tracer.start_as_current_span(semconv.PROBE.name, kind=SpanKind.CLIENT) as span:
-            outcome = self._speak()
+            played = Playback()
+            outcome = self._speak(played)
+            outcome = replace(outcome, worst_gap=played.worst_gap if played.started else None)
             self._annotate(span, outcome)
             self._requests.add(1, {**self._target, semconv.M_STATUS.key: outcome.status.value})
             if outcome.first_audio is not None:
                 self._latency.record(outcome.first_audio, self._target)
+            if outcome.worst_gap is not None:
+                self._gap.record(outcome.worst_gap, self._target)
         return outcome
 
-    def _speak(self) -> Outcome:
+    def _speak(self, played: Playback) -> Outcome:
         import websockets  # noqa: PLC0415 - belongs to the service extra
         from websockets.sync.client import connect  # noqa: PLC0415
 
@@ -114,6 +124,8 @@ class Probe:
                         if isinstance(message, bytes) and message:
                             first = first if first is not None else time.perf_counter() - began
                             received += len(message)
+                            at = time.perf_counter_ns()
+                            played.play((at, at, len(message)))
                 except websockets.ConnectionClosed as closed:
                     code = closed.rcvd.code if closed.rcvd else None
         except TimeoutError:
@@ -129,6 +141,7 @@ class Probe:
             semconv.ERROR_TYPE: outcome.error_type,
             semconv.FIRST_AUDIO_LATENCY: outcome.first_audio,
             semconv.AUDIO_DURATION: outcome.audio_seconds,
+            semconv.WORST_GAP: outcome.worst_gap,
             semconv.CLOSE_CODE: outcome.close_code,
             semconv.SYNTHETIC: True,
         }

@@ -44,6 +44,12 @@ def fails(socket: ServerConnection) -> None:
     socket.close(1011, "boom")
 
 
+def pauses(socket: ServerConnection) -> None:
+    socket.send(SECOND[:9600])  # 0.2 s
+    time.sleep(0.45)
+    socket.send(SECOND)
+
+
 def hangs(socket: ServerConnection) -> None:
     socket.send(SECOND)
     time.sleep(3)
@@ -89,6 +95,16 @@ def test_every_end_has_its_status(
     assert (outcome.first_audio is not None) is bool(heard)
 
 
+def test_the_worst_gap_is_what_the_client_heard() -> None:
+    """A quarter of a second of silence between two pieces of audio; no audio, no gap."""
+    with service(pauses) as url:
+        outcome = probe.Probe(url, timeout=5.0).once()
+    assert outcome.worst_gap == pytest.approx(0.25, abs=0.1)
+    assert f"worst gap {outcome.worst_gap:.3f} s" in str(outcome)
+    with service(says_nothing) as url:
+        assert probe.Probe(url, timeout=1.0).once().worst_gap is None
+
+
 def test_a_service_that_is_gone_is_an_error() -> None:
     """What the service itself cannot tell."""
     outcome = probe.Probe("ws://127.0.0.1:9/stream", timeout=1.0).once()
@@ -110,6 +126,7 @@ def test_its_requests_say_what_they_are_and_are_measured() -> None:
         "vibevoice.status": "success",
         "vibevoice.first_audio.latency": outcome.first_audio,
         "vibevoice.audio.duration": 2.0,
+        "vibevoice.playback.gap": 0.0,
         "vibevoice.websocket.close_code": 1000,
         "vibevoice.synthetic": True,
     }
@@ -132,6 +149,8 @@ def test_its_requests_say_what_they_are_and_are_measured() -> None:
     assert (latency.count, latency.sum) == (1, outcome.first_audio)
     assert outcome.first_audio is not None
     assert outcome.first_audio >= 0.05
+    (gap,) = points["vibevoice.probe.playback.gap"]
+    assert (gap.count, gap.sum) == (1, 0.0)
     tracers.shutdown()
     meters.shutdown()
 
