@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Entry points whose callables take nothing and return a sink.
 SINKS = "vibevoice_otel_sinks"
+#: The setting of OpenTelemetry's by which the bounds that an instrument asks for are not heard.
+EXPONENTIAL = ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram")
+logger = logging.getLogger(__name__)
 
 
 def recorder(
@@ -78,6 +83,16 @@ def _installed_sinks() -> list[Sink]:
     return found
 
 
+def _warn_of_lost_bounds() -> None:
+    """Say once that the objectives' edges are gone where the SDK is told to make every histogram exponential."""
+    if os.environ.get(EXPONENTIAL[0], "").strip().lower() == EXPONENTIAL[1]:
+        logger.warning(
+            "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then estimates; "
+            "counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with their bounds",
+            *EXPONENTIAL,
+        )
+
+
 def build(
     chosen: Settings,
     tracer_provider: trace.TracerProvider | None,
@@ -103,6 +118,7 @@ def build(
         stack: takes everything back when it is closed: the recorder first, without a judgement on what is open.
         options: of the recorder.
     """
+    _warn_of_lost_bounds()
 
     def dropped(what: str, reason: str, count: int) -> None:
         instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})

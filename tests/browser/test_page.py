@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -85,6 +86,7 @@ def test_one_speaks_and_hears(page: Page, service: Running) -> None:
     assert 0 < summary["first_audio"] < heard["heard"] < 30
     assert "You heard the first sound" in page.inner_text("#speak-state")
     assert "First audio after" in page.inner_text("#story")
+    assert re.search(r"Longest gap\s+(none|[\d.]+ \S+)\s+(none|[\d.]+ \S+)", page.inner_text("#sides"))
 
 
 def test_the_waterfall_is_the_exported_trace(page: Page, service: Running) -> None:

@@ -155,6 +155,8 @@ def summary(kept: Kept, root: Operation) -> dict[str, Any]:
         "real_time_factor": said.get(semconv.REAL_TIME_FACTOR.key),
         "frames": said.get(semconv.FRAMES.key, 0),
         "underruns": said.get(semconv.UNDERRUNS.key, 0),
+        "gap": said.get(semconv.WORST_GAP.key),
+        "finish": said.get(semconv.FINISH_REASON.key),
         "cfg": final.labels.cfg,
         "steps": final.labels.steps,
         "text": final.labels.text_length_range,

@@ -9,6 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support.builders import MS, add_frame, finish, request
+from tests.support.pipeline import pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -131,3 +132,16 @@ def test_new_histograms_carry_the_voice_alone() -> None:
     ):
         assert metric.labels == ("voice",)
     assert semconv.REQUEST_DURATION.labels == ("voice", "text_length_range")
+
+
+@pytest.mark.parametrize("chosen", ["base2_exponential_bucket_histogram", "explicit_bucket_histogram", None])
+def test_a_default_that_takes_the_bounds_away_is_told(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With exponential histograms by default C100 is an estimate: one warning names the setting and the way out."""
+    if chosen is not None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", chosen)
+    with pipeline() as observed:
+        observed.run(b"text=hello")
+    exponential = chosen is not None and chosen.startswith("base2")
+    assert caplog.text.count("takes the bounds of all histograms away") == int(exponential)

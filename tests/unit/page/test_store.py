@@ -111,6 +111,7 @@ def test_the_summary_says_what_the_records_say() -> None:
         True,
     )
     assert summary["started"] == 0
+    assert summary["gap"] == 0.0
 
 
 def _flat(batch: Batch) -> list[tuple[str, str, str, int, int, str]]:

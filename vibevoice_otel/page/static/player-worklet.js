@@ -27,6 +27,7 @@ class Player extends AudioWorkletProcessor {
     this.started = this.ended = this.finished = this.starving = false;
     this.underruns = 0;
     this.starved = 0; // seconds
+    this.gap = this.worst = 0; // seconds of the silence that goes on, and of the longest one
     this.blocks = 0;
     this.peak = 0;
   }
@@ -64,17 +65,20 @@ class Player extends AudioWorkletProcessor {
       } else if (this.started && !this.ended) {
         if (!this.starving) {
           this.starving = true;
+          this.gap = 0;
           this.underruns += 1;
           this.port.postMessage({ type: "dry", run: this.run, time: currentTime + i / sampleRate });
         }
         this.starved += 1 / sampleRate;
+        this.gap += 1 / sampleRate;
+        this.worst = Math.max(this.worst, this.gap);
       }
     }
     const finished = this.ended && !this.chunks.length;
     if (++this.blocks % 8 === 0 || (finished && !this.finished)) {
       this.port.postMessage({
         type: "status", run: this.run, time: currentTime, buffered: Math.max(0, this.queued - this.position) / 24000,
-        played: this.played / 24000, underruns: this.underruns, starved: this.starved, peak: this.peak, finished,
+        played: this.played / 24000, underruns: this.underruns, starved: this.starved, worst: this.worst, peak: this.peak, finished,
       });
       this.peak = 0;
     }

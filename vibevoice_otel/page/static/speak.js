@@ -16,6 +16,7 @@ export class Session {
   ended = null;
   played = 0;
   underruns = 0;
+  worst = 0; // seconds of the longest silence
   starved = 0;
   buffered = 0;
   chunks = 0;
@@ -85,6 +86,7 @@ export class Session {
     if (message.type === "status") {
       Object.assign(this, { buffered: message.buffered, played: message.played, starved: message.starved });
       this.underruns = message.underruns;
+      this.worst = message.worst;
       if (this.firstSound !== null) this.curve.push([at, message.buffered]);
       // The audio thread may have finished before the socket's end was told: then that decides.
       if (message.finished) this.#finishedAt = at;

@@ -64,7 +64,7 @@ function headline(trace, first, meta) {
   else if (summary.audio && summary.real_time_factor) {
     const speed = 1 / summary.real_time_factor;
     const pace = speed >= 1 ? `${speed.toFixed(1)}× faster than it plays` : `${(1 / speed).toFixed(1)}× slower than it plays, so playback has to wait`;
-    const end = summary.status === "cancelled" ? " Then the listener left." : "";
+    const end = summary.status === "cancelled" ? " Then the listener left." : summary.finish === "length" ? " The model's length budget cut the speech off." : "";
     lead.push(el("p", { class: "lead" }, `In all, ${plural(summary.frames, "frame")} made ${duration(summary.audio)} of audio in ${duration(summary.audio * summary.real_time_factor)}: ${pace}.${end}`));
   }
   return [title, ...lead];
@@ -132,6 +132,7 @@ function sides(trace, first) {
   const underruns = told ? told.underruns : session.underruns;
   const played = told ? told.played : session.played;
   const dry = (count) => (count === 0 ? "never" : count === 1 ? "once" : `${count} times`);
+  const gap = (seconds) => (seconds === undefined || seconds === null ? "–" : seconds ? duration(seconds) : "none");
   const reckoned = summary ? summary.underruns : trace.reckoned().dry.length;
   const row = (what, yours, theirs) => el("tr", {}, el("th", { scope: "row" }, what), el("td", {}, el("b", {}, yours)), el("td", {}, el("b", {}, theirs)));
   const table = el("table", { class: "sides" },
@@ -139,6 +140,7 @@ function sides(trace, first) {
     el("tbody", {},
       row("First sound", duration(heard), duration(first)),
       row("Buffer ran dry", dry(underruns), dry(reckoned)),
+      row("Longest gap", gap(session?.worst), gap(summary?.gap)),
       row("Audio", `${duration(played)} played`, summary ? `${duration(summary.audio)} made` : "–")));
   const notes = [];
   if (heard !== null && first !== null) notes.push(`You count from your click, the server from the request's arrival. The ${duration(heard - first)} more are the connection's set-up, the network, and the browser's audio output.`);
