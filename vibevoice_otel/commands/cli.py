@@ -20,6 +20,7 @@ COMMANDS = {
         "vibevoice_otel.commands.gpu",
         "sample: how busy the kernels are, by the profiler, in one synthetic request",
     ),
+    "load": ("vibevoice_otel.commands.load", "how many streams a service holds, found by driving it, step by step"),
     "probe": ("vibevoice_otel.commands.probe", "a synthetic request a minute, kept out of the objectives"),
 }
 
@@ -50,9 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("vibevoice_otel"):
             raise
-        extra = {"demo": "service", "serve": "service", "insight": "insight", "probe": "service", "gpu": "service"}.get(
-            name
-        )
+        extra = {
+            "demo": "service",
+            "serve": "service",
+            "insight": "insight",
+            "probe": "service",
+            "gpu": "service",
+            "load": "service",
+        }.get(name)
         hint = f": pip install 'vibevoice-otel[{extra}]'" if extra else ""
         print(f"error: `vibevoice-otel {name}` needs {missing.name}, which is not installed{hint}", file=sys.stderr)
         return 1

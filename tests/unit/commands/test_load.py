@@ -1,0 +1,149 @@
+"""load: finds at how many streams a service of known capacity breaks, judges no step that it drove late, drives nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from websockets.sync.server import ServerConnection, serve
+
+from vibevoice_otel import semconv
+from vibevoice_otel.commands import load
+from vibevoice_otel.commands.load import Driver, Found, Heard, Plan, Step
+from vibevoice_otel.insight import capacities
+
+#: Of the service below: slots, seconds that each needs for a request, and seconds of audio that it then has spoken.
+SLOTS, WORK, AUDIO = 2, 0.25, 1.0
+
+
+@contextmanager
+def service(seen: list[str | None] | None = None) -> Iterator[str]:
+    """Speaks a second of audio in a quarter of one, two requests at once: 8 streams are all that it can ever make."""
+    slots = threading.Semaphore(SLOTS)
+
+    def speak(socket: ServerConnection) -> None:
+        if seen is not None:
+            assert socket.request is not None
+            seen.append(socket.request.headers.get("baggage"))
+        with slots:
+            socket.send(b"\1\0" * int(semconv.SAMPLE_RATE_HZ * AUDIO))
+            time.sleep(WORK)
+
+    with serve(speak, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/stream"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
+    values: dict[str, Any] = {
+        "voices": ("en-Ann",), "texts": ("Good morning.",), "seconds": 6.0, "slo": 0.45, "ratio": 0.95, "gap": 0.1,
+        "gap_ratio": 0.99, "timeout": 30.0, "headers": {}, "seed": 1,
+    }  # fmt: skip
+    return Plan(address, **{**values, **others})
+
+
+def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
+    """Half of what can be made holds, twice as much breaks, and one number between them is tried: the truth of 8 is not above it."""
+    with service() as address:
+        found = asyncio.run(load.climb(Driver(plan(address)), (4, 16), refine=1))
+    if any(step.verdict == "void" for step in found.steps):
+        pytest.skip(f"void, not failed: {[step.why for step in found.steps]}")
+    assert [step.streams for step in found.steps] == [4, 16, 10]
+    assert (found.holds, found.breaks) == (4, 10)
+    assert "later than 0.45 s" in found.steps[1].why
+
+
+def test_what_a_listener_lives_through_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First audio and gaps by the objectives; few requests, and moments that were missed, judge nothing."""
+    driver = Driver(plan())
+
+    def judged(count: int, **bad: Heard) -> Step:
+        good = Heard(0.001, 0.2, 0.0, 1.0, None)
+        return driver._judge(4, [*bad.values(), *[good] * (count - len(bad))], 0)
+
+    assert judged(30).verdict == "holds"
+    assert judged(30, a=Heard(0, 0.5, 0.0, 1.0, None)).verdict == "holds"  # one in thirty is late
+    slow = judged(30, a=Heard(0, 0.5, 0.0, 1.0, None), b=Heard(0, None, 0.0, 0.0, "timeout"))
+    assert (slow.verdict, slow.slow, slow.failed) == ("broken", 2, 1)
+    assert judged(30, a=Heard(0, 0.2, 0.3, 1.0, None)).why == "3.3% with a gap above 0.1 s"
+    assert judged(19).verdict == "void"
+    late = judged(30, a=Heard(0.021, 0.2, 0.0, 1.0, None))
+    assert late.verdict == "void"
+    assert "this machine, not the service" in late.why
+    assert driver._judge(4, [Heard(0.0, 0.2, 0.0, 1.0, None)] * 30, overrun=4).verdict == "broken"
+
+
+def test_moments_are_fixed_beforehand() -> None:
+    """The same seed drives the same moments, as many as the rate says, whatever the service does."""
+    first, again = (list(Driver(plan(seconds=500.0))._moments(2.0)) for _ in range(2))
+    assert first == again
+    assert len(first) == pytest.approx(1000, rel=0.15)
+    assert len(list(Driver(plan(seconds=1e6))._moments(1000.0))) == load.MOST_REQUESTS
+
+
+def test_requests_are_marked_unless_they_shall_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default they are synthetic, and in no objective of the service's; the answer comes as JSON, and a picture as well."""
+    seen: list[str | None] = []
+    with service(seen) as address:
+        arguments = [address, "--streams", "4", "--seconds", "1", "--json", "--plot", str(tmp_path / "load.png")]
+        assert load.main(arguments) == 1  # one second is too short to say anything
+        told = json.loads(capsys.readouterr().out)
+        assert told["steps"][0]["verdict"] == "void"
+        assert set(seen) == {"vibevoice.synthetic=true"}
+        assert (tmp_path / "load.png").stat().st_size > 1000
+        seen.clear()
+        load.main([address, "--streams", "4", "--seconds", "1", "--json", "--count-them"])
+    assert set(seen) == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ws://192.0.2.1/stream"], "--remote"),
+        (["ws://no-such-host.invalid/stream"], "--remote"),
+        (["ws://127.0.0.1:1/stream", "--seconds", "600", "--streams", "1,2,3,4,5"], "60 minutes"),
+        (["ws://127.0.0.1:1/stream", "--prometheus", "http://127.0.0.1:9090"], "--count-them"),
+    ],
+)
+def test_what_it_refuses(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another machine's service without leave, more than an hour, and a comparison with what is in no metric."""
+    assert load.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """No table of zeros: one line, and the code for nothing said."""
+    assert load.main(["ws://127.0.0.1:9/stream", "--json"]) == 1
+    assert "the service does not speak" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "agrees"), [(4, 7, True), (9, 9, True), (11, 14, False), (1, 2, False), (3, None, True)]
+)
+def test_insights_answer_is_held_against_it(
+    low: int, high: int | None, agrees: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The knee was found between 4 and 10: an interval that reaches into that agrees."""
+    card = SimpleNamespace(streams=low, low=low, high=high, binds_first="queue")
+    monkeypatch.setattr(capacities, "capacity", lambda _source: SimpleNamespace(cards=[card]))
+    found = Found(4.0, 10.0, [Step(4.0, 30, verdict="holds"), Step(10.0, 80, verdict="broken")])
+    found.predicted = load.predict("http://127.0.0.1:1", 60.0, found)
+    assert found.predicted["agrees"] is agrees
+    load.show(found, Console(width=200))
+    out = capsys.readouterr().out
+    assert "It holds 4 streams and breaks at 10." in out
+    assert ("it agrees." if agrees else "it does not agree.") in out
