@@ -216,3 +216,14 @@ def test_a_loop_over_sentences(running: Start) -> None:
     assert trace.value(semconv.VOICE) == VOICES[0], server.log
     for frame in trace.all(semconv.FRAME):
         assert any(each.span_id == frame.parent_id and each.start <= frame.start for each in generations)
+
+
+def test_the_frameworks_own_histograms_tell_speech_by_its_route(running: Start) -> None:
+    """docs/servers.md leaves speech out of http.server.duration by the label that names the route."""
+    server = running("openai_threads")
+    speak(server, SPEECH, input=SHORT)
+    post(server.port, "/health")
+    server.sink.wait(lambda: len(server.sink.metric("http.server.duration")) > 1)
+    targets = {point.attributes.get("http.target") for point in server.sink.metric("http.server.duration")}
+    assert SPEECH in targets
+    assert len(targets) > 1
