@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu
+.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu test-servers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -78,6 +78,9 @@ test-upstream: $(VENV)/.test ## the server's tests against a checkout of microso
 
 test-agents: $(VENV)/.test ## the recipes for Pipecat and LiveKit Agents with the real packages, in an environment of their own (600 MB)
 	$$($(BIN)/python tools/overlay.py agents) -m pytest tests/deployments/test_agents.py $(ARGS)
+test-servers: $(VENV)/.test ## the HTTP tests over real checkouts in a folder, with weights made here (SERVERS=folder; docs/servers.md)
+	@test -d "$(SERVERS)" || { echo "SERVERS=folder must name a folder of checkouts (docs/servers.md)" >&2; exit 2; }
+	VIBEVOICE_SERVERS="$(abspath $(SERVERS))" $$($(BIN)/python tools/overlay.py upstream) -m pytest tests/servers/test_checkouts.py $(ARGS)
 
 test-sdks: $(VENV)/.test ## what leans on the SDK's insides, with the oldest and the newest OpenTelemetry that is supported
 	@for each in sdk-oldest sdk-newest; do $$($(BIN)/python tools/overlay.py $$each) -m pytest $(SDK_TESTS) $(ARGS) || exit 1; done

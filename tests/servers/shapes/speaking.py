@@ -18,8 +18,12 @@ class Speaker:
     def __init__(self, steps=5):
         path = os.environ["MODEL_PATH"]
         self.processor = VibeVoiceStreamingProcessor.from_pretrained(path)
-        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(path)
+        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(
+            path, torch_dtype=torch.float32, device_map="cpu", attn_implementation="sdpa"
+        )
         self.model.eval()
+        scheduler = self.model.model.noise_scheduler
+        self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
         self.model.set_ddpm_inference_steps(num_steps=steps)
         self.voices = {}
 
@@ -38,6 +42,9 @@ class Speaker:
             **inputs,
             max_new_tokens=None,
             cfg_scale=1.25,
+            tokenizer=self.processor.tokenizer,
+            generation_config={"do_sample": False},
+            verbose=False,
             audio_streamer=streamer,
             stop_check_fn=stop,
             all_prefilled_outputs=prompt,
