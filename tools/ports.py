@@ -8,12 +8,11 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import TextIO
 
 #: Below the range from which Linux takes the ports of outgoing connections (32768 and up), above the well-known services.
 LOWEST, HIGHEST = 15_000, 32_000
-#: Open files whose locks say that a port is given away; the kernel lets go of them when the process ends, however it ends.
-_held: list[TextIO] = []
+#: Descriptors of files whose locks say that a port is given away; the kernel lets go of them when the process ends, however it ends.
+_held: list[int] = []
 
 
 def free_port() -> int:
@@ -27,13 +26,13 @@ def free_port() -> int:
     folder.mkdir(exist_ok=True)
     for _ in range(1000):
         port = random.randint(LOWEST, HIGHEST)
-        lock = (folder / str(port)).open("w")
+        lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
         except OSError:
-            lock.close()
+            os.close(lock)
             continue
         _held.append(lock)
         return port
