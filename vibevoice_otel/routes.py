@@ -37,10 +37,9 @@ def learn(route: str) -> None:
         return
     _learned[route] = _Route(route)
     logger.warning(
-        "the route %s speaks, and VIBEVOICE_OTEL_ROUTES does not name it: requests there that were refused before this one were not "
-        "counted, later ones are. Add it to VIBEVOICE_OTEL_ROUTES (all further ones: %d are remembered)",
+        "the route %s speaks and VIBEVOICE_OTEL_ROUTES does not name it: requests that were refused there before now were not "
+        "counted, later ones are. Name it in VIBEVOICE_OTEL_ROUTES to count them from the start",
         route,
-        MAX_LEARNED,
     )
 
 

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as StarletteLayer
 from starlette.routing import Mount
 
+from tests.reliability.harness import Service, Sink, wait_for
 from tests.support.signals import App, Signals, ask, request, signals
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.privacy.layers import Told, is_layer
@@ -236,6 +237,23 @@ async def test_uninstrument_with_requests_in_flight_tells_and_changes_nothing() 
         assert heard == [CANARY] * 21
         assert {read for _, read in seen} == {query.encode()}
         assert told.holding(CANARY) == set()
+
+
+def test_fastapis_own_under_the_launcher(start: Callable[..., Service], sink: Sink) -> None:
+    """Contrib's FastAPI instrumentation is off, so FastAPI's own is on: in nothing that a real service sends stands the text."""
+    service = start(
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="fastapi", OTEL_LOGS_EXPORTER="otlp", OTEL_BLRP_SCHEDULE_DELAY="200",
+        VIBEVOICE_OTEL_ROUTES="/stream,/speech",
+    )  # fmt: skip
+    service.speak(2, text=CANARY)
+    service.speak(1, text=CANARY, fail=1)
+    assert service.post("/speak", CANARY) == 500
+    assert wait_for(lambda: sum(sink.roots().values()) == 3), service.log
+    assert wait_for(lambda: {"POST /speak", "WS /stream"} <= {span.name for span in sink.spans()}), service.log
+    assert wait_for(lambda: len([each for each in sink.log_records() if "exception.type" in str(each)]) >= 2), (
+        service.log
+    )
+    assert CANARY not in sink.all_text()
 
 
 def test_a_layer_is_known_by_module_and_class() -> None:

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Host, Mount, WebSocketRoute
 
 from tests.support.signals import App, Signals, ask
-from tests.support.talker import BYTES, talk, talking
+from tests.support.talker import BYTES, StreamingTTSService, talk, talking
 from vibevoice_otel import routes, semconv
 from vibevoice_otel.privacy.query import Redactor
 from vibevoice_otel.routes import SpeechRoutes
@@ -160,6 +160,23 @@ def test_a_route_that_speaks_unknown_is_told_whole_and_said_once(caplog: pytest.
     lines = [record.getMessage() for record in caplog.records if "VIBEVOICE_OTEL_ROUTES" in record.getMessage()]
     assert len(lines) == 1
     assert "/say/{who} " in lines[0]
+
+
+@pytest.mark.parametrize(("named", "lines"), [("/say", 0), ("/stream", 1)])
+def test_a_route_of_http_is_said_only_where_no_setting_names_it(
+    named: str, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line asks for a setting, so there is none where it is set."""
+    caplog.set_level(logging.WARNING)
+    with talking(Settings(routes=(named,))) as told:
+        app = FastAPI()
+        app.add_api_route("/say", lambda text: len(list(StreamingTTSService().stream(text))))
+        FastAPIInstrumentor.instrument_app(app, tracer_provider=told.tracers, meter_provider=told.meters)
+        for _ in range(2):
+            asyncio.run(ask(app, "http", "/say", f"text={CANARY}"))
+        assert len(told.attributes()) == 2
+        assert told.holding(CANARY) == set()
+    assert sum("VIBEVOICE_OTEL_ROUTES" in record.getMessage() for record in caplog.records) == lines
 
 
 def test_so_many_routes_are_learned_and_no_more(caplog: pytest.LogCaptureFixture) -> None:

@@ -86,7 +86,7 @@ class Exchange:
         )
         timeline.byte_rate = None
         timeline.cancelled = self._left
-        if not self._scope["path"].endswith(KNOWN):
+        if not self._is_known():
             routes.learn(template(self._scope))
         return timeline
 
