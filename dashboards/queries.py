@@ -217,6 +217,7 @@ VOICES: Final = {
     "Requests": _ASKED,
     "Failed": _of_asked(failure_ratio(RANGE, SCOPE)),
     "P95 first audio": _of_asked(quantile(0.95, semconv.FIRST_AUDIO, RANGE, "voice", SCOPE)),
+    "C100": _of_asked(within(semconv.SLO_GAP_SECONDS, RANGE, SCOPE, "voice")),
     "Mean step": _of_asked(mean(semconv.INFERENCE, RANGE, "voice", SCOPE)),
     "Underruns a request": _of_asked(
         " / ".join(total("voice", growth(each, RANGE, SCOPE)) for each in (semconv.UNDERRUN, semconv.REQUESTS))

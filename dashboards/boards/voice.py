@@ -35,6 +35,7 @@ def _columns() -> tuple[Override, ...]:
         only("voice", links=(("Only this voice", _ALONE),)),
         only("Failed", unit="percentunit", limits=common.FAILURES, cells=True),
         only("P95 first audio", unit="s", limits=common.LATE, cells=True),
+        only("C100", unit="percentunit", limits=common.CONTINUOUS, cells=True, empty="No audio"),
         only("Mean step", unit="s"),
         only("Underruns a request", decimals=2),
     )

@@ -66,6 +66,8 @@ class VoiceProfile:
     real_time_p95: Quantile | None
     audio_minutes: float
     underruns: Estimate | None
+    gap_share: Estimate | None  # of the requests that count for continuity, those with a gap above its objective
+    cut_off: Estimate | None  # of the requests whose speech ended, those that the length budget ended
     defects: Estimate | None
     defect_kinds: dict[str, float]
     sensitivity: Sensitivity
@@ -118,9 +120,9 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
         )
     audio = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
     underruns = by_voice(source, semconv.UNDERRUN.prometheus)
-    defects: dict[str, dict[str, float]] = {}
-    for point in source.growth(semconv.DEFECTIVE_FRAMES.prometheus, ("voice", "kind")):
-        defects.setdefault(point.labels.get("voice", ""), {})[point.labels.get("kind", "")] = point.value
+    defects = _by(source, semconv.DEFECTIVE_FRAMES, semconv.M_KIND)
+    gaps = _by(source, semconv.CONTINUITY_SLI, semconv.M_RESULT)
+    ends = _by(source, semconv.FINISHED, semconv.M_FINISH_REASON)
     present = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
     mine = {name: [c for c in cells if c.voice == name] for name in names}
     fleet, slopes = _sensitivities(mine)
@@ -152,6 +154,8 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
                 real_time_p95=stats.quantile(speed, 0.95) if speed else None,
                 audio_minutes=audio.get(name, 0.0),
                 underruns=stats.rate(underruns.get(name, 0.0), audio.get(name, 0.0), dispersion=spread_underruns),
+                gap_share=_share(gaps.get(name, {}), "bad"),
+                cut_off=_share(ends.get(name, {}), semconv.FinishReason.LENGTH.value),
                 defects=stats.rate(counts[name], audio.get(name, 0.0), dispersion=spread_defects),
                 defect_kinds=defects.get(name, {}),
                 sensitivity=slopes[name],
@@ -174,6 +178,19 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     return VoicesReport(
         source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, slo_seconds, notes
     )
+
+
+def _by(source: Source, metric: semconv.Metric, label: semconv.Attribute) -> dict[str, dict[str, float]]:
+    """Growth of a counter by voice and another label."""
+    found: dict[str, dict[str, float]] = {}
+    for point in source.growth(metric.prometheus, ("voice", label.key)):
+        found.setdefault(point.labels.get("voice", ""), {})[point.labels.get(label.key, "")] = point.value
+    return found
+
+
+def _share(counted: dict[str, float], which: str) -> Estimate | None:
+    """The share of one label value; None where nothing was counted."""
+    return stats.proportion(counted.get(which, 0.0), sum(counted.values())) if sum(counted.values()) else None
 
 
 def _unhappy(

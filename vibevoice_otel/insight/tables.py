@@ -180,7 +180,8 @@ def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name, justify in (
         ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"), ("late %", "right"),
-        ("failed %", "right"), ("underruns\na minute", "right"), ("defects\na minute", "right"), ("real-time\nfactor", "right"),
+        ("failed %", "right"), ("gaps %", "right"), ("cut off %", "right"), ("underruns\na minute", "right"),
+        ("defects\na minute", "right"), ("real-time\nfactor", "right"),
     ):  # fmt: skip
         table.add_column(name, justify=justify, no_wrap=name == "voice")  # type: ignore[arg-type]
     for p in profiles:
@@ -194,6 +195,8 @@ def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
             _quantile(p.p99),
             _estimate(p.late_share, 100),
             _estimate(p.error_share, 100),
+            _estimate(p.gap_share, 100),
+            _estimate(p.cut_off, 100),
             _estimate(p.underruns),
             _estimate(p.defects),
             _NONE if p.real_time_factor is None else f"{p.real_time_factor:.2f}",

@@ -167,6 +167,21 @@ def test_no_data_is_said() -> None:
     assert "none was asked" in idle.notes[0]
 
 
+def test_gaps_and_cut_off_speech() -> None:
+    """Shares of the requests that count, with their intervals; a voice without such series, from an older service, has none."""
+    scrapes = observe(service(), 1)
+    up = np.linspace(0, 1, len(scrapes.times))
+    for labels, growth in (({"result": "good"}, 180), ({"result": "bad"}, 20)):
+        scrapes.put(semconv.CONTINUITY_SLI.prometheus, {"voice": NAMES[0], **labels}, up * growth)
+    for labels, growth in (({"finish_reason": "eos"}, 190), ({"finish_reason": "length"}, 10)):
+        scrapes.put(semconv.FINISHED.prometheus, {"voice": NAMES[0], **labels}, up * growth)
+    profiles = {p.voice: p for p in voices(MemorySource(scrapes)).voices}
+    mine = profiles[NAMES[0]]
+    assert holds(mine.gap_share, 0.1)
+    assert holds(mine.cut_off, 0.05)
+    assert (profiles[NAMES[1]].gap_share, profiles[NAMES[1]].cut_off) == (None, None)
+
+
 def test_a_vanished_voice_is_kept_and_said() -> None:
     """A voice that left within the window still counts, and is marked as gone."""
     scrapes = observe(service(), 1)
