@@ -192,6 +192,14 @@ ENERGY: Final = (
     f" / {total('', growth(semconv.AUDIO_PRODUCED, NOW, SCOPE))}"
 )
 UTILIZATION: Final = f"max by (hw_id) ({series(semconv.HW_GPU_UTILIZATION, SCOPE)})"
+
+
+def dcgm(metric: str) -> str:
+    """dcgm-exporter's share of the cards on which the chosen instances run, by UUID; nothing where it does not run."""
+    named = f'label_replace({metric}, "hw_id", "$1", "UUID", "(.+)")'
+    return f"max by (hw_id) ({named}) and on (hw_id) {UTILIZATION}"
+
+
 THROTTLED: Final = f"max by (throttle_reason) ({series(semconv.GPU_THROTTLED, SCOPE)}) > 0"
 _ERRORS: Final = series(semconv.HW_ERRORS, SCOPE)
 CARD_ERRORS: Final = f"max by (error_type) (max_over_time({_ERRORS}[{NOW}]) - min_over_time({_ERRORS}[{NOW}]))"

@@ -9,6 +9,7 @@ import pytest
 #: The only needs that a CI machine may lack.
 MAY_LACK = (
     "a GPU",
+    "a quiet machine",
     "CUDA",
     "Docker",
     "TEMPO_URL",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_gpu import plugin
+from vibevoice_otel.commands import gpu
 
 from .conftest import Running
 
@@ -32,6 +33,14 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
     frames = trace.named("vibevoice.frame")
     assert all(0 <= span.attributes["vibevoice.frame.device.idle"] <= 1 for span in frames)
     assert max(span.attributes["vibevoice.clock.error"] for span in frames) < 0.2
+    assert all(span.attributes["vibevoice.frame.host_bound"] > 0 for span in frames)
+    divided = service.samples("vibevoice_frame_limit_seconds_total")
+    assert sum(divided.values()) == pytest.approx(
+        sum(
+            span.attributes["vibevoice.frame.host_bound"] + span.attributes["vibevoice.frame.device_wait"]
+            for span in frames
+        )
+    )
     (generate,) = trace.named("vibevoice.generate")
     assert generate.attributes["vibevoice.device.id"] == "0"
     assert generate.attributes["vibevoice.gpu.memory.request.peak"] == 2 * GIB
@@ -50,6 +59,35 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
     assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 7 * GIB
     assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="retry") == 3
     assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="oom") == 1
+
+
+def test_a_sample_is_taken_on_demand_and_counts_in_no_latency(
+    start: Callable[..., Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`vibevoice-otel gpu sample` asks, one frame is profiled, its share comes back; the request is in no objective and no latency."""
+    service = start(fresh=True, VIBEVOICE_OTEL_GPU_PROFILE="on-demand", **plugin.environment(tmp_path))
+    page = f"http://127.0.0.1:{service.metrics_port}/metrics"
+    stream = f"ws://127.0.0.1:{service.port}/stream"
+    assert gpu.main(["sample", stream, "--metrics", page]) == 0
+    said = capsys.readouterr().out
+    assert "kernels at work in 2" in said  # a quarter of each millisecond, by the made-up profiler
+    assert "a faster host could save at most 7" in said
+    assert service.total("vibevoice_kernel_share_count", frame_part="frame") == 1
+    assert service.total("vibevoice_kernel_share_sum", frame_part="steps") == pytest.approx(0.25, abs=0.05)
+    assert not service.samples("vibevoice_first_audio_latency_seconds_count")
+    assert not service.samples("vibevoice_inference_duration_seconds_count")
+
+
+def test_without_leave_no_sample_is_taken(
+    start: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Off by default: whoever asks hears why nothing came."""
+    monkeypatch.setattr(gpu, "PATIENCE", 2.0)
+    service = start(fresh=True, **plugin.environment(tmp_path))
+    page = f"http://127.0.0.1:{service.metrics_port}/metrics"
+    assert gpu.main(["sample", f"ws://127.0.0.1:{service.port}/stream", "--metrics", page]) == 1
+    assert "VIBEVOICE_OTEL_GPU_PROFILE" in capsys.readouterr().err
+    assert "vibevoice_kernel_share" not in service.metrics()
 
 
 def test_a_service_without_a_gpu_has_no_gpu_series(service: Running) -> None:

@@ -61,7 +61,7 @@ def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
     with service() as address:
         found = asyncio.run(load.climb(Driver(plan(address)), (4, 16), refine=1))
     if any(step.verdict == "void" for step in found.steps):
-        pytest.skip(f"void, not failed: {[step.why for step in found.steps]}")
+        pytest.skip(f"needs a quiet machine; void, not failed: {[step.why for step in found.steps]}")
     assert [step.streams for step in found.steps] == [4, 16, 10]
     assert (found.holds, found.breaks) == (4, 10)
     assert "later than 0.45 s" in found.steps[1].why
