@@ -133,7 +133,7 @@ def test_probes_and_mounts_name_what_exists(example: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_pod_gets_variables_of_services(example: str) -> None:
-    """Kubernetes would set VIBEVOICE_SERVICE_PORT=tcp://... from a Service named vibevoice-service: our own setting, and not a port."""
+    """Of a Service named vibevoice-service Kubernetes would make VIBEVOICE_SERVICE_PORT=tcp://..., which begins as our own settings do."""
     for template in templates(example):
         assert template["spec"]["enableServiceLinks"] is False
 

@@ -94,6 +94,7 @@ def test_the_slots_are_exported(start: Start, sink: Sink) -> None:
         found = [sink.total("vibevoice.service.requests", state=state) for state in ("working", "waiting")]
         for each in listeners:
             each.cancel()
+        await asyncio.gather(*listeners, return_exceptions=True)
         return found
 
     assert asyncio.run(four()) == [2, 3]
