@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from time import perf_counter_ns as now
+from typing import Any
 
 
 class Scheduler:
@@ -89,7 +90,37 @@ def request(times: int) -> None:
     stack.reader.get_metrics_data()
 
 
-WORK = {each.__name__: each for each in (floor, hook, frame, request, encode)}
+def candidate(times: int) -> None:
+    """An HTTP request of a program that speaks, which is not one of speech: what its candidate costs."""
+    import asyncio
+    from types import SimpleNamespace
+
+    from vibevoice_otel.web.http import Exchange
+
+    async def app(_scope: object, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(_message: object) -> None: ...
+
+    async def bare() -> None:
+        for _ in range(times):
+            await app({}, receive, send)
+
+    async def observed() -> None:
+        recorder: Any = SimpleNamespace(on_drop=None)
+        for _ in range(times):
+            exchange = Exchange({"path": "/health"}, now(), recorder, (), SimpleNamespace())  # type: ignore[arg-type]
+            await exchange.serve(app, receive, send)
+
+    asyncio.run(observed() if times % 2 == 0 else bare())
+
+
+WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, candidate)}
 
 if __name__ == "__main__":
     WORK[sys.argv[1]](int(sys.argv[2]))

@@ -192,6 +192,21 @@ def _limit() -> Iterator[Alert]:
     )
 
 
+def _refusals() -> Iterator[Alert]:
+    refused, every = (
+        total(SERVICE, growth(semconv.REQUESTS, "5m", *matchers)) for matchers in (('status="rejected"',), ())
+    )
+    yield Alert(
+        "VibeVoiceMostRejected",
+        f"{refused} / {every} > {limits.REJECTED_RATIO:g}\nand {every} >= {limits.MIN_REQUESTS}",
+        "5m",
+        "warning",
+        OF + " turns most of its listeners away",
+        "{{ $value | humanizePercentage }} of the requests of the last 5 minutes were refused before any work: busy, not admitted or not "
+        "understood. They count in no objective, so no other alert sees them.",
+    )
+
+
 def _stalls() -> Iterator[Alert]:
     instance = "service, environment, instance"
     yield Alert(
@@ -313,4 +328,4 @@ def _telemetry() -> Iterator[Alert]:
 
 def alerts() -> tuple[Alert, ...]:
     """All alerts; several rules may share a name (one page in docs/runbooks/ for them all)."""
-    return (*_voices(), *_defects(), *_burns(), *_memory(), *_limit(), *_stalls(), *_telemetry())
+    return (*_voices(), *_defects(), *_burns(), *_memory(), *_limit(), *_refusals(), *_stalls(), *_telemetry())

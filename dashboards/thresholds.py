@@ -13,6 +13,8 @@ Severity = Literal["warning", "critical"]
 MIN_REQUESTS: Final = 20
 #: And below so many bad ones: of the 80 requests of a night's half hour five are late by chance every other night.
 MIN_BAD: Final = 10
+#: Share of refused requests above which most listeners are turned away.
+REJECTED_RATIO: Final = 0.5
 FAILURE_RATIO: Final = 0.05
 GPU_MEMORY_RATIO: Final = 0.9
 UNDERRUNS_PER_REQUEST: Final = 0.1

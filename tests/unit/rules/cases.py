@@ -181,6 +181,13 @@ def _memory() -> Iterator[Case]:
     yield Case(alert, "a retry", {event.replace("oom", "retry"): "0+1x300"})
 
 
+def _refusals() -> Iterator[Case]:
+    alert, labels = "VibeVoiceMostRejected", {**OUT, "severity": "warning"}
+    yield Case(alert, "three of four", requests(success=2, rejected=6), 8, labels)
+    yield Case(alert, "one of four", requests(success=6, rejected=2))
+    yield Case(alert, "a handful", requests(success=0, rejected=0.5))
+
+
 def _stalls() -> Iterator[Case]:
     alert, age = "VibeVoiceStuckStream", f'vibevoice_streaming_oldest_progress_age_seconds{{{OF}, instance="a"}}'
     yield Case(alert, "stuck", {age: "0+20x300"}, 3, {**OUT, "severity": "warning", "instance": "a"})
@@ -265,5 +272,5 @@ def _telemetry() -> Iterator[Case]:
     yield Case(alert, "one failure", {probe % "error": "0x5 1x300", probe % "success": "0+1x300"})
 
 
-CASES = (*_voices(), *_limit(), *_defects(), *_burns(), *_memory(), *_stalls(), *_telemetry())
+CASES = (*_voices(), *_limit(), *_refusals(), *_defects(), *_burns(), *_memory(), *_stalls(), *_telemetry())
 BUDGETS = {budget_left(each): 1 - (0.005 / each.budget) for each in OBJECTIVES}
