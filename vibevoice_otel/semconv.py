@@ -715,6 +715,22 @@ LISTENER_CLOCK_ERROR = Attribute(
 
 ERROR_TYPE = Attribute("error.type", "string", "Why the operation failed.", ("RuntimeError", "busy"), official=True)
 GEN_AI_OUTPUT = Attribute("gen_ai.output.type", "string", "Always 'speech'.", ("speech",), official=True)
+GEN_AI_OPERATION = Attribute(
+    "gen_ai.operation.name",
+    "string",
+    "Always 'generate_content'; with OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental.",
+    ("generate_content",),
+    official=True,
+    opt_in=True,
+)
+GEN_AI_PROVIDER = Attribute(
+    "gen_ai.provider.name",
+    "string",
+    "Always 'vibevoice'; with OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental.",
+    ("vibevoice",),
+    official=True,
+    opt_in=True,
+)
 GEN_AI_MODEL = Attribute(
     "gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True
 )
@@ -731,6 +747,7 @@ SYNTHESIZE = Span(
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
         CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
+        GEN_AI_OPERATION, GEN_AI_PROVIDER,
         WARM_UP, SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_UNCHECKED,
     ),
 )  # fmt: skip
@@ -1167,6 +1184,16 @@ METRICS: Final = (
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,
 )  # fmt: skip
+
+#: The revision of OpenTelemetry's conventions of generative AI that is meant (open-telemetry/semantic-conventions-genai).
+GEN_AI_REVISION: Final = "67dff024110be5bd9f318006e733f4078e0f4c97"
+#: Defined by those conventions, recorded with OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental alone. The edges are theirs.
+GEN_AI_REQUEST_DURATION = Metric(
+    "gen_ai.server.request.duration", "histogram", "s", "From a request's arrival to the last thing done for it.",
+    (GEN_AI_OPERATION, GEN_AI_PROVIDER, GEN_AI_MODEL, ERROR_TYPE), "span vibevoice.synthesize",
+    (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92), "development",
+)  # fmt: skip
+OPT_IN_METRICS: Final = (GEN_AI_REQUEST_DURATION,)
 
 # On the resource of a worker whose given service.instance.id other workers have too (target_info in Prometheus).
 R_GIVEN_INSTANCE = Attribute(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from vibevoice_otel import __version__, failures, semconv
-from vibevoice_otel.metrics import gpu, live, nvml
+from vibevoice_otel.metrics import gen_ai, gpu, live, nvml
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.recording import ids
@@ -141,6 +141,7 @@ def build(
         from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
 
         verdict.append(TailVerdict(tail))
+    theirs: list[Sink] = [gen_ai.GenAi(instruments.meter)] if gen_ai.opted_in() else []
     shown: list[Sink] = [page.show(tracer, instruments, derive.first_audio_good)] if page is not None else []
     made = recorder(
         chosen,
@@ -148,7 +149,7 @@ def build(
         # The tail's verdict says whether the trace is exported, and an exemplar may name nothing else. The judge of speech writes on
         # the records what the others read. The metrics read every row, exported or not. The page keeps the records as the metrics
         # read them. A program's own sinks come after ours, so that a slow one delays no measurement.
-        [*verdict, Judge(), derive, *shown, *more, *_installed_sinks()],
+        [*verdict, Judge(), derive, *theirs, *shown, *more, *_installed_sinks()],
         dropped,
         on_voices=derive.start_at_zero,
         fast_spans=path.spans if path is not None else None,

@@ -20,7 +20,7 @@ from tests.reliability.harness import Service, free_port
 from tests.reliability.test_workers import uvicorn
 from tests.stack.emitter import Meters
 from tests.stack.fixtures import *  # noqa: F403
-from tests.stack.fixtures import eventually
+from tests.stack.fixtures import eventually, need
 from tools.stack.collector import Collector
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
@@ -144,3 +144,30 @@ def test_workers_of_a_pod_through_the_agent(
 
     assert eventually(begun_anew, 60), prometheus.query(success)
     assert {labels["instance"] for labels, _ in prometheus.query(success)} == {f"{GIVEN}.1", f"{GIVEN}.2"}
+
+
+def test_scraped_directly_a_series_has_the_same_labels(
+    start: Callable[..., Service], agent: Collector, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    """Every series of ours, by deploy/prometheus/direct.yml and through the agent: the same label names, none that names the library."""
+    need("prometheus")
+    export = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{agent.grpc}"}
+    page = {"OTEL_METRICS_EXPORTER": "otlp,prometheus", "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1"}
+    service = start(
+        OTEL_SERVICE_NAME="both", OTEL_RESOURCE_ATTRIBUTES="team=speech,service.instance.id=pod-9", **export, **page
+    )
+    service.speak(3)
+    address = {"127.0.0.1:9464": f"127.0.0.1:{service.metrics_port}"}
+
+    def labels(server: Prometheus, selector: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for series, _ in server.query(f'{{__name__=~"vibevoice_.*",{selector}}}'):
+            found.setdefault(series.pop("__name__"), set()).update(series)
+        return found
+
+    with Prometheus(tmp_path, {}, config="direct.yml", interval="1s", replace=address) as direct:
+        assert eventually(lambda: labels(direct, 'job="vibevoice"').get(REQUESTS), 20)
+        assert eventually(lambda: labels(prometheus, 'service="both"').get(REQUESTS), 20)
+        assert eventually(lambda: labels(direct, 'job="vibevoice"') == labels(prometheus, 'service="both"'), 10), (
+            labels(direct, 'job="vibevoice"'), labels(prometheus, 'service="both"'),
+        )  # fmt: skip

@@ -81,6 +81,15 @@ def text() -> str:
     lines += _table(
         ("Prometheus", "OpenTelemetry", "kind, unit", "labels", "meaning", "read from"), map(_metric, semconv.METRICS)
     )
+    lines += ["", "### Metrics of the conventions of generative AI", ""]
+    lines += [
+        "With `OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental` alone; the names above stay as they are, and nothing sums both.",
+        "",
+    ]
+    lines += _table(
+        ("Prometheus", "OpenTelemetry", "kind, unit", "labels", "meaning", "read from"),
+        map(_metric, semconv.OPT_IN_METRICS),
+    )
     lines += ["", "### Histogram bounds", ""]
     lines += _table(
         ("histograms", "upper bounds"),

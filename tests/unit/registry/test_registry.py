@@ -15,20 +15,13 @@ from vibevoice_otel import semconv
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "registry").glob("*.yaml"))
-GROUPS: list[dict[str, Any]] = [
-    group for path in FILES if path.name != "manifest.yaml" for group in yaml.safe_load(path.read_text())["groups"]
-]
+READ: dict[str, Any] = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}
 STABILITY = {"stable", "development", "alpha", "beta", "release_candidate"}
 
 
-def defined() -> dict[str, dict[str, Any]]:
-    return {
-        entry["id"]: entry for group in GROUPS if group["type"] == "attribute_group" for entry in group["attributes"]
-    }
-
-
 def of_type(kind: str) -> list[dict[str, Any]]:
-    return [group for group in GROUPS if group["type"] == kind]
+    definitions: list[dict[str, Any]] = READ[kind][kind]
+    return definitions
 
 
 @pytest.mark.parametrize("name", schema.files())
@@ -47,48 +40,62 @@ def test_nothing_else_lies_in_the_registry() -> None:
 def test_every_metric_is_there_with_its_kind_unit_and_attributes() -> None:
     """Who generates code from the registry gets exactly our instruments."""
     found = {
-        group["metric_name"]: (group["instrument"], group["unit"], tuple(a["ref"] for a in group["attributes"]))
-        for group in of_type("metric")
+        group["name"]: (group["instrument"], group["unit"], tuple(a["ref"] for a in group["attributes"]))
+        for group in of_type("metrics")
     }
     assert found == {m.name: (m.instrument, m.unit, tuple(a.key for a in m.attributes)) for m in semconv.METRICS}
 
 
 def test_every_span_is_there_with_its_attributes() -> None:
     """Who live-checks a service against the registry misses no span."""
-    found = {group["id"]: [a["ref"] for a in group["attributes"]] for group in of_type("span")}
-    assert found == {f"span.{span.name}": [a.key for a in span.attributes] for span in semconv.SPANS}
+    found = {group["type"]: [a["ref"] for a in group["attributes"]] for group in of_type("spans")}
+    assert found == {span.name: [a.key for a in span.attributes] for span in semconv.SPANS}
 
 
 def test_official_attributes_are_referred_to_and_never_redefined() -> None:
     """A second definition of error.type would clash with OpenTelemetry's own; ours are all defined here, once."""
     official = {a.key for a in (*span_attributes(), *metric_attributes()) if a.official}
     assert official
-    references = {a["ref"] for group in GROUPS for a in group["attributes"] if "ref" in a}
-    ids = [entry["id"] for group in of_type("attribute_group") for entry in group["attributes"]]
+    signals = (*of_type("metrics"), *of_type("spans"))
+    references = {a["ref"] for each in signals for a in each["attributes"]}
+    (worker,) = of_type("entities")
+    references |= {a["ref"] for a in worker["description"]}
+    ids = [entry["key"] for entry in of_type("attributes")]
     assert len(ids) == len(set(ids))
     assert references - set(ids) == official
     assert set(ids) <= references
 
 
 def test_the_form_is_weaver_s() -> None:
-    """Required fields, closed lists and typed examples, as the published syntax of semantic conventions demands."""
-    assert len({group["id"] for group in GROUPS}) == len(GROUPS)
-    for group in GROUPS:
-        assert group["brief"]
-        assert group["type"] == "attribute_group" or group["stability"] in STABILITY
-        if group["type"] == "metric":
-            assert group["instrument"] in {"counter", "histogram", "gauge", "updowncounter"}
-        if group["type"] == "span":
-            assert group["span_kind"] in {"client", "server", "producer", "consumer", "internal"}
+    """Required fields, closed lists and typed examples, as the published syntax of definitions (version 2) demands."""
+    for name in ("attributes", "spans", "metrics", "entities"):
+        assert READ[name].keys() == {"file_format", name}
+        assert READ[name]["file_format"] == "definition/2"
+        for entry in of_type(name):
+            assert entry["brief"]
+            assert entry["stability"] in STABILITY
+    for metric in of_type("metrics"):
+        assert metric["instrument"] in {"counter", "histogram", "gauge", "updowncounter"}
+    for span in of_type("spans"):
+        assert span["kind"] in {"client", "server", "producer", "consumer", "internal"}
+        assert span["name"]["note"] == span["type"]
+    for entity in of_type("entities"):
+        assert entity["identity"]
     python = {"string": str, "int": int, "double": float, "boolean": bool}
-    for entry in defined().values():
-        assert entry["brief"]
-        assert entry["stability"] in STABILITY
+    for entry in of_type("attributes"):
         if isinstance(entry["type"], dict):
             assert all({"id", "value", "brief", "stability"} == member.keys() for member in entry["type"]["members"])
         elif entry["type"] != "boolean":
-            assert entry["examples"], entry["id"]
-            assert {type(example) for example in entry["examples"]} == {python[entry["type"]]}, entry["id"]
+            assert entry["examples"], entry["key"]
+            assert {type(example) for example in entry["examples"]} == {python[entry["type"]]}, entry["key"]
+
+
+def test_the_manifest_names_what_is_referred_to_and_its_revision() -> None:
+    """The conventions of generative AI are a registry of their own; both are pinned."""
+    core, gen_ai = READ["manifest"]["dependencies"]
+    assert core["registry_path"].endswith("semantic-conventions.git@v1.44.0[model]")
+    assert gen_ai["registry_path"].endswith(f"semantic-conventions-genai.git@{semconv.GEN_AI_REVISION}[model]")
+    assert all(each["schema_url"].startswith("https://opentelemetry.io/schemas/") for each in (core, gen_ai))
 
 
 def test_the_page_names_every_metric_span_and_attribute() -> None:
