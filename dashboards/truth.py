@@ -408,6 +408,10 @@ UNSEEN: Final[dict[tuple[str, int, int], str]] = {
     **{("vibevoice-voice", panel, 0): "the moments of the service's sends" for panel in (50, 51)},
     **{("vibevoice-voice", panel, 0): "how the model ended, and what it made of the text" for panel in (52, 53, 54)},
     ("vibevoice-root-cause", 40, 0): "when the service let go of a request",
+    ("vibevoice-root-cause", 42, 0): "what the service warmed up",
+    **{("vibevoice-root-cause", panel, 0): "the frames' time on host and card" for panel in range(60, 65)},
+    **{("vibevoice-root-cause", 65, query): "a GPU" for query in range(3)},
+    ("vibevoice-root-cause", 66, 0): "a GPU",
     ("vibevoice-root-cause", 41, 0): "the moments of the service's sends",
 }
 

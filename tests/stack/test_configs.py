@@ -133,7 +133,7 @@ def test_the_lock_is_the_manifest_s() -> None:
 def test_what_the_tiers_share_is_written_alike() -> None:
     """Agent and first tier redact alike; all three keep their queues and tell about themselves alike."""
     agent, first, second = load("agent"), load("gateway-lb"), load("gateway")
-    for processor in ("redaction", "transform/status"):
+    for processor in ("redaction", "transform/status", "transform/environment"):
         assert agent["processors"][processor] == first["processors"][processor]
     assert agent["extensions"] == first["extensions"] == second["extensions"]
     assert agent["service"]["telemetry"] == first["service"]["telemetry"] == second["service"]["telemetry"]

@@ -27,6 +27,8 @@ STEPS = DAYS * 24 * 60 // STEP_MINUTES + 1
 BEGIN, END = (((4 * 24 + hour) * 60) // STEP_MINUTES for hour in (14, 17))
 AT_FAULT = np.zeros(STEPS, bool)
 AT_FAULT[BEGIN:END] = True
+#: A Collector's loss silences what follows from it at every service: it has a day of its own.
+A_DAY_EARLIER = np.roll(AT_FAULT, -24 * 60 // STEP_MINUTES)
 VOICES = ("en-Ann", "en-Bob")
 Columns = dict[str, np.ndarray]
 INHIBITIONS = yaml.safe_load((ROOT / "deploy" / "alertmanager" / "alertmanager.yml").read_text())["inhibit_rules"]
@@ -139,6 +141,10 @@ def out_of_memory(service: Simulated) -> None:
     service.events[f'vibevoice_gpu_memory_events_total{{{device}, event="oom"}}'] = AT_FAULT * 10
 
 
+def collector_gone(service: Simulated) -> None:
+    service.silent |= A_DAY_EARLIER
+
+
 def one_instance_lost(service: Simulated) -> None:
     info = f'vibevoice_build_info{{{service.of}, instance="b"}}'
     service.gauges[info] = np.where(AT_FAULT, np.nan, 1.0)
@@ -156,6 +162,7 @@ FAULTS: dict[str, tuple[Callable[[Simulated], None], int]] = {
     "hanging-engine": (hanging_engine, 1),
     "killed": (killed, 1),
     "out-of-memory": (out_of_memory, 1),
+    "collector-gone": (collector_gone, 1),
     "one-instance-lost": (one_instance_lost, 0),
     "telemetry-lost": (telemetry_lost, 0),
 }
@@ -187,6 +194,7 @@ def test_a_week_of_every_fault(tmp_path: Path) -> None:
             FAULTS[name][0](service)
         series |= service.series()
     series |= {f'up{{job="{job}", instance="c"}}': f"1x{STEPS}" for job in ("otel-agent", "otel-collector")}
+    series['up{job="otel-agent", instance="other"}'] = " ".join("0" if down else "1" for down in A_DAY_EARLIER)
     series = {name: text.replace("nan", "_") for name, text in series.items()}
     rules: dict[str, Any] = {
         "groups": [group for path in promtool.RULES for group in yaml.safe_load(path.read_text())["groups"]]
@@ -201,6 +209,7 @@ def test_a_week_of_every_fault(tmp_path: Path) -> None:
     pages = f'group by ({GROUP}) (count_over_time(({sent()} and ALERTS{{severity="critical"}})[{over}]))'
     tickets = f"group by ({GROUP}) (count_over_time(({sent()})[{over}])) unless on ({GROUP}) {pages}"
     faulty = 'label_replace(vibevoice_build_info{service!~"quiet.*"}, "service_name", "$1", "service", "(.+)")'
+    quiet = faulty.replace("!~", "=~")
     paged = [name for name, (_, count) in FAULTS.items() if count]
     checks = [
         {
@@ -213,6 +222,11 @@ def test_a_week_of_every_fault(tmp_path: Path) -> None:
             "expr": f"group by (service_name) ({tickets}) and on (service_name) {faulty}",
             "eval_time": f"{DAYS}d",
             "exp_samples": [{"labels": f'{{service_name="{name}"}}', "value": 1} for name in TICKETED],
+        },
+        {
+            "expr": f"{tickets} unless on (service_name) {faulty} unless on (service_name) {quiet}",
+            "eval_time": f"{DAYS}d",
+            "exp_samples": [{"labels": '{alertname="VibeVoiceTargetDown"}', "value": 1}],
         },
     ]
     assert not promtool.run(tmp_path, rules, series, {"promql_expr_test": checks}, f"{STEP_MINUTES}m")
