@@ -264,8 +264,8 @@ WITHOUT_TRAFFIC = {
     "VibeVoiceSeriesNearLimit",
     "VibeVoiceTargetDown",
 }
-#: Traffic in another measure: an open stream, the probe's own requests.
-OTHER_TRAFFIC = {"VibeVoiceStuckStream", "VibeVoiceProbeFailing", "VibeVoiceTotalStall"}
+#: Traffic in another measure: an open stream, the probe's own requests, seconds of audio.
+OTHER_TRAFFIC = {"VibeVoiceStuckStream", "VibeVoiceProbeFailing", "VibeVoiceTotalStall", "VibeVoiceHostIsTheLimit"}
 
 
 def test_each_alert_has_a_minimum_of_traffic() -> None:
