@@ -208,7 +208,8 @@ def test_a_week_of_every_fault(tmp_path: Path) -> None:
     over = f"{DAYS}d:{STEP_MINUTES}m"
     pages = f'group by ({GROUP}) (count_over_time(({sent()} and ALERTS{{severity="critical"}})[{over}]))'
     tickets = f"group by ({GROUP}) (count_over_time(({sent()})[{over}])) unless on ({GROUP}) {pages}"
-    faulty = 'label_replace(vibevoice_build_info{service!~"quiet.*"}, "service_name", "$1", "service", "(.+)")'
+    # Of these, chance leaves a ticket at some: one request in 60 is late, and in a week some half hour has ten of them.
+    faulty = 'label_replace(vibevoice_build_info{service!~"quiet.*|collector-gone"}, "service_name", "$1", "service", "(.+)")'
     quiet = faulty.replace("!~", "=~")
     paged = [name for name, (_, count) in FAULTS.items() if count]
     checks = [
