@@ -103,7 +103,7 @@ def _nothing(axes: Axes, panel: Panel) -> None:
 
 
 def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float) -> None:
-    scale, unit = SCALES[panel.unit]
+    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
     found = [(q, *each) for q in panel.queries for each in _range(scenario.prometheus, q, start, end)]
     if not found:
         _nothing(axes, panel)
@@ -165,7 +165,7 @@ def _stat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float
     if not numbers or math.isnan(numbers[0]):
         _nothing(axes, panel)
         return
-    scale, unit = SCALES[panel.unit]
+    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
     colour = panel.thresholds.base
     for limit, name in panel.thresholds.steps:
         colour = name if numbers[0] >= limit else colour
@@ -182,7 +182,7 @@ def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[li
     for query in panel.queries:
         text = bound(query.expression, interval=INTERVAL, window=f"{round(end - start)}s")
         results.append(scenario.prometheus.get("query", query=text, time=str(end))["result"])
-    scale, unit = SCALES[panel.unit]
+    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
     if len(panel.queries) == 1:  # a matrix
         keys = (
             [key for key in results[0][0]["metric"] if key not in {"text_length_range", "aligned"}]
