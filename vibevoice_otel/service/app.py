@@ -149,6 +149,8 @@ async def _serve(
         if session.left.is_set():
             logger.info("client_disconnected")
         session.log("backend_stream_complete")
+        if settings.summary:
+            session.log("backend_summary", **session.summary())
         await session.close(code)
         watcher.cancel()
         await asyncio.wait({watcher})

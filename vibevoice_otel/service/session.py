@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from fastapi import WebSocket
+from opentelemetry import propagate
 from starlette.websockets import WebSocketDisconnect
 
 #: Seconds that a listener who reads nothing can hold up the last messages and the close.
@@ -32,6 +33,9 @@ class Session:
         self._entries: deque[tuple[str, dict[str, Any]]] = deque()
         self.stop = threading.Event()
         self.left = asyncio.Event()
+        self._began = time.monotonic()
+        self._first_audio: float | None = None
+        self._bytes = 0
 
     def log(self, event: str, **data: Any) -> None:
         """Queue a log message for the listener; from any thread."""
@@ -45,6 +49,18 @@ class Session:
             WebSocketDisconnect: when he has left.
         """
         await self._in_time(self._socket.send_bytes(payload), self._deadline)
+        if self._first_audio is None:
+            self._first_audio = time.monotonic() - self._began
+        self._bytes += len(payload)
+
+    def summary(self) -> dict[str, Any]:
+        """The trace (W3C traceparent, where there is one), and seconds from the acceptance by this service's own clock."""
+        trace: dict[str, str] = {}
+        propagate.inject(trace)
+        return {
+            "traceparent": trace.get("traceparent"), "first_audio": self._first_audio, "audio_sec": self._bytes / 48_000,
+            "total": time.monotonic() - self._began,
+        }  # fmt: skip
 
     async def flush(self) -> None:
         """Send the queued log messages; raises as ``send_audio`` does."""

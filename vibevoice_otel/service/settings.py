@@ -44,6 +44,7 @@ class ServiceSettings:
     seed: int = 0
     auto_parameters: str = ""  # a Prometheus whose measurements decide for steps=auto and cfg=auto; nothing for off
     auto_prefer: str = "model"  # the cfg it aims at: the model's own, or 1.3 for long texts
+    summary: bool = False  # a last message with the trace and the request's times, by this service's own clock
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
@@ -98,6 +99,10 @@ def _listen(text: str) -> tuple[str, int]:
     return match.group(1).strip("[]"), int(match.group(2))
 
 
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.strip().lower()]
+
+
 def _parse(name: str, kind: str, text: str) -> Any:
     variable = PREFIX + name.upper()
     if kind == "Faults":
@@ -109,9 +114,10 @@ def _parse(name: str, kind: str, text: str) -> Any:
         "int": (int, "a whole number"),
         "float": (float, "a number"),
         "str": (str, "text"),
+        "bool": (_boolean, "true or false"),
     }
     convert, allowed = converters[kind]
     try:
         return convert(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ServiceSettingsError(f"{variable}={text!r} is not valid: allowed is {allowed}") from None

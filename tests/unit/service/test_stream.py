@@ -39,6 +39,18 @@ async def test_a_text_is_heard_frame_by_frame(service: Running) -> None:
     assert np.abs(loudness).max() < 0.99
 
 
+async def test_a_last_message_sums_up_where_the_operator_wants_it() -> None:
+    """Off it is not there (the next test); on it comes last, with times that agree with the listener's own."""
+    with Running(summary=True) as service:
+        answer = await service.ask()
+    assert answer.events[-1] == "backend_summary"
+    told = answer.data("backend_summary")
+    assert told["audio_sec"] == pytest.approx(len(answer.samples) / 24_000)
+    assert answer.first_audio is not None
+    assert 0 < told["first_audio"] <= answer.first_audio <= told["total"] + 1
+    assert told["traceparent"] is None, "nothing observes this service"
+
+
 async def test_the_log_messages_are_upstreams(service: Running) -> None:
     """A listener is told in upstream's words and order, with upstream's fields."""
     answer = await service.ask(voice="en-Emma_woman", cfg="2.0", steps="3")
