@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import traceback
+from collections.abc import Iterator
 
 import pytest
+
+from vibevoice_otel import failures
 
 #: The only needs that a CI machine may lack.
 MAY_LACK = (
@@ -28,6 +33,58 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     soak = [item for item in items if item.get_closest_marker("soak")]
     config.hook.pytest_deselected(items=soak)
     items[:] = [item for item in items if item not in soak]
+
+
+#: Tests of which it is known that those which want a failure are marked; the others are not held to it yet.
+LOOKED_THROUGH = (
+    "tests/lifecycle/",
+    "tests/unit/hooks/",
+    "tests/unit/metrics/",
+    "tests/unit/recording/test_recorder.py",
+    "tests/unit/sampling/test_tail.py",
+    "tests/unit/test_installation.py",
+    "tests/unit/web/test_fail_safe.py",
+    "tests/unit/web/test_routes.py",
+)
+
+
+class _Swallowed(logging.Handler):
+    """Failures that production swallows: those of failures.py, and any other that a logger of ours tells with an exception."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.met: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.exc_info, tuple):
+            self.met.append(f"{record.getMessage()}\n{''.join(traceback.format_exception(*record.exc_info))}")
+
+    def failed(self, where: str, error: BaseException) -> None:
+        self.met.append(f"{where}\n{''.join(traceback.format_exception(error))}")
+
+
+@pytest.fixture(autouse=True)
+def _never_breaks_the_host_always_breaks_the_test(
+    request: pytest.FixtureRequest,
+) -> Iterator[None]:
+    """A failure of ours that the host would not notice fails the test in which it happens, unless that is marked ``swallows``."""
+    within = request.node.nodeid.startswith(LOOKED_THROUGH)
+    if request.node.get_closest_marker("swallows") or not within:
+        yield
+        return
+    swallowed, tell = _Swallowed(), failures.warn_once
+
+    def warn_once(where: str, error: BaseException) -> None:
+        swallowed.failed(where, error)
+        tell(where, error)
+
+    own = logging.getLogger("vibevoice_otel")
+    own.addHandler(swallowed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failures, "warn_once", warn_once)
+        yield
+    own.removeHandler(swallowed)
+    assert not swallowed.met, "swallowed in this test:\n" + "\n".join(swallowed.met)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -483,6 +483,9 @@ def cycles(number: int) -> None:
 def main(what: str, *given: str) -> None:
     """The command line."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
+    Machine().teardown()
+    gc.collect()
+    gc.freeze()  # what has been imported by now is looked at no more: a step's look at all objects costs a tenth
     if what == "pairs":
         pairs()
     elif what == "steps":

@@ -30,12 +30,14 @@ def steps(mutant: Path) -> list[str]:
     return head.removeprefix("steps: ").split()
 
 
+@pytest.mark.timeout(900)
 def test_every_order_of_two_steps() -> None:
     """After each step spans, metrics, threads, patched attributes, open files and live objects are what they must be."""
     done = machine("pairs")
     assert done.returncode == 0, done.stderr[-8000:]
 
 
+@pytest.mark.timeout(900)
 def test_300_orders_of_up_to_eight_steps() -> None:
     """The same ones in each run."""
     done = machine("examples", "300")

@@ -269,6 +269,7 @@ def _speaks_unseen(one: Pipeline) -> None:
     assert not any("heliotrope" in span.to_json() for span in one.spans())
 
 
+@pytest.mark.swallows
 def test_a_recorder_that_cannot_be_built_is_tried_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_an_exemplar_that_is_refused_costs_no_value(error: type[Exception]) -> N
     assert [points[metric.name][0][1][0] for metric in (semconv.FIRST_AUDIO, semconv.RTF)] == [2, 2]  # type: ignore[index]
 
 
+@pytest.mark.swallows
 def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
     """It is counted as lost; every other counter, value and block that waits is told, and so is the gauge whose collection this is."""
     books = Books(waits=True)
