@@ -112,7 +112,7 @@ def candidate(times: int) -> None:
             await app({}, receive, send)
 
     async def observed() -> None:
-        recorder: Any = SimpleNamespace(on_drop=None)
+        recorder: Any = SimpleNamespace(on_drop=None, settings=SimpleNamespace(response_headers=False))
         for _ in range(times):
             exchange = Exchange({"path": "/health"}, now(), recorder, (), SimpleNamespace())  # type: ignore[arg-type]
             await exchange.serve(app, receive, send)

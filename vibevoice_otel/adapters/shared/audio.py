@@ -29,8 +29,8 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
     if hasattr(chunk, "aminmax"):  # torch: one pass
         size = chunk.numel()
         if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
-            _count(timeline, size, *UNREAD)
             timeline.unread += 1
+            _count(timeline, size)
             return
         if size:
             least, greatest = chunk.aminmax()
@@ -43,7 +43,10 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
     if timeline.checks is not None and timeline.check is not None and timeline.checks.take(chunk, size):
         timeline.check(timeline.checks)
     # Not-a-number shows in both, by either way, and is above nothing.
-    _count(timeline, size, low, high)
+    timeline.audio_low.append(low)
+    timeline.audio_high.append(high)
+    timeline.audio_samples.append(size)
+    timeline.delivered += 1
     if not (high >= SILENCE_PEAK or low <= -SILENCE_PEAK):
         if math.isnan(low):
             timeline.nan += 1
@@ -53,9 +56,10 @@ def _note_chunk(timeline: Timeline, chunk: Any) -> None:
         _leading_silence(timeline, chunk, size, low, high)
 
 
-def _count(timeline: Timeline, size: int, low: float, high: float) -> None:
-    timeline.audio_low.append(low)
-    timeline.audio_high.append(high)
+def _count(timeline: Timeline, size: int) -> None:
+    """Note a chunk that was not read."""
+    timeline.audio_low.append(UNREAD[0])
+    timeline.audio_high.append(UNREAD[1])
     timeline.audio_samples.append(size)
     timeline.delivered += 1
 

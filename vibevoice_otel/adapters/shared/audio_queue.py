@@ -29,7 +29,7 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
             "frames put in the audio queue",
             _put_begins,
             _has_put,
-            lambda args: links.of(args[0]),
+            links.of_self,
         )
     if iterator is not None:
         hooks.note(
@@ -61,7 +61,7 @@ def _has_put(_timeline: Timeline, device: Any, _result: Any) -> None:
 
 
 def _of_iterator(args: tuple[Any, ...]) -> Timeline | None:
-    return links.of(getattr(args[0], "streamer", None))
+    return links.of_self((getattr(args[0], "streamer", None),))
 
 
 def _chunk_taken(timeline: Timeline, _token: Any, chunk: Any) -> None:

@@ -43,6 +43,14 @@ def of(marked: Any) -> Timeline | None:
     return found if isinstance(found, Timeline) and not found.unseen else None
 
 
+def of_self(args: tuple[Any, ...]) -> Timeline | None:
+    """The speech request of the object whose method is called: :func:`of`, without a call more where it is plain."""
+    found = getattr(args[0], REQUEST, None)
+    if found.__class__ is Timeline:
+        return None if found.unseen else found
+    return of(args[0])
+
+
 def among(arguments: Iterable[Any]) -> set[Timeline]:
     """The open requests of which a call's arguments tell, opened now if need be; more than one is as good as none."""
     marks = {getattr(each, REQUEST, None) for argument in arguments for each in _within(argument)}
