@@ -14,7 +14,7 @@ from vibevoice_otel import settings
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 
 #: For each setting, values that must be refused. A setting that takes any text has none.
-ANY_TEXT = {"page_token", "metrics_token"}
+ANY_TEXT = {"page_token", "metrics_token", "tenant_baggage"}
 WRONG_NUMBERS = ("", "-1", "nan", "inf", "1e999", "many", "0x10", "1,5", "9" * 40)
 WRONG = {
     "routes": ("", "stream", ",", "/ok,bad"), "capture_text": ("maybe", "2"), "websocket_spans": ("y e s", "-1"),
@@ -22,6 +22,8 @@ WRONG = {
     "tail_override_caller": ("perhaps",), "worker_instance": ("both",), "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
     "page_tempo": ("http://x/no-id", "{trace_id}"),
+    **dict.fromkeys(("query_traceparent", "audio_checks", "response_headers"), ("maybe", "2")),
+    "tenants": ("x" * 65, ",".join(map(str, range(1001)))), "tenant_hook": ("module", "a b:c", "m:f:g"),
     "model": ("module", "a b:C", "m:C:D", ":C"),
     **dict.fromkeys(("page_cert", "page_key", "metrics_cert", "metrics_key"), ("/no/such/file", "x.pem")),
 }  # fmt: skip

@@ -10,13 +10,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.context import Context
 
 from vibevoice_otel import failures, traceparent
 from vibevoice_otel.page import guard
 from vibevoice_otel.privacy import exceptions, layers, logs, query
 from vibevoice_otel.recording import assembler
 from vibevoice_otel.routes import SpeechRoutes
-from vibevoice_otel.web import bearer, middleware
+from vibevoice_otel.web import bearer, ends
 
 REDACTOR = query.Redactor(("/stream",), lambda name: name == "en-Emma_woman")
 HIDE = logs.HideQuery(REDACTOR.query)
@@ -53,10 +54,10 @@ BYTES: dict[str, Callable[[bytes], object]] = {
     "what is asked for": _asked,
     "a traceparent in the query": lambda raw: traceparent.adopt(raw, [(b"host", raw)]),
     "a header's encoding": lambda raw: layers.readable([(b"x", raw)]),
-    "the caller's context": lambda raw: middleware._context(
-        {"headers": [(name, raw) for name in (b"traceparent", b"tracestate", b"baggage")]}
+    "the caller's context": lambda raw: ends.caller(
+        {"headers": [(name, raw) for name in (b"traceparent", b"tracestate", b"baggage")]}, Context()
     ),
-    "baggage": lambda raw: middleware._baggage({"headers": [(b"baggage", raw)]}),
+    "baggage": lambda raw: ends.baggage({"headers": [(b"baggage", raw)]}),
 }
 #: What makes a careless expression try every place, or every length at every place.
 SHAPES = (
