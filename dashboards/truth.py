@@ -410,7 +410,8 @@ UNSEEN: Final[dict[tuple[str, int, int], str]] = {
     ("vibevoice-root-cause", 40, 0): "when the service let go of a request",
     ("vibevoice-root-cause", 42, 0): "what the service warmed up",
     **{("vibevoice-root-cause", panel, 0): "the frames' time on host and card" for panel in range(60, 65)},
-    **{("vibevoice-root-cause", 65, query): "a GPU" for query in range(3)},
+    **{("vibevoice-root-cause", 65, query): "a GPU" for query in range(5)},
+    ("vibevoice-voice", 1, 6): "what the model made of the text",
     ("vibevoice-root-cause", 66, 0): "a GPU",
     ("vibevoice-root-cause", 41, 0): "the moments of the service's sends",
 }
