@@ -33,6 +33,11 @@ class SettingsError(ValueError):
         self.problems = problems
 
 
+#: Upstream's own route: unset, it is speech where a model is hooked. A route that an operator names is speech in any program, this one
+#: too, so a setting that reads the same is told from the default by identity.
+DEFAULT_ROUTES = ("/stream",)
+
+
 def _boolean(text: str) -> bool:
     value = text.strip().lower()
     if value in {"true", "1", "yes", "on"}:
@@ -151,7 +156,7 @@ def _setting(default: T, parse: Callable[[str], T], about: str) -> T:
 class Settings:
     """What the operator chose. The variable of field ``x_y`` is ``VIBEVOICE_OTEL_X_Y``."""
 
-    routes: tuple[str, ...] = _setting(("/stream",), _routes, "WebSocket paths that are speech requests.")
+    routes: tuple[str, ...] = _setting(DEFAULT_ROUTES, _routes, "WebSocket paths that are speech requests.")
     model: str = _setting(
         "", _class, "A model class that is not known by what it has, as module:Class; it is observed like upstream's."
     )

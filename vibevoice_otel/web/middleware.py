@@ -14,7 +14,7 @@ from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
-from vibevoice_otel.settings import Settings
+from vibevoice_otel.settings import DEFAULT_ROUTES
 from vibevoice_otel.web import answers, ends, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 from vibevoice_otel.web.tenants import Tenants
@@ -38,7 +38,7 @@ class RequestMiddleware:
     def __init__(self, app: App, recorder: Recorder | DeferredRecorder) -> None:
         self.app = app
         self.recorder = recorder
-        self._named = recorder.settings.routes != Settings().routes
+        self._named = recorder.settings.routes is not DEFAULT_ROUTES
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
         self._tenants = Tenants(recorder.settings)
 

@@ -7,11 +7,14 @@ import asyncio
 import pytest
 
 from tests.support.pipeline import pipeline
-from vibevoice_otel import deferred, semconv
+from vibevoice_otel import deferred, semconv, settings
 from vibevoice_otel.settings import Settings
 
 
-@pytest.mark.parametrize(("routes", "counted"), [(("/stream",), 0), (("/tts", "/stream"), 1)])
+@pytest.mark.parametrize(
+    ("routes", "counted"),
+    [(settings.DEFAULT_ROUTES, 0), (settings.load({"VIBEVOICE_OTEL_ROUTES": "/stream"}).routes, 1)],
+)
 def test_a_stream_of_another_program_is_left_alone(
     routes: tuple[str, ...], counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
