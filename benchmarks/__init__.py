@@ -1,1 +1,3 @@
-"""What the telemetry costs: one module a question, each run by ``python -m benchmarks.NAME`` (``make bench`` runs them all)."""
+"""What the telemetry costs: one module a question, each run by ``python -m benchmarks.NAME`` (``make bench`` runs them
+all).
+"""

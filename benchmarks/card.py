@@ -1,7 +1,8 @@
-"""Who is the limit, on a real card: each case made on purpose, the sampled truth and its cost, NVML, and 1, 2 and 4 processes.
+"""Who is the limit, on a real card: each case made on purpose, the sampled truth and its cost, NVML, and 1, 2 and 4
+processes.
 
-Run by ``python -m benchmarks.card``, or with the names of some PARTS behind it; tools/gpu_card.sh runs it with the rest. What one part
-cannot do is said in its place, and the others go on: a card is rarely to be had.
+Run by ``python -m benchmarks.card``, or with the names of some PARTS behind it; tools/gpu_card.sh runs it with the
+rest. What one part cannot do is said in its place, and the others go on: a card is rarely to be had.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ WORKER = (sys.executable, "-m", "benchmarks.card", "--worker")
 
 
 def matrix_products(milliseconds: float) -> Callable[[], object]:
-    """What keeps the card at work for so long, and longer where another process wants it too (``torch.cuda._sleep`` would not)."""
+    """What keeps the card at work for so long, and longer where another process wants it too (``torch.cuda._sleep``
+    would not).
+    """
     import torch
 
     matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) / 91  # few launches, which are the host's
@@ -63,7 +66,9 @@ def matrix_products(milliseconds: float) -> Callable[[], object]:
 
 @contextmanager
 def slowed(milliseconds: float) -> Iterator[None]:
-    """Within, each step keeps the card for so much longer. To be entered before ``observed``, whose hooks must come after."""
+    """Within, each step keeps the card for so much longer. To be entered before ``observed``, whose hooks must come
+    after.
+    """
     import diffusers
 
     scheduler = diffusers.DPMSolverMultistepScheduler
@@ -109,7 +114,7 @@ def ask(process: subprocess.Popen[str], command: str) -> None:
     process.stdin.flush()
 
 
-# ------------------------------------------------------------------------------------------------------- who is the limit
+# ----------------------------------------------------------------------------------------------------- who is the limit
 
 
 def limits(subject: Subject, frames: int, streams: int = 1) -> dict[str, float]:
@@ -125,7 +130,9 @@ def limits(subject: Subject, frames: int, streams: int = 1) -> dict[str, float]:
 
 
 def cases(subject: Subject, frames: int, slow_ms: float) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
-    """Each case on purpose, and the word that it gets; what a card slowed by a known time costs beside what its waiting says."""
+    """Each case on purpose, and the word that it gets; what a card slowed by a known time costs beside what its waiting
+    says.
+    """
     rows: list[Row] = []
     goals: list[harness.Goal] = []
     raw: dict[str, Any] = {}
@@ -165,7 +172,8 @@ def cases(subject: Subject, frames: int, slow_ms: float) -> tuple[list[Row], lis
     goals.append(
         harness.Goal(
             "a faster card saves at most what the waiting says, within 5 %", saved <= bound * 1.05,
-            f"without the {slow_ms:.0f} ms a step a frame took {saved * 1e3:.0f} ms less, and the bound was {bound * 1e3:.0f}",
+            f"without the {slow_ms:.0f} ms a step a frame took {saved * 1e3:.0f} ms less, and the bound was "
+            f"{bound * 1e3:.0f}",
         )
     )  # fmt: skip
     return rows, goals, raw
@@ -176,7 +184,7 @@ def _slow(subject: Subject, frames: int, milliseconds: float) -> dict[str, float
         return limits(subject, frames)
 
 
-# ------------------------------------------------------------------------------------------------------------- the sample
+# ----------------------------------------------------------------------------------------------------------- the sample
 
 
 class Once(Sampler):
@@ -255,7 +263,8 @@ def sample(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal]
     whole = sum(each.busy for each in truth) / sum(each.interval for each in truth)
     goals = [
         harness.Goal(
-            "the sample's share of the steps is that of a whole trace of CPU and card", 0.5 * whole <= steps <= 2 * whole + 0.02,
+            "the sample's share of the steps is that of a whole trace of CPU and "
+            "card", 0.5 * whole <= steps <= 2 * whole + 0.02,
             f"{steps:.1%} sampled, {whole:.1%} in the trace, whose recording of the CPU's calls slows the host",
         )
     ]  # fmt: skip
@@ -282,7 +291,7 @@ def sampled_beside(subject: Subject, frames: int, *, sample: bool) -> tuple[dict
         ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- NVML
+# ----------------------------------------------------------------------------------------------------------------- NVML
 
 
 def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
@@ -336,7 +345,7 @@ def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal],
     return rows, goals, raw
 
 
-# -------------------------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------------------------------ processes
 
 
 def processes(share: float | None, seconds: float) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
@@ -376,14 +385,17 @@ def processes(share: float | None, seconds: float) -> tuple[list[Row], list[harn
             goals.append(
                 harness.Goal(
                     f"{count} processes make at most what the kernels' share allows", sum(rates[count]) <= most * one,
-                    f"{sum(rates[count]) / one:.2f} x one process, allowed {most:.2f} (a tenth for the rounds' own spread)",
+                    f"{sum(rates[count]) / one:.2f} x one process, allowed {most:.2f} (a tenth for the rounds' own "
+                    "spread)",
                 )
             )  # fmt: skip
     return rows, goals, {"frames_per_second": rates}
 
 
 def serve_worker(what: str, build: Callable[[], Subject]) -> None:
-    """A worker's life. It says ``worker ready``; ``speak`` then answers each ``go SECONDS`` with the frames that it made."""
+    """A worker's life. It says ``worker ready``; ``speak`` then answers each ``go SECONDS`` with the frames that it
+    made.
+    """
     import torch
 
     if what == "burn":
@@ -405,7 +417,7 @@ def serve_worker(what: str, build: Callable[[], Subject]) -> None:
         print(f"worker done {frames} {time.perf_counter() - began:.3f}", flush=True)
 
 
-# ------------------------------------------------------------------------------------------------------------------- main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 
 def build() -> Subject:

@@ -1,4 +1,5 @@
-"""Work for an instruction counter: ``python -m benchmarks.counted WHAT TIMES``. Imports no more than it needs: the counter runs slowly.
+"""Work for an instruction counter: ``python -m benchmarks.counted WHAT TIMES``. Imports no more than it needs: the
+counter runs slowly.
 
 Two runs with different TIMES and the same WHAT differ by the work alone, whatever the start-up took.
 """

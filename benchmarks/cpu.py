@@ -1,8 +1,8 @@
 """Whole CPU cost per diffusion step: hot path and background, to OTLP bytes and histograms with exemplars.
 
-Every contender makes the same spans: those of the request, its preparation, frames, decodes, language-model passes and steps. The
-figure is the process's CPU time for all of it, a collection of the metrics at the end included, over the number of steps, less what the
-bare loop takes.
+Every contender makes the same spans: those of the request, its preparation, frames, decodes, language-model passes and
+steps. The figure is the process's CPU time for all of it, a collection of the metrics at the end included, over the
+number of steps, less what the bare loop takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from benchmarks.naive import Naive
 from benchmarks.replay import STEPS, Model, speak
 from benchmarks.telemetry import observed, providers
 
-#: Name -> frames of a request and steps of a frame: 2, 10 and 60 seconds of audio at the realtime server's 5 steps, and 10 seconds at 20.
+#: Name -> frames of a request and steps of a frame: 2, 10 and 60 seconds of audio at the realtime server's 5 steps, and
+#: 10 seconds at 20.
 CASES = {"2 s": (15, STEPS), "10 s": (75, STEPS), "60 s": (450, STEPS), "10 s at 20 steps": (75, 20)}
 
 
@@ -108,7 +109,8 @@ def main() -> None:
                 )
             )
     harness.Report(
-        "cpu", "Whole CPU cost per diffusion step, microseconds (all of a request shared out over its steps, 5 to a frame where not said)",
+        "cpu", "Whole CPU cost per diffusion step, microseconds (all of a request shared out over its steps, 5 to a "
+               "frame where not said)",
         "us", ["contender", "median", "quartiles", "naive / this"], rows, goals, raw=raw,
     ).write(options.out)  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""End to end: the embedded service's real model, saturated and paced, with no telemetry, the stock one, naive spans and ours."""
+"""End to end: the embedded service's real model, saturated and paced, with no telemetry, the stock one, naive spans and
+ours.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from vibevoice_otel.commands.demo.client import Heard, listen
 
 TEXT = "A short sentence that takes a couple of seconds to say."
 KINDS = (NONE, STOCK, SPANS, OURS, PAGE)
-#: A diffusion step that waits as for a GPU: five of them, the passes and the decode take about as long as the frame lasts.
+#: A diffusion step that waits as for a GPU: five of them, the passes and the decode take about as long as the frame
+#: lasts.
 PACED = {"VIBEVOICE_SERVICE_FAULTS": '{"step_delay": 0.02}'}
 
 
@@ -102,7 +105,8 @@ def main() -> None:
         )
     ]
     harness.Report(
-        "end_to_end", "The embedded service, 2 listeners at once; against no telemetry in the same round: median (its 95 % interval)", "",
+        "end_to_end", "The embedded service, 2 listeners at once; against no telemetry in the same round: median (its "
+                      "95 % interval)", "",
         ["contender", "CPU ms / s of audio", "", "requests/s", "", "first audio ms", ""], [*rows, *more], goals,
         raw={"saturated": _raw(saturated), "paced": _raw(paced)},
     ).write(options.out)  # fmt: skip

@@ -1,7 +1,8 @@
 """How true the first-audio latency is: the server's figure beside a real client's, over requests with injected delays.
 
-Both clocks are this machine's, so the server's moments must lie inside the client's; what is left between the two figures is the
-connection's opening before the request reaches the application, and the client's own reading after the send returned.
+Both clocks are this machine's, so the server's moments must lie inside the client's; what is left between the two
+figures is the connection's opening before the request reaches the application, and the client's own reading after the
+send returned.
 """
 
 from __future__ import annotations

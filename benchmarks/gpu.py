@@ -1,11 +1,12 @@
 """GPU: how true the device times are, what they cost, and what a CPU timer would have claimed. Needs a CUDA device.
 
-Run by ``python -m benchmarks.gpu``. The model is VibeVoice 1.5B's architecture at its real size with random weights: the figures are about
-time, not sound. Where fewer than 12 GB are free, or with --quick, the demo's tiny one takes its place, and the report says so.
+Run by ``python -m benchmarks.gpu``. The model is VibeVoice 1.5B's architecture at its real size with random weights:
+the figures are about time, not sound. Where fewer than 12 GB are free, or with --quick, the demo's tiny one takes its
+place, and the report says so.
 
-How true the events are is asked where the card goes from kernel to kernel (:func:`ahead`). As transformers has it the model waits for the
-card at every step, to which it copies the timestep; the card then waits for the host at both ends of a step, and between two events lies
-that too. Both are reported.
+How true the events are is asked where the card goes from kernel to kernel (:func:`ahead`). As transformers has it the
+model waits for the card at every step, to which it copies the timestep; the card then waits for the host at both ends
+of a step, and between two events lies that too. Both are reported.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ from vibevoice_otel.semconv import Limit
 NEEDED_BYTES = 12e9
 STREAMS = (1, 8, 32)
 STEPS = 10
-#: Streams of one process share one interpreter, so each one's frames come more slowly the more there are: a round takes about so long.
+#: Streams of one process share one interpreter, so each one's frames come more slowly the more there are: a round takes
+#: about so long.
 ROUND_SECONDS = 8.0
 #: Frames that are profiled: a trace of more says no more, and is hundreds of megabytes.
 PROFILED = 12
-#: For so long the card sleeps before a frame's steps in :func:`ahead`: longer than the host, being profiled, takes to queue them.
+#: For so long the card sleeps before a frame's steps in :func:`ahead`: longer than the host, being profiled, takes to
+#: queue them.
 SLEEP_MS = 150.0
 BASE, STEP = "benchmark.base", "benchmark.step"
-#: Calls of CUDA's runtime and driver that make the host wait for the device. cudaMemcpyAsync from pageable memory is followed by one.
+#: Calls of CUDA's runtime and driver that make the host wait for the device. cudaMemcpyAsync from pageable memory is
+#: followed by one.
 SYNCHRONISING = frozenset({
     "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemcpy2D", "cudaMemset",
     "cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize",
@@ -68,7 +72,7 @@ def no_card() -> str | None:
     return f"needs a GPU: torch {torch.__version__}, which {made}, finds no CUDA device with a driver for it"
 
 
-# ------------------------------------------------------------------------------------------------------------- the model
+# ------------------------------------------------------------------------------------------------------------ the model
 
 
 @dataclass
@@ -110,7 +114,9 @@ class Subject:
         return cls(model, f"VibeVoice 1.5B's architecture, {size:.2f}e9 random parameters in bfloat16", device)
 
     def speak(self, frames: int, seed: int = 0) -> Any:
-        """Generate ``frames`` frames on the calling thread; each goes to an audio queue, and so to the CPU. The audio, on the CPU."""
+        """Generate ``frames`` frames on the calling thread; each goes to an audio queue, and so to the CPU. The audio,
+        on the CPU.
+        """
         import diffusers
         import torch
 
@@ -138,7 +144,7 @@ class Subject:
         return torch.cat([chunk.float().reshape(-1) for chunk in streamer.get_stream(0)])
 
 
-# ----------------------------------------------------------------------------------------------------------- observation
+# ---------------------------------------------------------------------------------------------------------- observation
 
 
 @dataclass
@@ -187,7 +193,9 @@ def observed() -> Iterator[Kept]:
 
 @contextmanager
 def collecting(kept: Kept, every: float = 0.05) -> Iterator[None]:
-    """Within, metrics are collected all the time, from a thread of their own as the SDK does it (which does so once a minute)."""
+    """Within, metrics are collected all the time, from a thread of their own as the SDK does it (which does so once a
+    minute).
+    """
     stop = threading.Event()
 
     def collect() -> None:
@@ -203,7 +211,7 @@ def collecting(kept: Kept, every: float = 0.05) -> Iterator[None]:
         thread.join()
 
 
-# ------------------------------------------------------------------------------------------------- what the card really did
+# --------------------------------------------------------------------------------------------- what the card really did
 
 
 def cycles(milliseconds: float) -> int:
@@ -221,10 +229,12 @@ def cycles(milliseconds: float) -> int:
 
 @contextmanager
 def ahead(device: str, queued: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Within, a frame's steps are queued while the card sleeps, so that it goes from kernel to kernel and never waits for the host.
+    """Within, a frame's steps are queued while the card sleeps, so that it goes from kernel to kernel and never waits
+    for the host.
 
-    The timesteps lie on the card from the start, and the scheduler is told where in them it begins: nothing is left, from a frame's
-    first step to its last, for which the host would wait. To be entered before :func:`observed`, whose hooks must come after the sleep.
+    The timesteps lie on the card from the start, and the scheduler is told where in them it begins: nothing is left,
+    from a frame's first step to its last, for which the host would wait. To be entered before :func:`observed`, whose
+    hooks must come after the sleep.
 
     Args:
         device: where the timesteps shall lie; on a CPU nothing sleeps.
@@ -253,7 +263,9 @@ def ahead(device: str, queued: Callable[[], object] = lambda: None) -> Iterator[
 
 @dataclass
 class Truth:
-    """One step by the profiler, microseconds: from its first kernel's start to its last one's end, and kernels at work in that time."""
+    """One step by the profiler, microseconds: from its first kernel's start to its last one's end, and kernels at work
+    in that time.
+    """
 
     interval: float
     busy: float
@@ -368,7 +380,8 @@ def compare(blocks: list[Block], trace: dict[str, Any]) -> Compared:
     """Our steps beside the profiler's; both of the same run, in the same order.
 
     Raises:
-        ValueError: when a step is not on the device's clock, the two do not tell of the same number, or the profiler saw no kernel.
+        ValueError: when a step is not on the device's clock, the two do not tell of the same number, or the profiler
+            saw no kernel.
     """
     if any(block.attributes.get(semconv.CLOCK.key) != semconv.Clock.DEVICE for block in blocks):
         raise ValueError("a step was not timed by the device")
@@ -383,11 +396,13 @@ def compare(blocks: list[Block], trace: dict[str, Any]) -> Compared:
     return Compared(*(list(column) for column in zip(*rows, strict=True)))
 
 
-# ------------------------------------------------------------------------------------------------------------ throughput
+# ----------------------------------------------------------------------------------------------------------- throughput
 
 
 def frames_per_second(subject: Subject, streams: int, frames: int) -> float:
-    """Of ``streams`` threads together, from the first's start to the last's end; a stream that fails fails the measurement."""
+    """Of ``streams`` threads together, from the first's start to the last's end; a stream that fails fails the
+    measurement.
+    """
     gc.collect()
     started = time.perf_counter()
     with ThreadPoolExecutor(streams) as pool:
@@ -412,7 +427,9 @@ def throughput(subject: Subject, streams: int, frames: int, rounds: int) -> dict
 
 
 def mark_microseconds(count: int = 2000) -> float:
-    """What a step's mark costs the thread that generates, its events already made: the stream is dry, as it is where a host is slow."""
+    """What a step's mark costs the thread that generates, its events already made: the stream is dry, as it is where a
+    host is slow.
+    """
     card = device.opened("cuda", 0)
     if card is None:
         raise ValueError("there is no card")
@@ -428,7 +445,7 @@ def mark_microseconds(count: int = 2000) -> float:
     return taken / count / 1000
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 
 def main() -> None:
@@ -473,9 +490,11 @@ def main() -> None:
     goals = [
         harness.Goal(
             "events within 2 % of the kernels, or 10 us (steps queued ahead)", queued.off <= queued.allowed,
-            f"{queued.off:.1f} us off in the median; {as_it_runs.off:.1f} us as the model runs, the card's waits at both ends included",
+            f"{queued.off:.1f} us off in the median; {as_it_runs.off:.1f} us as the model runs, the card's waits at "
+            "both ends included",
         ),
-        harness.Goal("no synchronisation added", counted[0] == counted[1], f"{counted[0]} without us, {counted[1]} with"),
+        harness.Goal("no synchronisation added", counted[0] == counted[1], f"{counted[0]} without us, {counted[1]} "
+                                                                           "with"),
     ]  # fmt: skip
     raw: dict[str, Any] = {
         "card": card,
@@ -510,7 +529,8 @@ def main() -> None:
         )
         raw[f"throughput_{streams}"] = {name: series.values for name, series in found.items()}
     harness.Report(
-        "gpu", f"{card}, {subject.name}, {STEPS} steps a frame; steps in microseconds", "us", ["what", "median", "quartiles"], rows, goals,
+        "gpu", f"{card}, {subject.name}, {STEPS} steps a frame; steps in "
+               "microseconds", "us", ["what", "median", "quartiles"], rows, goals,
         notes=notes, raw=raw,
     ).write(options.out)  # fmt: skip
 

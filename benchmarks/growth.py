@@ -1,7 +1,7 @@
 """Growth: CPU and memory with the number of streams, the length of one, and the number of labels; bytes on the wire.
 
-A replayed engine paces each stream at a real model's 37.5 diffusion steps a second, so that a minute of audio takes a minute. The
-long streams are replayed as fast as they go, on a clock that is told how late it is.
+A replayed engine paces each stream at a real model's 37.5 diffusion steps a second, so that a minute of audio takes a
+minute. The long streams are replayed as fast as they go, on a clock that is told how late it is.
 """
 
 from __future__ import annotations
@@ -196,14 +196,16 @@ def main() -> None:
     harness.Report(
         "growth_streams", "Streams at once, each 37.5 steps a second in real time", "",
         ["streams", "steps", "CPU us / step", "CPU % of a core", "spans dropped"], at_once,
-        [harness.Goal("CPU grows linearly or less", _linear(at_once), f"{_number(at_once[-1][2]):.1f} us a step with {at_once[-1][0]}")],
+        [harness.Goal("CPU grows linearly or "
+                      "less", _linear(at_once), f"{_number(at_once[-1][2]):.1f} us a step with {at_once[-1][0]}")],
     ).write(options.out)  # fmt: skip
     worst = max(_number(row[3]) for row in lengths)
     harness.Report(
         "growth_length", "One stream, as fast as it goes; drained every 5 s of its audio, or not at all", "",
         ["stream", "steps", "CPU us / step", "KiB held, drained", "not drained", "by a process with one, drained", "bytes / step"], lengths,
         [
-            harness.Goal("CPU grows linearly or less", _linear(lengths), f"{_number(lengths[-1][2]):.1f} us a step at {lengths[-1][0]}"),
+            harness.Goal("CPU grows linearly or "
+                         "less", _linear(lengths), f"{_number(lengths[-1][2]):.1f} us a step at {lengths[-1][0]}"),
             harness.Goal("under 64 KiB held by an open stream", worst < 64, f"{worst:.0f} KiB at most"),
         ],
     ).write(options.out)  # fmt: skip

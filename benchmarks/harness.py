@@ -1,4 +1,5 @@
-"""Side-by-side measurement: contenders take turns in one process, so what the machine does meanwhile falls on all of them alike.
+"""Side-by-side measurement: contenders take turns in one process, so what the machine does meanwhile falls on all of
+them alike.
 
 Figures are CPU time unless a benchmark says otherwise: on a shared machine the wall clock measures the neighbours.
 """
@@ -53,9 +54,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """A 95 % confidence interval of the median, whatever the distribution: the order statistics of ranks n/2 -+ 0.98 sqrt(n).
+    """A 95 % confidence interval of the median, whatever the distribution: the order statistics of ranks n/2 -+ 0.98
+    sqrt(n).
 
-    The normal approximation of the binomial (Conover, Practical Nonparametric Statistics, section 3.2), good from some ten values on.
+    The normal approximation of the binomial (Conover, Practical Nonparametric Statistics, section 3.2), good from some
+    ten values on.
     """
     ordered, count = sorted(values), len(values)
     reach = 0.98 * math.sqrt(count)
@@ -70,7 +73,9 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
-    """Run every contender once a round, in an order that turns by one each round; the first round is warm-up and not kept."""
+    """Run every contender once a round, in an order that turns by one each round; the first round is warm-up and not
+    kept.
+    """
     series = {name: Series(name) for name in contenders}
     names = list(contenders)
     for turn in range(rounds + 1):
@@ -157,7 +162,8 @@ def machine() -> dict[str, Any]:
             versions[package] = None
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
-        "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
+        "python": platform.python_version(), "system": f"{platform.system()} "
+                                                       f"{platform.machine()}", "cores": os.cpu_count(),
         "load_average_1m": load, "packages": versions, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
 

@@ -51,7 +51,9 @@ def ours(steps: int) -> None:
 
 
 def ours_frame(steps: int) -> None:
-    """With each step's share of all else that a frame notes: entry, base, decode, two passes, audio, connector, a sixth of a window."""
+    """With each step's share of all else that a frame notes: entry, base, decode, two passes, audio, connector, a sixth
+    of a window.
+    """
     model = Model.observed()
     with bound(_timeline()):
         model.begin()

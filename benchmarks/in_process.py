@@ -1,9 +1,10 @@
-"""Saturated, finely paired: the service's application with its real model in one process, telemetry put in and taken out between requests.
+"""Saturated, finely paired: the service's application with its real model in one process, telemetry put in and taken
+out between requests.
 
-Processes side by side are disturbed one by one (benchmarks.end_to_end): their figures differ by more than the telemetry costs. Here the
-same code speaks the same text by turns without telemetry, with the stock instrumentation and with ours, half a second each, so what the
-machine does meanwhile falls on all three. Flush and encoding are included, and of a collection of the metrics the share that a request has
-when a reader collects every 15 seconds.
+Processes side by side are disturbed one by one (benchmarks.end_to_end): their figures differ by more than the telemetry
+costs. Here the same code speaks the same text by turns without telemetry, with the stock instrumentation and with ours,
+half a second each, so what the machine does meanwhile falls on all three. Flush and encoding are included, and of a
+collection of the metrics the share that a request has when a reader collects every 15 seconds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ async def speak(app: FastAPI) -> int:
 
 
 class Switch:
-    """All hooks of the instrumentor, put in and taken out at once. Those outside any request would cost little, but not nothing."""
+    """All hooks of the instrumentor, put in and taken out at once. Those outside any request would cost little, but not
+    nothing.
+    """
 
     def __init__(self) -> None:
         self._points: list[tuple[Any, str, Any, Any]] = []
@@ -158,9 +161,11 @@ def main() -> None:
         )
     ]
     harness.Report(
-        "in_process", "One request at a time, saturated; against no telemetry in the same round: median (its 95 % interval)", "",
+        "in_process", "One request at a time, saturated; against no telemetry in the same round: median (its 95 % "
+                      "interval)", "",
         ["contender", "CPU ms / s of audio", "quartiles", "more CPU"], rows, goals,
-        notes=[f"{options.rounds} rounds. Spans exported: " + ", ".join(f"{name} {sink.received:,} bytes" for name, sink in sinks.items())],
+        notes=[f"{options.rounds} rounds. Spans exported: "
+               "" + ", ".join(f"{name} {sink.received:,} bytes" for name, sink in sinks.items())],
         raw={name: each.values for name, each in found.items()},
     ).write(options.out)  # fmt: skip
 

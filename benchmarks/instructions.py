@@ -1,4 +1,5 @@
-"""Instructions of the cheap benchmarks, counted by valgrind's callgrind: stable where clocks are not, so that CI can compare them.
+"""Instructions of the cheap benchmarks, counted by valgrind's callgrind: stable where clocks are not, so that CI can
+compare them.
 
 ``python -m benchmarks.instructions`` counts; ``--record`` writes what it found as the baseline of this Python version.
 """

@@ -1,4 +1,6 @@
-"""What one writes first: every operation a start_as_current_span around it, every duration a Histogram.record. The same spans as ours."""
+"""What one writes first: every operation a start_as_current_span around it, every duration a Histogram.record. The same
+spans as ours.
+"""
 
 from __future__ import annotations
 

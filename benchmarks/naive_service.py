@@ -1,4 +1,5 @@
-"""The embedded service with a span around every operation of the model and a histogram record in it, as one writes it first.
+"""The embedded service with a span around every operation of the model and a histogram record in it, as one writes it
+first.
 
 Run under ``opentelemetry-instrument`` with our own instrumentation off, so that the stock instrumentations do the rest.
 """

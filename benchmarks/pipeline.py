@@ -1,4 +1,6 @@
-"""Pipeline: each shipped configuration in the real Collector, on one core: spans a second without loss, CPU a span, memory."""
+"""Pipeline: each shipped configuration in the real Collector, on one core: spans a second without loss, CPU a span,
+memory.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = [(setup, climb(Path(folder), setup, float(options.seconds), payload)) for setup in setups]
     rows: list[list[str | float | None]] = [
-        [f"{setup.name}, {f.wanted:,} spans/s wanted", f.rate, f.us, f.core * 100, f.mib, f.lost, f.refused, f.bytes_in, f.bytes_out,
+        [(f"{setup.name}, {f.wanted:,} spans/s "
+         "wanted"), f.rate, f.us, f.core * 100, f.mib, f.lost, f.refused, f.bytes_in, f.bytes_out,
          f.sender * 100]
         for setup, found in measured for f in found
     ]  # fmt: skip
@@ -159,13 +162,15 @@ def main() -> None:
         sum(len(gzip.compress(part)) for part in parts) / len(payload) / steps,
     )
     harness.Report(
-        "pipeline", "The Collector with each shipped configuration (GOMAXPROCS=1, file-backed queue) at a rate of spans", "",
+        "pipeline", "The Collector with each shipped configuration (GOMAXPROCS=1, file-backed queue) at a rate of "
+                    "spans", "",
         ["configuration and load", "spans/s", "CPU us/span", "CPU % of a core", "RSS MiB", "lost", "refused", "bytes/span in",
          "bytes/span out", "sender's CPU %"], rows,
         [harness.Goal("whole agent config under 10 us a span", agent is not None and agent.us < 10, text)],
         notes=[
             *(verdict(setup, found) for setup, found in measured),
-            "Lost: accepted, promised by the configuration (the gateway's share, decided by the trace ids), and not come out.",
+            ("Lost: accepted, promised by the configuration (the gateway's share, decided by the trace ids), and not "
+            "come out."),
             f"The gateway held every trace for {measured[-1][0].held:g} s before it judged it.",
             (
                 f"A trace of 10 s has {sum(t.spans for t in payload) / len(payload):.0f} spans for {steps} steps: "

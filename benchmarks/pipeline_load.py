@@ -1,4 +1,6 @@
-"""What the Collector is loaded with, and what stands behind it: traces as a service of ours sends them, and a place that counts spans."""
+"""What the Collector is loaded with, and what stands behind it: traces as a service of ours sends them, and a place
+that counts spans.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def _count(body: bytes) -> int:
 
 @dataclass(frozen=True)
 class Trace:
-    """One trace as it was exported, to be sent again and again under fresh ids: a tail sampler remembers those that it has judged."""
+    """One trace as it was exported, to be sent again and again under fresh ids: a tail sampler remembers those that it
+    has judged.
+    """
 
     id: bytes
     parts: tuple[bytes, ...]
@@ -117,7 +121,8 @@ class Sender:
         collector: its receiver.
         payload: traces to choose from.
         share: of the traces, decided by their ids, that the configuration promises to keep.
-        batched: as another Collector sends (gRPC, gzip, several traces a request), not as a service does (HTTP, a request an export).
+        batched: as another Collector sends (gRPC, gzip, several traces a request), not as a service does (HTTP, a
+            request an export).
     """
 
     def __init__(self, collector: Collector, payload: list[Trace], share: float, *, batched: bool) -> None:

@@ -1,4 +1,5 @@
-"""A model that takes no time: the adapters' own hooks around functions that do nothing, called as upstream's realtime model calls them.
+"""A model that takes no time: the adapters' own hooks around functions that do nothing, called as upstream's realtime
+model calls them.
 
 What remains is the telemetry's own cost, at any pace and for any number of streams.
 """
@@ -125,7 +126,9 @@ class Model:
         self._iterator = self._classes.AudioSampleIterator(self.streamer)
 
     def frame(self, steps: int = STEPS) -> None:
-        """Upstream's order of calls: at each sixth frame a window of text, then the frame, its audio, and the passes that follow."""
+        """Upstream's order of calls: at each sixth frame a window of text, then the frame, its audio, and the passes
+        that follow.
+        """
         model = self.model
         if self._frames % WINDOW == 0:
             self.window()
@@ -163,7 +166,8 @@ def _classes() -> SimpleNamespace:
         "AudioStreamer": AudioStreamer, "AudioSampleIterator": AudioSampleIterator,
         "VibeVoiceStreamingForConditionalGenerationInference": VibeVoiceStreamingForConditionalGenerationInference,
     }  # fmt: skip
-    # All that a hook replaces stands in the class itself, as upstream's does; a hook on an inherited function costs a little more.
+    # All that a hook replaces stands in the class itself, as upstream's does; a hook on an inherited function costs a
+    # little more.
     return SimpleNamespace(
         __name__="replay",
         **{

@@ -1,7 +1,8 @@
-"""Scale: what a store of metrics costs a series and a sample, measured; and a model that says what a number of streams needs.
+"""Scale: what a store of metrics costs a series and a sample, measured; and a model that says what a number of streams
+needs.
 
-``python -m benchmarks.scale`` measures (11 minutes); with ``--quick`` smaller. ``needs`` is the model, ``table`` what docs/scale.md
-shows of it.
+``python -m benchmarks.scale`` measures (11 minutes); with ``--quick`` smaller. ``needs`` is the model, ``table`` what
+docs/scale.md shows of it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ HELD_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one of each costs: CPU in microseconds, memory and disk in bytes. Those of traces: docs/performance.md, up to 80,000 spans/s."""
+    """What one of each costs: CPU in microseconds, memory and disk in bytes. Those of traces: docs/performance.md, up
+    to 80,000 spans/s.
+    """
 
     agent_us_a_span: float = 8.0
     balancer_us_a_span: float = 7.5
@@ -78,8 +81,8 @@ def needs(
         streams: open at once, on average.
         costs: measured.
         streams_a_process: slots of a service's process.
-        series_a_process: docs/telemetry.md computes 30,000 for 25 voices, 3 settings and a GPU, every combination; a process that
-            has spoken with few of them has a fraction.
+        series_a_process: docs/telemetry.md computes 30,000 for 25 voices, 3 settings and a GPU, every combination; a
+            process that has spoken with few of them has a fraction.
         share: of the traces, kept by the gateways.
     """
     gib = 1 << 30
@@ -131,7 +134,9 @@ def table(costs: Costs) -> str:
 
 
 class Pages(http.server.ThreadingHTTPServer):
-    """/metrics of many processes of ours: the series that semconv.py makes, counters that grow as speech makes them grow."""
+    """/metrics of many processes of ours: the series that semconv.py makes, counters that grow as speech makes them
+    grow.
+    """
 
     daemon_threads = True
 
@@ -258,7 +263,9 @@ def victoria(folder: Path, pages: Pages, seconds: float) -> Measured:
 
 
 def _load(process: Process, address: str, counter: str, seconds: float) -> tuple[float, float, float]:
-    """Samples a second, CPU microseconds a sample, and the largest resident size in the last half, after a warm-up of ten seconds."""
+    """Samples a second, CPU microseconds a sample, and the largest resident size in the last half, after a warm-up of
+    ten seconds.
+    """
     time.sleep(10)
     own = psutil.Process(process.pid)
     began, first, cpu = time.monotonic(), _counter(address, counter), sum(own.cpu_times()[:2])
@@ -294,11 +301,13 @@ def main() -> None:
             pages.shutdown()
             found.setdefault(name, []).append(measured)
             rows.append(
-                [f"{name}, {processes} processes", measured.series, measured.samples, measured.cpu_us_a_sample, measured.rss / 2**20,
+                [(f"{name}, {processes} "
+                 "processes"), measured.series, measured.samples, measured.cpu_us_a_sample, measured.rss / 2**20,
                  measured.disk_bytes_a_sample]
             )  # fmt: skip
     notes = [
-        f"{name}: {(large.rss - small.rss) / (large.series - small.series):,.0f} bytes of memory a series, between the two sizes"
+        f"{name}: {(large.rss - small.rss) / (large.series - small.series):,.0f} bytes of memory a series, between the "
+        "two sizes"
         for name, (small, large) in found.items()
     ]
     columns = ["store and load", "series", "samples/s", "CPU us/sample", "RSS MiB", "disk bytes/sample"]

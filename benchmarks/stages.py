@@ -1,4 +1,6 @@
-"""Where the background's CPU time goes: assembling records, deriving metrics, writing spans, ending the request's own span."""
+"""Where the background's CPU time goes: assembling records, deriving metrics, writing spans, ending the request's own
+span.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ LOOKED_THROUGH = (
 
 
 class _Swallowed(logging.Handler):
-    """Failures that production swallows: those of failures.py, and any other that a logger of ours tells with an exception."""
+    """Failures that production swallows: those of failures.py, and any other that a logger of ours tells with an
+    exception.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -67,7 +69,9 @@ class _Swallowed(logging.Handler):
 def _never_breaks_the_host_always_breaks_the_test(
     request: pytest.FixtureRequest,
 ) -> Iterator[None]:
-    """A failure of ours that the host would not notice fails the test in which it happens, unless that is marked ``swallows``."""
+    """A failure of ours that the host would not notice fails the test in which it happens, unless that is marked
+    ``swallows``.
+    """
     within = request.node.nodeid.startswith(LOOKED_THROUGH)
     if request.node.get_closest_marker("swallows") or not within:
         yield

@@ -15,8 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 10)
-#: Measured with an empty cache: what pip fetches for requirements/service.txt and test.txt, and what it takes unpacked, in GB.
-#: On Linux x86-64 and arm64 PyPI's torch brings CUDA's libraries along.
+#: Measured with an empty cache: what pip fetches for requirements/service.txt and test.txt, and what it takes unpacked,
+#: in GB. On Linux x86-64 and arm64 PyPI's torch brings CUDA's libraries along.
 LINUX_DOWNLOAD, LINUX_DISK = "2.2", "5.5"
 OTHER_DOWNLOAD, OTHER_DISK = "0.3", "1.5"
 
@@ -28,7 +28,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
         return _fail(
-            f"Python {OLDEST[0]}.{OLDEST[1]} or later is needed, this is {platform.python_version()}: make PYTHON=/path/to/python3 ..."
+            f"Python {OLDEST[0]}.{OLDEST[1]} or later is needed, this is {platform.python_version()}: make "
+            "PYTHON=/path/to/python3 ..."
         )
     python = arguments.venv / "bin" / "python"
     if not python.exists():
@@ -41,8 +42,10 @@ def main() -> int:
     download, disk = (LINUX_DOWNLOAD, LINUX_DISK) if on_linux else (OTHER_DOWNLOAD, OTHER_DISK)
     free = shutil.disk_usage(arguments.venv).free / 1e9
     print(
-        f"Installing {arguments.requirements.name}: up to {download} GB to download (less what pip's cache holds), {disk} GB on disk"
-        f"{', most of it torch and the CUDA libraries that PyPI ships with it' if on_linux else ''}. {free:.0f} GB are free.",
+        f"Installing {arguments.requirements.name}: up to {download} GB to download (less what pip's cache holds), "
+        f"{disk} GB on disk"
+        f"{', most of it torch and the CUDA libraries that PyPI ships with it' if on_linux else ''}. {free:.0f} GB are "
+        "free.",
         flush=True,
     )
     if free < float(disk):

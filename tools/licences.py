@@ -1,4 +1,5 @@
-"""The licences of what is installed beside vibevoice-otel, one a line; ends with 1 when one is unknown or not permissive enough to ship.
+"""The licences of what is installed beside vibevoice-otel, one a line; ends with 1 when one is unknown or not
+permissive enough to ship.
 
 python tools/licences.py
 """
@@ -11,15 +12,18 @@ from importlib import metadata
 
 #: Licences under which a dependency may be used by, and shipped in an image with, an Apache-2.0 project.
 ALLOWED = re.compile(
-    r"apache|bsd|\bmit\b|\bisc\b|\bpsf\b|python software foundation|\bcnri|mpl|mozilla|unlicense|\bcc0\b|zlib|hpnd|public domain"
+    r"apache|bsd|\bmit\b|\bisc\b|\bpsf\b|python software "
+    r"foundation|\bcnri|mpl|mozilla|unlicense|\bcc0\b|zlib|hpnd|public domain"
     r"|boost|\bbsl-1\.0|dfsg approved",  # a quality, said beside the licence
     re.IGNORECASE,
 )
 #: Looked at by hand: what its metadata says is more than what is meant.
 READ = {
-    "docutils": "public domain but for a few files under BSD, and one of an editor's mode under GPL, which nothing here imports"
+    "docutils": "public domain but for a few files under BSD, and one of an editor's mode under GPL, which nothing "
+    "here imports"
 }
-#: NVIDIA's redistributable CUDA libraries, which torch's CUDA wheels bring (its CPU wheels do not), are under NVIDIA's own terms.
+#: NVIDIA's redistributable CUDA libraries, which torch's CUDA wheels bring (its CPU wheels do not), are under NVIDIA's
+#: own terms.
 EXCEPTED = ("cuda-", "nvidia-")
 
 

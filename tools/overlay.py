@@ -1,9 +1,11 @@
-"""An environment that differs from the tests' own in a few packages: upstream's pinned transformers, another OpenTelemetry SDK.
+"""An environment that differs from the tests' own in a few packages: upstream's pinned transformers, another
+OpenTelemetry SDK.
 
     python tools/overlay.py NAME
 
-makes it from requirements/NAME.txt beside the environment that runs this file, and prints its interpreter. It holds only what differs
-(some 20 MB) and sees the rest through a .pth, torch's gigabytes first of all. Made again only when those requirements change.
+makes it from requirements/NAME.txt beside the environment that runs this file, and prints its interpreter. It holds
+only what differs (some 20 MB) and sees the rest through a .pth, torch's gigabytes first of all. Made again only when
+those requirements change.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ STAMP = "requirements.sha256"
 
 
 def make(name: str, folder: Path | None = None) -> Path:
-    """Make the environment of requirements/``name``.txt in ``folder`` if it is not there as it should be; return its interpreter.
+    """Make the environment of requirements/``name``.txt in ``folder`` if it is not there as it should be; return its
+    interpreter.
 
     Raises:
         FileNotFoundError: there are no such requirements.

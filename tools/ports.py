@@ -9,9 +9,11 @@ import socket
 import tempfile
 from pathlib import Path
 
-#: Below the range from which Linux takes the ports of outgoing connections (32768 and up), above the well-known services.
+#: Below the range from which Linux takes the ports of outgoing connections (32768 and up), above the well-known
+#: services.
 LOWEST, HIGHEST = 15_000, 32_000
-#: Descriptors of files whose locks say that a port is given away; the kernel lets go of them when the process ends, however it ends.
+#: Descriptors of files whose locks say that a port is given away; the kernel lets go of them when the process ends,
+#: however it ends.
 _held: list[int] = []
 
 

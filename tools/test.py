@@ -2,8 +2,8 @@
 
     python -m tools.test [--ci] [pytest's own options and paths]
 
-With --ci, tests that failed run once more, alone, to be named: one that then passes is flaky. It stays a failure unless tests/flaky.txt
-lists it; that list may only shrink.
+With --ci, tests that failed run once more, alone, to be named: one that then passes is flaky. It stays a failure unless
+tests/flaky.txt lists it; that list may only shrink.
 """
 
 from __future__ import annotations

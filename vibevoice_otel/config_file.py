@@ -1,7 +1,7 @@
 """``OTEL_CONFIG_FILE``: what the file says of us, and the metrics pages that it opens.
 
-The SDK (1.45 and later, with opentelemetry-configuration) configures itself by this file and reads few variables then. A file that
-cannot be read is the SDK's to report: it configures nothing.
+The SDK (1.45 and later, with opentelemetry-configuration) configures itself by this file and reads few variables then.
+A file that cannot be read is the SDK's to report: it configures nothing.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def failed(
     reason: str = "hook_error",
     count: int = 1,
 ) -> None:
-    """Telemetry failed at ``where``; the service is served all the same. ``what``, ``reason`` and ``count`` are told to ``on_drop``."""
+    """Telemetry failed at ``where``; the service is served all the same. ``what``, ``reason`` and ``count`` are told to
+    ``on_drop``.
+    """
     with contextlib.suppress(Exception):
         on_drop(what, reason, count)
     warn_once(where, error)

@@ -1,4 +1,6 @@
-"""What a forked child must renew. One handler for the whole process, on weak references: it keeps nothing alive and never grows stale."""
+"""What a forked child must renew. One handler for the whole process, on weak references: it keeps nothing alive and
+never grows stale.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ _renewed: weakref.WeakKeyDictionary[Any, list[Callable[[Any], object]]] = weakre
 
 
 def renew_in_child(renew: Callable[[], object]) -> None:
-    """Have ``renew`` called in each forked child, as long as the object that it is bound to lives (or the function itself).
+    """Have ``renew`` called in each forked child, as long as the object that it is bound to lives (or the function
+    itself).
 
-    The child has none of the parent's threads, so a lock that one of them held is never released: ``renew`` replaces its object's locks,
-    and acquires none.
+    The child has none of the parent's threads, so a lock that one of them held is never released: ``renew`` replaces
+    its object's locks, and acquires none.
     """
     owner = getattr(renew, "__self__", None)
     if owner is None:

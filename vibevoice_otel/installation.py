@@ -1,10 +1,10 @@
 """Everything that one ``instrument()`` puts into the process, in one stack: it leaves in reverse order.
 
-What cannot be taken back is on this list, passes everything on, holds nothing of ours and does not grow: one fork handler (forking.py),
-one import hook a module (hooks/imports.py), one callback an observable instrument (metrics/instruments.py), our functions and layers
-inside others' wrappers (hooks.py, web/install.py), the tail processor (sampling/tail.py), instruments that a meter has made, the
-service.instance.id of a resource, and the routes that have spoken (routes.py). A metrics page that was guarded stays so where it cannot
-be opened as it was.
+What cannot be taken back is on this list, passes everything on, holds nothing of ours and does not grow: one fork
+handler (forking.py), one import hook a module (hooks/imports.py), one callback an observable instrument
+(metrics/instruments.py), our functions and layers inside others' wrappers (hooks.py, web/install.py), the tail
+processor (sampling/tail.py), instruments that a meter has made, the service.instance.id of a resource, and the routes
+that have spoken (routes.py). A metrics page that was guarded stays so where it cannot be opened as it was.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from vibevoice_otel.settings import Reading
 
 logger = logging.getLogger(__name__)
-#: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold the hooks.
+#: The packages whose import says that this program speaks. A package is imported before the modules in it, which hold
+#: the hooks.
 PACKAGES = ("transformers.models.vibevoice", "vibevoice", "vibevoice_otel.service")
 #: Adapters that no model needs.
 PROCESS = frozenset({"web", "page", "metrics page", "models"})
@@ -85,7 +86,8 @@ class Installation:
     def put_in(self) -> None:
         """Each part that cannot be put in costs itself alone.
 
-        The hiding of the text goes in first, and whatever the settings are worth, and leaves last. So do the guards of /metrics.
+        The hiding of the text goes in first, and whatever the settings are worth, and leaves last. So do the guards of
+        /metrics.
         """
         refused, on_drop = bool(self._reading.refused), self.recorder.on_drop
         observes = self._reading.enabled and not self._reading.problems
@@ -146,7 +148,7 @@ class Installation:
         built = self.recorder.built
         return built is not None and name in built.bounds.voices
 
-    # -------------------------------------------------------------------------------------------------------- the recorder
+    # ----------------------------------------------------------------------------------------------------- the recorder
 
     def _build(self) -> Recorder:
         from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
@@ -181,7 +183,7 @@ class Installation:
     def _names(self) -> Sequence[str]:
         return sorted({adapter.hooks.adapter for adapter in self.adapters if adapter.hooks.modules} - PROCESS)
 
-    # --------------------------------------------------------------------------------------------------------- the process
+    # ------------------------------------------------------------------------------------------------------ the process
 
     def _put_last_export(self) -> Undo:
         hooks = Hooks(shutdown.NAME, self.recorder.on_drop)
@@ -204,7 +206,9 @@ class Installation:
         return *self._providers(), get_logger_provider()
 
     def _identify(self) -> Undo | None:
-        """Each process has its own service.instance.id and its own counts, or the sums of several workers would be wrong."""
+        """Each process has its own service.instance.id and its own counts, or the sums of several workers would be
+        wrong.
+        """
         from vibevoice_otel.sdk.identity import ensure_instance_id  # noqa: PLC0415 - the SDK is there if there is something to name
 
         ensure_instance_id(self._signals())
@@ -256,7 +260,7 @@ class Installation:
         undo = [count_losses(processor, self.recorder.on_drop) for processor in exporting(provider)]
         return lambda: [each() for each in undo]
 
-    # ---------------------------------------------------------------------------------------------------------- the models
+    # ------------------------------------------------------------------------------------------------------- the models
 
     def _find_services(self) -> None:
         """An application starts: what it was made of has been imported, and its service not yet begun to load."""
@@ -274,7 +278,9 @@ class Installation:
                 attach(model, kind)
 
     def _observe_models(self) -> None:
-        """A package of an observed model is being imported: put the adapters' own hooks in place before its modules come."""
+        """A package of an observed model is being imported: put the adapters' own hooks in place before its modules
+        come.
+        """
         if self._models_seen:
             return
         self._models_seen = True

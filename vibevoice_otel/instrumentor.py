@@ -1,7 +1,7 @@
 """VibeVoiceInstrumentor: the entry point that ``opentelemetry-instrument`` finds. Wiring only.
 
-Importing it imports neither torch nor numpy nor a model: the adapters come when the observed packages load, the recorder when
-there is something to record.
+Importing it imports neither torch nor numpy nor a model: the adapters come when the observed packages load, the
+recorder when there is something to record.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ARGUMENTS = frozenset({"tracer_provider", "meter_provider", "logger_provider", "
 class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Observes VibeVoice in this process.
 
-    ``instrument(tracer_provider=, meter_provider=, settings=, sinks=)`` uses the given providers, else the global ones; ``sinks`` read
-    every finished record (docs/development.md). A setting may be
-    a keyword too, and wins over its variable. Instrumenting twice is harmless. ``uninstrument()`` restores every function.
+    ``instrument(tracer_provider=, meter_provider=, settings=, sinks=)`` uses the given providers, else the global ones;
+    ``sinks`` read every finished record (docs/development.md). A setting may be a keyword too, and wins over its
+    variable. Instrumenting twice is harmless. ``uninstrument()`` restores every function.
     """
 
     #: The section of a configuration file, as opentelemetry-configuration reads it.
@@ -52,7 +52,8 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        # The launcher starts instrumentors whatever this says; with it on nothing would be recorded, so nothing is touched.
+        # The launcher starts instrumentors whatever this says; with it on nothing would be recorded, so nothing is
+        # touched.
         if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
             return
         self._installed = Installation(

@@ -1,4 +1,6 @@
-"""Which paths are speech requests: the one definition, for opening a request, hiding its query string and adopting its trace."""
+"""Which paths are speech requests: the one definition, for opening a request, hiding its query string and adopting its
+trace.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
-#: Routes beyond the operator's that have spoken in this process; so many at most, for a path may hold a client's own words.
+#: Routes beyond the operator's that have spoken in this process; so many at most, for a path may hold a client's own
+#: words.
 MAX_LEARNED = 20
 _learned: dict[str, _Route] = {}
 
@@ -14,9 +17,9 @@ _learned: dict[str, _Route] = {}
 class SpeechRoutes:
     """``path in SpeechRoutes(...)`` says whether a request to ``path`` is for speech.
 
-    A prefix in front of a route (``root_path``, a mount, a proxy's) makes no difference: routes begin with a slash, so ``/tts/stream``
-    ends in ``/stream`` and ``/upstream`` does not. A route may be written as it is declared: ``/rooms/{room}/stream``. Routes that
-    have spoken before belong to all of them (:func:`learn`).
+    A prefix in front of a route (``root_path``, a mount, a proxy's) makes no difference: routes begin with a slash, so
+    ``/tts/stream`` ends in ``/stream`` and ``/upstream`` does not. A route may be written as it is declared:
+    ``/rooms/{room}/stream``. Routes that have spoken before belong to all of them (:func:`learn`).
 
     Args:
         routes: the operator's (``VIBEVOICE_OTEL_ROUTES``), each with a slash in front.
@@ -37,14 +40,17 @@ def learn(route: str) -> None:
         return
     _learned[route] = _Route(route)
     logger.warning(
-        "the route %s speaks and VIBEVOICE_OTEL_ROUTES does not name it: requests that were refused there before now were not "
+        "the route %s speaks and VIBEVOICE_OTEL_ROUTES does not name it: requests that were refused there before now "
+        "were not "
         "counted, later ones are. Name it in VIBEVOICE_OTEL_ROUTES to count them from the start",
         route,
     )
 
 
 class _Route:
-    """A route as it is declared: each segment with a parameter in braces stands for one segment, ``{name:path}`` for any rest."""
+    """A route as it is declared: each segment with a parameter in braces stands for one segment, ``{name:path}`` for
+    any rest.
+    """
 
     def __init__(self, route: str) -> None:
         segments = route.removeprefix("/").split("/")

@@ -1,8 +1,8 @@
 """Every span, metric and attribute that vibevoice-otel emits, written once.
 
-Nothing else in the project spells a name: the recorder, the exporters' tests, the dashboards, the alert rules, the schema
-registry and docs/telemetry.md all read this module. The Prometheus names are a contract with users' queries; how a rename is
-announced stands in docs/stability.md.
+Nothing else in the project spells a name: the recorder, the exporters' tests, the dashboards, the alert rules, the
+schema registry and docs/telemetry.md all read this module. The Prometheus names are a contract with users' queries; how
+a rename is announced stands in docs/stability.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One instrument. ``source`` says which span or which live state it is read from (metrics/from_spans.py is the table)."""
+    """One instrument. ``source`` says which span or which live state it is read from (metrics/from_spans.py is the
+    table).
+    """
 
     name: str
     instrument: Instrument
@@ -69,7 +71,9 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """The series name in Prometheus, as both the Collector and the Python exporter write it (without _bucket, _sum ...)."""
+        """The series name in Prometheus, as both the Collector and the Python exporter write it (without _bucket, _sum
+        ...).
+        """
         units = {"s": "_seconds", "By": "_bytes", "W": "_watts", "J": "_joules", "Hz": "_hertz"}
         suffix = "_ratio" if self.unit == "1" and self.instrument == "gauge" else units.get(self.unit, "")
         total = "_total" if self.instrument == "counter" else ""
@@ -241,7 +245,7 @@ def text_length_range(characters: int) -> str:
     raise AssertionError("unreachable: the last range has no upper bound")
 
 
-# ------------------------------------------------------------------------------------------------ service level objectives
+# --------------------------------------------------------------------------------------------- service level objectives
 
 SLO_SUCCESS_RATIO: Final = 0.99
 SLO_FIRST_AUDIO_RATIO: Final = 0.95
@@ -251,7 +255,7 @@ SLO_GAP_SECONDS: Final = 0.1
 SLO_WINDOW_DAYS: Final = 30
 SLOW_FIRST_AUDIO_SECONDS: Final = 0.5  # the dashboards' "share above 500 ms"
 
-# ---------------------------------------------------------------------------------------------------------------- buckets
+# -------------------------------------------------------------------------------------------------------------- buckets
 
 # An edge at every SLO (0.3, 0.45, 0.5 s) so that a share above it is exact, not interpolated.
 FIRST_AUDIO_BUCKETS: Final = (
@@ -297,7 +301,8 @@ MEMORY_BUCKETS: Final = (0.0, 65536.0, 1048576.0, 67108864.0, 1073741824.0)
 # A part is often milliseconds.
 PART_BUCKETS: Final = (0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.45, 1.0, 5.0)
 SMALL_LOAD_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0)
-# C50, C100 and C200 (share of requests whose worst gap is at most 50, 100, 200 ms) are exact; 0 holds those without any gap.
+# C50, C100 and C200 (share of requests whose worst gap is at most 50, 100, 200 ms) are exact; 0 holds those without any
+# gap.
 GAP_BUCKETS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 UNDERRUN_BUCKETS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 INTERVAL_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -306,7 +311,7 @@ AUDIO_BUCKETS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0
 TEXT_BUCKETS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
 SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
-# ------------------------------------------------------------------------------------------------------- metric attributes
+# ---------------------------------------------------------------------------------------------------- metric attributes
 # As written, so that Prometheus labels come out as users expect.
 
 M_VOICE = Attribute(
@@ -316,7 +321,8 @@ M_STATUS = Attribute("status", "string", "How the request ended.", ("success",),
 M_FINISH_REASON = Attribute(
     "finish_reason",
     "string",
-    "Why the speech ended: the model's end of speech, its length budget, a stop (the listener left, or time was over), or a failure.",
+    "Why the speech ended: the model's end of speech, its length budget, a stop (the listener left, or time was over), "
+    "or a failure.",
     ("eos",),
     members=tuple(reason.value for reason in FinishReason),
 )
@@ -378,7 +384,8 @@ M_SHARE_PART = Attribute(
 M_LIMIT = Attribute(
     "limit",
     "string",
-    "What the time was spent on: waiting for the card, or for another process on it, running on the host's core, waiting for the "
+    "What the time was spent on: waiting for the card, or for another process on it, running on the host's core, "
+    "waiting for the "
     "interpreter's lock; unknown where the host's time cannot be divided.",
     ("card",),
     members=tuple(limit.value for limit in Limit),
@@ -390,7 +397,7 @@ M_STATE = Attribute(
 M_TARGET = Attribute("target", "string", "Host and port of the probed service.", ("localhost:8000",))
 M_ADAPTER = Attribute("adapter", "string", "The observed model code.", ("transformers", "realtime"))
 
-# --------------------------------------------------------------------------------------------------------- span attributes
+# ------------------------------------------------------------------------------------------------------ span attributes
 
 VOICE = Attribute(
     "vibevoice.voice",
@@ -426,7 +433,8 @@ LOAD_ATTEMPT_ERRORS = Attribute(
 TEXT_WAIT = Attribute(
     "vibevoice.text.wait",
     "double",
-    "Seconds from the request's arrival to the message that says what to speak; absent where the URL says it. No latency and no "
+    "Seconds from the request's arrival to the message that says what to speak; absent where the URL says it. No "
+    "latency and no "
     "duration counts them.",
     (1.2,),
 )
@@ -450,7 +458,8 @@ FINISH_REASON = Attribute(
 SUSPECT = Attribute(
     "vibevoice.speech.suspect",
     "string",
-    "What about the speech is suspect, joined by commas: loop, cut, pace; silence, clipping, offset, repetition. Absent when nothing is.",
+    "What about the speech is suspect, joined by commas: loop, cut, pace; silence, clipping, offset, repetition. "
+    "Absent when nothing is.",
     ("loop",),
 )
 AUDIO_SILENCE = Attribute(
@@ -489,7 +498,8 @@ AUDIO_UNCHECKED = Attribute(
 WARM_UP = Attribute(
     "vibevoice.warmup",
     "string",
-    "What of a warm-up the request met, joined by commas: startup (before the application was ready; in no objective), compile, capture.",
+    "What of a warm-up the request met, joined by commas: startup (before the application was ready; in no objective), "
+    "compile, capture.",
     ("compile",),
 )
 CACHE = Attribute(
@@ -529,7 +539,8 @@ CHUNK_JITTER = Attribute(
 SEND_BLOCKED = Attribute(
     "vibevoice.send.blocked",
     "double",
-    "Seconds that the slowest send took to return: beside the worst gap it tells a listener who reads slowly from a slow service.",
+    "Seconds that the slowest send took to return: beside the worst gap it tells a listener who reads slowly from a "
+    "slow service.",
     (0.0002,),
 )
 FRAMES_SILENT = Attribute("vibevoice.frames.silent", "int", "Frames with no sound in them.", (0,))
@@ -573,7 +584,8 @@ FRAME_DEFECT = Attribute(
 FRAME_IDLE_SHARE = Attribute(
     "vibevoice.frame.device.idle",
     "double",
-    "deprecated: use vibevoice.frame.host_bound. A lower bound alone: the device idled for at least this share of the frame.",
+    "deprecated: use vibevoice.frame.host_bound. A lower bound alone: the device idled for at least this share of the "
+    "frame.",
     (0.1,),
 )
 FRAME_DEVICE_WAIT = Attribute(
@@ -638,7 +650,8 @@ DEVICE_ID = Attribute("vibevoice.device.id", "string", "Index of the GPU that ge
 REQUEST_MEMORY_PEAK = Attribute(
     "vibevoice.gpu.memory.request.peak",
     "int",
-    "Most bytes allocated while the request generated: torch's high-water mark where it rose meanwhile, else the largest seen at a step.",
+    "Most bytes allocated while the request generated: torch's high-water mark where it rose meanwhile, else the "
+    "largest seen at a step.",
     (5_400_000_000,),
 )
 # The allocator's state when memory ran out.
@@ -735,7 +748,7 @@ GEN_AI_MODEL = Attribute(
     "gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True
 )
 
-# ------------------------------------------------------------------------------------------------------------------ spans
+# ---------------------------------------------------------------------------------------------------------------- spans
 
 SYNTHESIZE = Span(
     "vibevoice.synthesize",
@@ -844,14 +857,15 @@ SPANS: Final = (
     CONNECTOR, FIRST_CHUNK, LISTEN, PROBE,
 )  # fmt: skip
 
-# ---------------------------------------------------------------------------------------------------------------- metrics
+# -------------------------------------------------------------------------------------------------------------- metrics
 
 REQUESTS = Metric(
     "vibevoice.streaming.requests", "counter", "{request}", "Synthesis requests that ended, by how they ended.",
     (M_VOICE, M_STATUS, M_CFG, M_STEPS), "span vibevoice.synthesize",
 )  # fmt: skip
 FIRST_AUDIO = Metric(
-    "vibevoice.first_audio.latency", "histogram", "s", "From the request's arrival to the first audio handed to the socket.",
+    "vibevoice.first_audio.latency", "histogram", "s", "From the request's arrival to the first audio handed to the "
+                                                       "socket.",
     (M_VOICE, M_TEXT_RANGE, M_CFG, M_STEPS), "span vibevoice.first_chunk", FIRST_AUDIO_BUCKETS,
 )  # fmt: skip
 INFERENCE = Metric(
@@ -863,7 +877,8 @@ GPU_MEMORY = Metric(
 )
 BUFFER_LENGTH = Metric(
     "vibevoice.audio_buffer.length", "gauge", "{chunk}",
-    "Largest backlog of audio chunks among the voice's open streams; no point when none is open.", (M_VOICE,), "live: open timelines",
+    "Largest backlog of audio chunks among the voice's open streams; no point when none is "
+    "open.", (M_VOICE,), "live: open timelines",
 )  # fmt: skip
 MEMORY_INCREASE = Metric(
     "vibevoice.step.memory_increase", "histogram", "By", "Growth of allocated GPU memory over one diffusion step.",
@@ -931,18 +946,21 @@ HW_GPU_UTILIZATION = Metric(
     (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
 )  # fmt: skip
 HW_POWER = Metric(
-    "hw.power", "gauge", "W", "What the card draws now, by NVML.", (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development"
+    "hw.power", "gauge", "W", "What the card draws now, by "
+                              "NVML.", (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development"
 )  # fmt: skip
 HW_ENERGY = Metric(
     "hw.energy", "counter", "J", "What the card has drawn since its driver was loaded, by NVML; of all processes.",
     (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
 )  # fmt: skip
 HW_ERRORS = Metric(
-    "hw.errors", "counter", "{error}", "Errors of the card, by NVML: Xid events since this process first looked, ECC since its last reset.",
+    "hw.errors", "counter", "{error}", "Errors of the card, by NVML: Xid events since this process first looked, ECC "
+                                       "since its last reset.",
     (M_HW_ID, M_HW_TYPE, M_DEVICE, M_HW_ERROR), "live: nvml", stability="development",
 )  # fmt: skip
 GPU_PROCESSES = Metric(
-    "vibevoice.gpu.processes", "gauge", "{process}", "Processes that compute on the card, this one among them, by NVML.",
+    "vibevoice.gpu.processes", "gauge", "{process}", "Processes that compute on the card, this one among them, by "
+                                                     "NVML.",
     (M_HW_ID, M_HW_TYPE, M_DEVICE), "live: nvml", stability="development",
 )  # fmt: skip
 GPU_CLOCK = Metric(
@@ -960,7 +978,8 @@ KERNEL_SHARE = Metric(
 )  # fmt: skip
 FRAME_LIMIT = Metric(
     "vibevoice.frame.limit", "counter", "s",
-    "Seconds of the frames timed by a device, by what they were spent on. card and other_process together are vibevoice.frame.device_wait, "
+    "Seconds of the frames timed by a device, by what they were spent on. card and other_process together are "
+    "vibevoice.frame.device_wait, "
     "the most that a faster card could save; the rest is vibevoice.frame.host_bound.",
     (M_DEVICE, M_LIMIT), "span vibevoice.frame",
 )  # fmt: skip
@@ -970,12 +989,14 @@ FRAME_LIMIT_ERROR = Metric(
     (M_DEVICE,), "span vibevoice.frame",
 )  # fmt: skip
 FIRST_AUDIO_PART = Metric(
-    "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to it.",
+    "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to "
+                                                    "it.",
     (M_VOICE, M_PART), "span vibevoice.first_chunk", PART_BUCKETS,
 )  # fmt: skip
 FIRST_AUDIO_SLI = Metric(
     "vibevoice.first_audio.slo", "counter", "{request}",
-    "Requests that count towards the first-audio objective: good when audio came in time, bad when late or failed before any. "
+    "Requests that count towards the first-audio objective: good when audio came in time, bad when late or failed "
+    "before any. "
     "Rejected ones, and listeners who left before the objective's time, do not count.",
     (M_VOICE, M_RESULT), "span vibevoice.synthesize",
 )  # fmt: skip
@@ -1012,11 +1033,13 @@ AUDIO_PRODUCED = Metric(
     "vibevoice.audio.produced", "counter", "s", "Seconds of audio made.", (M_VOICE,), "span vibevoice.synthesize"
 )
 GENERATE_BUSY = Metric(
-    "vibevoice.generate.busy", "counter", "s", "Seconds spent generating; over audio.produced it is the fleet's real-time factor.",
+    "vibevoice.generate.busy", "counter", "s", "Seconds spent generating; over audio.produced it is the fleet's "
+                                               "real-time factor.",
     (M_VOICE,), "span vibevoice.generate",
 )  # fmt: skip
 RTF = Metric(
-    "vibevoice.real_time_factor", "histogram", "{ratio}", "Generation time / audio time; below 1 is faster than real time.",
+    "vibevoice.real_time_factor", "histogram", "{ratio}", "Generation time / audio time; below 1 is faster than real "
+                                                          "time.",
     (M_VOICE, M_CFG, M_STEPS), "span vibevoice.synthesize", RATIO_BUCKETS,
 )  # fmt: skip
 UNDERRUN = Metric(
@@ -1025,7 +1048,8 @@ UNDERRUN = Metric(
 )  # fmt: skip
 GAP = Metric(
     "vibevoice.playback.gap", "histogram", "s",
-    "The longest silence of a request that its listener heard between two pieces of audio, 0 for none. A listener who left counts only "
+    "The longest silence of a request that its listener heard between two pieces of audio, 0 for none. A listener who "
+    "left counts only "
     "after a gap above the objective; a request without any audio does not count.",
     (M_VOICE,), "span vibevoice.synthesize", GAP_BUCKETS,
 )  # fmt: skip
@@ -1035,7 +1059,8 @@ UNDERRUN_SECONDS = Metric(
 )  # fmt: skip
 CONTINUITY_SLI = Metric(
     "vibevoice.continuity.slo", "counter", "{request}",
-    "Requests that count towards the continuity objective: good when no gap was longer than it allows. A failure before audio and a "
+    "Requests that count towards the continuity objective: good when no gap was longer than it allows. A failure "
+    "before audio and a "
     "listener who left before such a gap do not count.",
     (M_VOICE, M_RESULT), "span vibevoice.synthesize",
 )  # fmt: skip
@@ -1044,7 +1069,8 @@ CHUNK_INTERVAL = Metric(
     (M_VOICE,), "span vibevoice.synthesize", INTERVAL_BUCKETS,
 )  # fmt: skip
 REQUEST_DURATION = Metric(
-    "vibevoice.request.duration", "histogram", "s", "From the arrival of a request that succeeded to the last thing done for it.",
+    "vibevoice.request.duration", "histogram", "s", "From the arrival of a request that succeeded to the last thing "
+                                                    "done for it.",
     (M_VOICE, M_TEXT_RANGE), "span vibevoice.synthesize", REQUEST_BUCKETS,
 )  # fmt: skip
 AUDIO_SECONDS = Metric(
@@ -1052,7 +1078,8 @@ AUDIO_SECONDS = Metric(
     (M_VOICE,), "span vibevoice.synthesize", AUDIO_BUCKETS,
 )  # fmt: skip
 TEXT_LENGTHS = Metric(
-    "vibevoice.text.length", "histogram", "{character}", "Characters of a request's text, where that is known; rejected requests left out.",
+    "vibevoice.text.length", "histogram", "{character}", "Characters of a request's text, where that is known; "
+                                                         "rejected requests left out.",
     (M_VOICE,), "span vibevoice.synthesize", TEXT_BUCKETS,
 )  # fmt: skip
 CHARACTERS = Metric(
@@ -1066,11 +1093,13 @@ FINISHED = Metric(
 )  # fmt: skip
 SUSPECTS = Metric(
     "vibevoice.speech.suspect", "counter", "{request}",
-    "Requests whose speech is suspect: far from its voice's own pace, or with something in the audio that no listener wants.",
+    "Requests whose speech is suspect: far from its voice's own pace, or with something in the audio that no listener "
+    "wants.",
     (M_VOICE, M_SUSPECT), "span vibevoice.synthesize", stability="development",
 )  # fmt: skip
 UNCHECKED = Metric(
-    "vibevoice.audio.unchecked", "counter", "s", "Audio that the checks skipped.", (M_VOICE,), "span vibevoice.synthesize",
+    "vibevoice.audio.unchecked", "counter", "s", "Audio that the checks "
+                                                 "skipped.", (M_VOICE,), "span vibevoice.synthesize",
     stability="development",
 )  # fmt: skip
 WARM_UPS = Metric(
@@ -1079,7 +1108,8 @@ WARM_UPS = Metric(
     (M_VOICE, M_WARM_UP), "span vibevoice.synthesize",
 )  # fmt: skip
 TENANT_CHARACTERS = Metric(
-    "vibevoice.tenant.characters", "counter", "{character}", "Characters asked to be spoken, by tenant (opt-in; showback, not billing).",
+    "vibevoice.tenant.characters", "counter", "{character}", "Characters asked to be spoken, by tenant (opt-in; "
+                                                             "showback, not billing).",
     (M_TENANT,), "span vibevoice.synthesize", stability="development",
 )  # fmt: skip
 TENANT_AUDIO = Metric(
@@ -1116,11 +1146,13 @@ SERIES = Metric(
     "live: the instruments",
 )
 SERIES_LIMIT = Metric(
-    "vibevoice.telemetry.series.limit", "gauge", "{series}", "Series that this process may make (VIBEVOICE_OTEL_MAX_SERIES).",
+    "vibevoice.telemetry.series.limit", "gauge", "{series}", "Series that this process may make "
+                                                             "(VIBEVOICE_OTEL_MAX_SERIES).",
     (), "live: the instruments",
 )  # fmt: skip
 PROGRESS_AGE = Metric(
-    "vibevoice.streaming.oldest_progress_age", "gauge", "s", "Seconds since the least recent open stream last made a frame.",
+    "vibevoice.streaming.oldest_progress_age", "gauge", "s", "Seconds since the least recent open stream last made a "
+                                                             "frame.",
     (), "live: open timelines",
 )  # fmt: skip
 ERRORS = Metric(
@@ -1145,7 +1177,8 @@ LISTENER_FIRST_AUDIO = Metric(
     (M_VOICE,), "span vibevoice.listen", FIRST_AUDIO_BUCKETS, stability="development",
 )  # fmt: skip
 LISTENER_UNDERRUN = Metric(
-    "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports it (opt-in).",
+    "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports "
+                                                            "it (opt-in).",
     (M_VOICE,), "span vibevoice.listen", stability="development",
 )  # fmt: skip
 SERVICE_CAPACITY = Metric(
@@ -1168,7 +1201,8 @@ PROBE_FIRST_AUDIO = Metric(
     (M_TARGET,), "span vibevoice.probe", FIRST_AUDIO_BUCKETS,
 )  # fmt: skip
 PROBE_GAP = Metric(
-    "vibevoice.probe.playback.gap", "histogram", "s", "The longest silence of a synthetic request, as its client heard it; 0 for none.",
+    "vibevoice.probe.playback.gap", "histogram", "s", "The longest silence of a synthetic request, as its client heard "
+                                                      "it; 0 for none.",
     (M_TARGET,), "span vibevoice.probe", GAP_BUCKETS,
 )  # fmt: skip
 
@@ -1185,9 +1219,11 @@ METRICS: Final = (
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,
 )  # fmt: skip
 
-#: The revision of OpenTelemetry's conventions of generative AI that is meant (open-telemetry/semantic-conventions-genai).
+#: The revision of OpenTelemetry's conventions of generative AI that is meant
+#: (open-telemetry/semantic-conventions-genai).
 GEN_AI_REVISION: Final = "67dff024110be5bd9f318006e733f4078e0f4c97"
-#: Defined by those conventions, recorded with OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental alone. The edges are theirs.
+#: Defined by those conventions, recorded with OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental alone. The edges
+#: are theirs.
 GEN_AI_REQUEST_DURATION = Metric(
     "gen_ai.server.request.duration", "histogram", "s", "From a request's arrival to the last thing done for it.",
     (GEN_AI_OPERATION, GEN_AI_PROVIDER, GEN_AI_MODEL, ERROR_TYPE), "span vibevoice.synthesize",
@@ -1199,6 +1235,7 @@ OPT_IN_METRICS: Final = (GEN_AI_REQUEST_DURATION,)
 R_GIVEN_INSTANCE = Attribute(
     "vibevoice.service.instance.given_id",
     "string",
-    "The service.instance.id that was set from outside for all workers; the worker's own is this, a dot and its number.",
+    "The service.instance.id that was set from outside for all workers; the worker's own is this, a dot and its "
+    "number.",
     ("speech.pod-7.app",),
 )

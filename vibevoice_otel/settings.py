@@ -1,8 +1,8 @@
 """Every setting, typed and validated: from ``OTEL_CONFIG_FILE``, from ``VIBEVOICE_OTEL_*``, else the default.
 
-A wrong value never stops the service. A wrong variable leaves VibeVoice telemetry off (:class:`SettingsError` holds every
-problem); a wrong option of a configuration file costs its own effect and shuts the doors (:func:`read`). Each message names
-the variable or the key, the value and what is allowed. An unknown variable is a warning and nothing more.
+A wrong value never stops the service. A wrong variable leaves VibeVoice telemetry off (:class:`SettingsError` holds
+every problem); a wrong option of a configuration file costs its own effect and shuts the doors (:func:`read`). Each
+message names the variable or the key, the value and what is allowed. An unknown variable is a warning and nothing more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from vibevoice_otel import config_file, semconv
 
 PREFIX = "VIBEVOICE_OTEL_"
 T = TypeVar("T")
-#: What follows a Service's name in the variables that Kubernetes sets for it in every pod of its namespace (service links).
+#: What follows a Service's name in the variables that Kubernetes sets for it in every pod of its namespace (service
+#: links).
 _LINK = re.compile(
     r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
@@ -33,8 +34,8 @@ class SettingsError(ValueError):
         self.problems = problems
 
 
-#: Upstream's own route: unset, it is speech where a model is hooked. A route that an operator names is speech in any program, this one
-#: too, so a setting that reads the same is told from the default by identity.
+#: Upstream's own route: unset, it is speech where a model is hooked. A route that an operator names is speech in any
+#: program, this one too, so a setting that reads the same is told from the default by identity.
 DEFAULT_ROUTES = ("/stream",)
 
 
@@ -111,7 +112,8 @@ def _url(*schemes: str, example: str, holds: str = "") -> Callable[[str], str]:
         value = text.strip()
         if value and (not re.fullmatch(rf"({'|'.join(schemes)})://[^\s/?#]+[^\s]*", value) or holds not in value):
             raise ValueError(
-                f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or nothing"
+                f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or "
+                "nothing"
             )
         return value
 
@@ -164,7 +166,8 @@ class Settings:
     query_traceparent: bool = _setting(
         False,
         _boolean,
-        "Continue the trace that a WebSocket's URL names (?traceparent=); else only while the live page is on. A header wins.",
+        "Continue the trace that a WebSocket's URL names (?traceparent=); else only while the live page is on. A "
+        "header wins.",
     )
     websocket_spans: bool = _setting(
         False, _boolean, "Keep the FastAPI instrumentation's span for every WebSocket message."
@@ -185,7 +188,8 @@ class Settings:
     audio_checks: bool = _setting(
         False,
         _boolean,
-        "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at most.",
+        "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at "
+        "most.",
     )
     response_headers: bool = _setting(
         False,
@@ -234,7 +238,8 @@ class Settings:
     gpu_profile: float | None = _setting(
         None,
         _gpu_profile,
-        "Kernels' share of a frame by the GPU's profiler: off, on-demand (`vibevoice-otel gpu sample`), or each so many minutes too.",
+        "Kernels' share of a frame by the GPU's profiler: off, on-demand (`vibevoice-otel gpu sample`), or each so "
+        "many minutes too.",
     )
     page: str = _setting("", _address, "Address of the live page; nothing for off.")
     page_token: str = _setting("", str.strip, "Bearer token that the live page asks for; nothing for none.")
@@ -392,8 +397,8 @@ def _options(self: Any, **given: Any) -> None:
     self.misspelt = given
 
 
-#: What declarative configuration makes of ``instrumentation/development: python: vibevoice:``. It takes any key, so that
-#: one that is misspelt reaches :func:`read`; a dataclass of its own would end in a stack trace and in defaults.
+#: What declarative configuration makes of ``instrumentation/development: python: vibevoice:``. It takes any key, so
+#: that one that is misspelt reaches :func:`read`; a dataclass of its own would end in a stack trace and in defaults.
 Options = make_dataclass(
     "Options",
     [*((f.name, Any, field(default=None)) for f in fields(Settings)), ("misspelt", Any, field(default=None))],

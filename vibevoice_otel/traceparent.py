@@ -1,4 +1,6 @@
-"""A W3C traceparent in the query string: for browsers, whose WebSocket can set no header, and for clients that were given a URL alone."""
+"""A W3C traceparent in the query string: for browsers, whose WebSocket can set no header, and for clients that were
+given a URL alone.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def adopt(query: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes, byte
 
 
 class Adoption:
-    """Whether a traceparent in the query of a WebSocket is the caller's: while the live page is served, or by the operator's setting.
+    """Whether a traceparent in the query of a WebSocket is the caller's: while the live page is served, or by the
+    operator's setting.
 
     The scope stays as it came. OpenTelemetry's layers, and we where there is none, read it with the header added.
     """

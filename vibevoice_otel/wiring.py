@@ -49,8 +49,8 @@ def recorder(
 ) -> Recorder:
     """A recorder whose spans go to ``provider``.
 
-    The span budget reads each batch first and says which rows are exported; ``sinks`` follow in their order; the emitter comes last, so
-    that a slow or failing exporter costs the others nothing.
+    The span budget reads each batch first and says which rows are exported; ``sinks`` follow in their order; the
+    emitter comes last, so that a slow or failing exporter costs the others nothing.
 
     Args:
         settings: the operator's.
@@ -87,8 +87,10 @@ def _warn_of_lost_bounds() -> None:
     """Say once that the objectives' edges are gone where the SDK is told to make every histogram exponential."""
     if os.environ.get(EXPONENTIAL[0], "").strip().lower() == EXPONENTIAL[1]:
         logger.warning(
-            "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then estimates; "
-            "counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with their bounds",
+            "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then "
+            "estimates; "
+            "counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with "
+            "their bounds",
             *EXPONENTIAL,
         )
 
@@ -146,9 +148,10 @@ def build(
     made = recorder(
         chosen,
         tracer_provider or trace.get_tracer_provider(),
-        # The tail's verdict says whether the trace is exported, and an exemplar may name nothing else. The judge of speech writes on
-        # the records what the others read. The metrics read every row, exported or not. The page keeps the records as the metrics
-        # read them. A program's own sinks come after ours, so that a slow one delays no measurement.
+        # The tail's verdict says whether the trace is exported, and an exemplar may name nothing else. The judge of
+        # speech writes on the records what the others read. The metrics read every row, exported or not. The page keeps
+        # the records as the metrics read them. A program's own sinks come after ours, so that a slow one delays no
+        # measurement.
         [*verdict, Judge(), derive, *theirs, *shown, *more, *_installed_sinks()],
         dropped,
         on_voices=derive.start_at_zero,

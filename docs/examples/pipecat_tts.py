@@ -15,7 +15,9 @@ SAMPLE_RATE = 24_000
 
 
 class VibeVoiceTTSService(TTSService):
-    """``VibeVoiceTTSService("ws://tts:3000/stream", voice="en-Emma_woman")`` in a pipeline with ``enable_tracing=True``."""
+    """``VibeVoiceTTSService("ws://tts:3000/stream", voice="en-Emma_woman")`` in a pipeline with
+    ``enable_tracing=True``.
+    """
 
     def __init__(self, url: str, voice: str, **options: Any) -> None:
         settings = TTSSettings(model=None, voice=voice, language=None)

@@ -1,4 +1,5 @@
-"""One service and one browser for all tests of the page; each test gets a fresh tab, in which nothing may go wrong unsaid.
+"""One service and one browser for all tests of the page; each test gets a fresh tab, in which nothing may go wrong
+unsaid.
 
 They end with this package: while playwright runs, its event loop keeps every asyncio test of the process from running.
 """

@@ -110,7 +110,9 @@ def browsing() -> Iterator[Browser]:
 
 
 def until(page: Page, met: str, seconds: float = 30.0) -> None:
-    """Wait until a JavaScript expression holds. (The page's policy forbids the eval by which playwright would wait itself.)"""
+    """Wait until a JavaScript expression holds. (The page's policy forbids the eval by which playwright would wait
+    itself.)
+    """
     end = time.monotonic() + seconds
     while not page.evaluate(met):
         if time.monotonic() > end:
@@ -135,7 +137,8 @@ def speak(page: Page, text: str | None = None, voice: str | None = None, *, wait
     if wait:
         until(
             page,
-            "window.vibevoice.session && !window.vibevoice.session.running && window.vibevoice.session.reported !== undefined",
+            "window.vibevoice.session && !window.vibevoice.session.running && window.vibevoice.session.reported !== "
+            "undefined",
             60,
         )
         until(

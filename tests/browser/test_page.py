@@ -30,8 +30,10 @@ SHORT = "Good day to you."
 
 def session(page: Page) -> dict[str, Any]:
     found: dict[str, Any] = page.evaluate(
-        "(({trace, span, outcome, chunks, played, underruns, firstSound, started, reported, curve}) => ({trace, span, outcome, chunks, "
-        "played, underruns, reported, points: curve.length, heard: firstSound && firstSound - started}))(window.vibevoice.session)"
+        "(({trace, span, outcome, chunks, played, underruns, firstSound, started, reported, curve}) => ({trace, span, "
+        "outcome, chunks, "
+        "played, underruns, reported, points: curve.length, heard: firstSound && firstSound - "
+        "started}))(window.vibevoice.session)"
     )
     return found
 
@@ -112,7 +114,9 @@ def test_the_waterfall_is_the_exported_trace(page: Page, service: Running) -> No
 
 
 def test_the_browser_is_part_of_the_trace(page: Page, service: Running) -> None:
-    """Its CLIENT span, with the id that it chose, is the parent of the SERVER span, encloses it, and the URL shows no traceparent."""
+    """Its CLIENT span, with the id that it chose, is the parent of the SERVER span, encloses it, and the URL shows no
+    traceparent.
+    """
     speak(page, SHORT)
     ours = session(page)
     service.sink.wait(lambda: any(each.kind == SERVER for each in service.sink.spans(ours["trace"])))
@@ -197,7 +201,9 @@ def test_stopping_ends_the_request(page: Page, service: Running) -> None:
 
 
 def test_markup_is_text(page: Page, service: Running) -> None:
-    """Text with markup in it is spoken, runs nowhere, and is seen nowhere but in its own box; nor does the server keep it."""
+    """Text with markup in it is spoken, runs nowhere, and is seen nowhere but in its own box; nor does the server keep
+    it.
+    """
     nasty = "<img src=x onerror=\"document.title='pwned'\"><b id=injected>bold</b>"
     speak(page, nasty)
     assert session(page)["outcome"] == "complete"
@@ -285,7 +291,8 @@ def test_the_keyboard_does_it_all(page: Page) -> None:
 def test_everything_has_a_name(page: Page) -> None:
     """A screen reader can say what each control is."""
     nameless = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, textarea, [role=treegrid], [role=img]')].filter((each) => each.offsetParent"
+        "[...document.querySelectorAll('button, input, select, textarea, [role=treegrid], [role=img]')].filter((each) "
+        "=> each.offsetParent"
         " && !(each.labels?.length || each.getAttribute('aria-label') || each.textContent.trim() || each.title))"
         ".map((each) => each.outerHTML)"
     )
@@ -305,10 +312,13 @@ def test_it_fits_a_narrow_screen(page: Page, width: int) -> None:
 def test_it_is_dark_where_the_reader_wants_it(page: Page) -> None:
     """Following the system, with text that stands out in both (contrast at least 4.5:1 for body and quiet text)."""
     contrast = (
-        "(() => { const light = (text) => { const [r, g, b] = text.match(/[\\d.]+/g).map((each) => { const c = each / 255;"
-        " return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };"
+        "(() => { const light = (text) => { const [r, g, b] = text.match(/[\\d.]+/g).map((each) => { const c = each / "
+        "255;"
+        " return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 "
+        "* b; };"
         " const card = getComputedStyle(document.querySelector('.card')).backgroundColor;"
-        " return ['.speak h2', '.speak label', '.small'].map((each) => { const text = getComputedStyle(document.querySelector(each)).color;"
+        " return ['.speak h2', '.speak label', '.small'].map((each) => { const text = "
+        "getComputedStyle(document.querySelector(each)).color;"
         " const [a, b] = [light(text), light(card)].sort((x, y) => y - x); return (a + 0.05) / (b + 0.05); }); })()"
     )
     grounds = []
@@ -339,7 +349,9 @@ def test_a_locked_page_asks_for_its_token(tab: Page, service: Running) -> None:
 
 
 def ten_thousand(origin: float) -> str:
-    """A finished request of 10,005 spans as the server would tell it: 1,000 frames with nine spans each, and five around them."""
+    """A finished request of 10,005 spans as the server would tell it: 1,000 frames with nine spans each, and five
+    around them.
+    """
     second = 1_000_000_000
     kinds = ["request", "queue", "first_chunk", "generate", "prefill"]
     ids = [f"{number:016x}" for number in range(1, 6)]
@@ -400,9 +412,11 @@ SCROLL = """async () => {
 
 @pytest.mark.serial
 def test_ten_thousand_spans_scroll_smoothly(page: Page, service: Running, record_property: Any) -> None:
-    """With every frame of a 10,005-span trace open, a fast scroll shows a frame every 20 ms, and the page's own work fits in 16 of them.
+    """With every frame of a 10,005-span trace open, a fast scroll shows a frame every 20 ms, and the page's own work
+    fits in 16 of them.
 
-    The work is judged by 95 of 100 frames; the time between frames by the median, for the machine may be busy with others.
+    The work is judged by 95 of 100 frames; the time between frames by the median, for the machine may be busy with
+    others.
     """
     speak(page, SHORT)
     page.route(

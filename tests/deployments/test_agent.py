@@ -1,4 +1,6 @@
-"""What an operator may choose of the service's exporter, and several workers in a pod, through the shipped agent into Prometheus."""
+"""What an operator may choose of the service's exporter, and several workers in a pod, through the shipped agent into
+Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ LEFT_OUT = re.compile(r"vibevoice\.(first_audio\.part|leading_silence|playback|s
 
 
 def test_the_agents_edges_are_ours() -> None:
-    """An exponential histogram is counted in every bucket of every histogram of its unit; a new edge, or one at zero, fails here."""
+    """An exponential histogram is counted in every bucket of every histogram of its unit; a new edge, or one at zero,
+    fails here.
+    """
     edges: dict[str, set[float]] = defaultdict(set)
     for metric in semconv.METRICS:
         if metric.instrument == "histogram" and not LEFT_OUT.match(metric.name):
@@ -58,7 +62,11 @@ def test_the_agents_edges_are_ours() -> None:
     for each, lower in ((converting, [0.0]), (correcting, [])):
         found = {}
         for line in each["statements"]:
-            given, unit = re.fullmatch(r'.*\[(.*)\]\) where .* metric.unit == "([^"]*)".*', line).groups()  # type: ignore[union-attr]
+            given, unit = re.fullmatch(
+                r".*\[(.*)\]\) where .* metric.unit == "
+                r'"([^"]*)".*',
+                line,
+            ).groups()  # type: ignore[union-attr]
             found[unit] = [float(edge) for edge in given.split(", ")]
         assert found == {unit: lower + each for unit, each in wanted.items()}
 
@@ -76,7 +84,9 @@ def chosen(request: pytest.FixtureRequest, agent: Collector) -> Iterator[str]:
 
 
 def test_counts_are_whole_and_buckets_are_there(chosen: str, prometheus: Prometheus) -> None:
-    """Every counter and histogram has what was recorded; every histogram has its own edges, and the value lies where it is."""
+    """Every counter and histogram has what was recorded; every histogram has its own edges, and the value lies where it
+    is.
+    """
 
     def last(series: str) -> float | None:
         found = prometheus.query(series)
@@ -104,7 +114,9 @@ def test_counts_are_whole_and_buckets_are_there(chosen: str, prometheus: Prometh
 def test_workers_of_a_pod_through_the_agent(
     start: Callable[..., Service], agent: Collector, prometheus: Prometheus
 ) -> None:
-    """The sum is every request; rate() joins target_info one to one; a worker's restart begins its series anew and adds no other."""
+    """The sum is every request; rate() joins target_info one to one; a worker's restart begins its series anew and adds
+    no other.
+    """
     port = free_port()
     exporter = {
         "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
@@ -149,7 +161,9 @@ def test_workers_of_a_pod_through_the_agent(
 def test_scraped_directly_a_series_has_the_same_labels(
     start: Callable[..., Service], agent: Collector, prometheus: Prometheus, tmp_path: Path
 ) -> None:
-    """Every series of ours, by deploy/prometheus/direct.yml and through the agent: the same label names, none that names the library."""
+    """Every series of ours, by deploy/prometheus/direct.yml and through the agent: the same label names, none that
+    names the library.
+    """
     need("prometheus")
     export = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{agent.grpc}"}
     page = {"OTEL_METRICS_EXPORTER": "otlp,prometheus", "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1"}

@@ -1,4 +1,5 @@
-"""The recipes of docs/deployment.md with the real Pipecat and LiveKit Agents: one trace from the agent's turn to the last step.
+"""The recipes of docs/deployment.md with the real Pipecat and LiveKit Agents: one trace from the agent's turn to the
+last step.
 
 ``make test-agents`` runs them: the two packages bring 600 MB of others.
 """

@@ -1,4 +1,6 @@
-"""The SDK is configured by OTEL_CONFIG_FILE: our settings and our sampler may stand in it, and what is wrong in it opens no door."""
+"""The SDK is configured by OTEL_CONFIG_FILE: our settings and our sampler may stand in it, and what is wrong in it
+opens no door.
+"""
 
 from __future__ import annotations
 

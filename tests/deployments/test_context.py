@@ -1,4 +1,6 @@
-"""Whose trace a request belongs to, with OpenTelemetry's layers and without any: the caller's, if it says so, and on its terms."""
+"""Whose trace a request belongs to, with OpenTelemetry's layers and without any: the caller's, if it says so, and on
+its terms.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def one_trace(told: Signals) -> set[str]:
 
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_the_callers_trace_is_continued(name: str) -> None:
-    """Every span of the request is in it; directly below the caller's stands the SERVER span, or ours where nothing makes one."""
+    """Every span of the request is in it; directly below the caller's stands the SERVER span, or ours where nothing
+    makes one.
+    """
     with talking() as told:
         asyncio.run(ask(APPLICATIONS[name](told), "websocket", "/stream", "text=a", headers=[SAMPLED]))
         assert one_trace(told) == {TRACE}
@@ -95,7 +99,9 @@ def test_a_caller_that_does_not_sample_is_obeyed(name: str) -> None:
 
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_a_caller_in_the_url_counts_by_a_setting(name: str) -> None:
-    """VIBEVOICE_OTEL_QUERY_TRACEPARENT: without it the trace is a new one; with it the URL's; a header wins. Nothing tells the query."""
+    """VIBEVOICE_OTEL_QUERY_TRACEPARENT: without it the trace is a new one; with it the URL's; a header wins. Nothing
+    tells the query.
+    """
     for settings, headers, expected in (
         (Settings(), [], False), (Settings(query_traceparent=True), [], True),
         (Settings(query_traceparent=True), [(b"traceparent", SAMPLED[1].replace(b"0af7", b"1111"))], False),

@@ -121,15 +121,18 @@ CASES: dict[str, tuple[str, dict[str, str], str, str]] = {
     "gRPC at the HTTP port": ("http://127.0.0.1:{http}", {}, "wrong", "HTTP is spoken there, not gRPC. Mend: "),
     "HTTP at the gRPC port": ("http://127.0.0.1:{grpc}", HTTP, "wrong", "gRPC is spoken there, not HTTP. Mend: "),
     "a path that is doubled": ("http://127.0.0.1:{http}/v1/traces", HTTP, "wrong", "404, there is no such path"),
-    "TLS against plain text": ("https://127.0.0.1:{http}", HTTP, "wrong", "TLS is tried, and none is spoken there. Mend: http://"),
+    "TLS against plain text": ("https://127.0.0.1:{http}", HTTP, "wrong", ("TLS is tried, and none is spoken there. "
+                                                                          "Mend: http://")),
     "plain text against TLS": ("http://127.0.0.1:{tls}", HTTP, "wrong", "TLS is spoken there. Mend: https://"),
     "TLS of an unknown authority": ("https://localhost:{tls}", HTTP, "wrong", "certificate verify failed"),
-    "gRPC with TLS against plain text": ("https://127.0.0.1:{grpc}", {}, "wrong", "TLS is tried, and none is spoken there"),
+    "gRPC with TLS against plain "
+    "text": ("https://127.0.0.1:{grpc}", {}, "wrong", "TLS is tried, and none is spoken there"),
     "nobody": ("http://127.0.0.1:{nobody}", HTTP, "wrong", "nobody listens there. Mend: start a Collector"),
     "nobody, by gRPC": ("http://127.0.0.1:{nobody}", {}, "wrong", "nobody listens there"),
     "a receiver that never answers": ("http://127.0.0.1:{silent}", HTTP, "wrong", ""),
     "a receiver that never answers gRPC": ("http://127.0.0.1:{silent}", {}, "wrong", ""),
-    "a token that is missing": ("http://127.0.0.1:{guarded}", HTTP, "wrong", "asks for another token. Mend: OTEL_EXPORTER_OTLP_HEADERS"),
+    "a token that is missing": ("http://127.0.0.1:{guarded}", HTTP, "wrong", ("asks for another token. Mend: "
+                                                                             "OTEL_EXPORTER_OTLP_HEADERS")),
     "a receiver that fails": ("http://127.0.0.1:{broken}", HTTP, "wrong", "500"),
     "quotation marks of an env file": ('"http://127.0.0.1:{http}"', HTTP, "wrong", ""),
 }  # fmt: skip
@@ -151,7 +154,8 @@ def test_an_endpoint_is_judged_by_what_came_back(case: str, ports: dict[str, Any
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http"}, "OTEL_EXPORTER_OTLP_PROTOCOL", "wrong", "Unsupported OTLP protocol 'http'"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:${PORT}", **HTTP}, "traces", "wrong", ""),
-        ({"OTEL_TRACES_EXPORTER": ""}, "OTEL_TRACES_EXPORTER", "wrong", "is set to nothing: no traces leave the process"),
+        ({"OTEL_TRACES_EXPORTER": ""}, "OTEL_TRACES_EXPORTER", "wrong", ("is set to nothing: no traces leave the "
+                                                                        "process")),
         ({"OTEL_TRACES_EXPORTER": "jaeger"}, "OTEL_TRACES_EXPORTER", "wrong", "'jaeger' not found"),
         ({"OTEL_TRACES_EXPORTER": "none"}, "OTEL_TRACES_EXPORTER", "note", "none: no traces leave the process"),
         ({"OTEL_PROPAGATORS": "tracecontext,b3"}, "OTEL_PROPAGATORS", "wrong", "Installed are baggage, tracecontext"),

@@ -1,4 +1,6 @@
-"""Workers that are given one service.instance.id are told apart: a back end that keeps one series for each identity has every request."""
+"""Workers that are given one service.instance.id are told apart: a back end that keeps one series for each identity has
+every request.
+"""
 
 from __future__ import annotations
 
@@ -183,7 +185,8 @@ def test_a_program_that_is_no_worker_keeps_the_given_id(tmp_path: object) -> Non
     """A child by subprocess, of a worker at that, and a fork that is no worker's (the SDK gives it an id of its own)."""
     program = PROGRAM.replace(
         "    if deeper:",
-        "    if name == 'runs':\n        subprocess.run([sys.executable, sys.argv[0], 'spawn'], check=True)\n    if deeper:",
+        "    if name == 'runs':\n        subprocess.run([sys.executable, sys.argv[0], 'spawn'], check=True)\n    if "
+        "deeper:",
     ).replace('tell("parent")', 'tell("parent" if len(sys.argv) > 2 else "by-subprocess")')
     found = told(tmp_path, "fork", "runs", program=program)
     assert found == {"parent": GIVEN, "runs": f"{GIVEN}.1", "by-subprocess": GIVEN}

@@ -1,4 +1,6 @@
-"""Whatever OpenTelemetry layer an application has, wherever it has it: none sees the spoken text, everything else sees it."""
+"""Whatever OpenTelemetry layer an application has, wherever it has it: none sees the spoken text, everything else sees
+it.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,9 @@ LAYERS: dict[str, tuple[Callable[[Signals, Heard], App], str, set[str], set[str]
 
 
 async def go_through(app: App, kind: str, path: str) -> None:
-    """A request that speaks, one that fails with the text in its message, one whose parameter is refused with its input quoted."""
+    """A request that speaks, one that fails with the text in its message, one whose parameter is refused with its input
+    quoted.
+    """
     await ask(app, kind, path, f"text={CANARY}&voice={CANARY}")
     await ask(app, kind, path, f"text={CANARY}&fail=1")
     await ask(app, kind, path, f"text={CANARY}&times={CANARY}")
@@ -119,7 +123,9 @@ async def go_through(app: App, kind: str, path: str) -> None:
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_layer_sees_the_text(name: str, kind: str) -> None:
-    """Without us the text stands in spans or log records; with us in none, in no metric, and the endpoint reads it all the same."""
+    """Without us the text stands in spans or log records; with us in none, in no metric, and the endpoint reads it all
+    the same.
+    """
     make, path, on_http, on_websocket = LAYERS[name]
     leaks = on_http if kind == "http" else on_websocket
     for observed in (False, True):
@@ -148,7 +154,9 @@ def test_no_layer_makes_a_span_for_a_single_message(name: str) -> None:
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("layers", [("contrib",), ("FastAPI's own",), ("contrib", "FastAPI's own")], ids=" and ".join)
 def test_fastapi_makes_one_server_span(layers: tuple[str, ...], kind: str) -> None:
-    """FastAPI steps aside for contrib's layer where it finds it, through ours too: one SERVER span and one measurement, as without us."""
+    """FastAPI steps aside for contrib's layer where it finds it, through ours too: one SERVER span and one measurement,
+    as without us.
+    """
     for observed in (False, True):
         with signals(observed=observed) as told:
             app = fastapis_own(told, []) if "FastAPI's own" in layers else speech([])
@@ -162,7 +170,9 @@ def test_fastapi_makes_one_server_span(layers: tuple[str, ...], kind: str) -> No
 
 
 class Reads:
-    """An operator's middleware that looks for ``?token=`` at every instant: as it is called, at each message, and as it is left."""
+    """An operator's middleware that looks for ``?token=`` at every instant: as it is called, at each message, and as it
+    is left.
+    """
 
     def __init__(
         self, app: App, place: str, seen: list[tuple[str, bytes]], pause: asyncio.Barrier | None = None
@@ -193,7 +203,9 @@ class Reads:
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_everything_but_a_layer_reads_the_true_scope(kind: str) -> None:
-    """Outside, between and inside two layers of OpenTelemetry's, an authorisation by ``?token=`` reads what the client sent, always."""
+    """Outside, between and inside two layers of OpenTelemetry's, an authorisation by ``?token=`` reads what the client
+    sent, always.
+    """
     query, heard, seen = f"text={CANARY}&token=t1", Heard(), list[tuple[str, bytes]]()
     with signals(observed=True) as told:
         app = speech(heard)
@@ -215,8 +227,8 @@ def is_hooked() -> bool:
 
 
 async def test_uninstrument_with_requests_in_flight_tells_and_changes_nothing() -> None:
-    """Twenty streams and one request that waits between two layers, and then we leave: every listener has its bytes, every reader the
-    true query, and the layers never learn the text.
+    """Twenty streams and one request that waits between two layers, and then we leave: every listener has its bytes,
+    every reader the true query, and the layers never learn the text.
     """
     query, heard, seen, pause = f"text={CANARY}&token=t1", Heard(), list[tuple[str, bytes]](), asyncio.Barrier(22)
     with signals(observed=True) as told:
@@ -240,7 +252,9 @@ async def test_uninstrument_with_requests_in_flight_tells_and_changes_nothing() 
 
 
 def test_fastapis_own_under_the_launcher(start: Callable[..., Service], sink: Sink) -> None:
-    """Contrib's FastAPI instrumentation is off, so FastAPI's own is on: in nothing that a real service sends stands the text."""
+    """Contrib's FastAPI instrumentation is off, so FastAPI's own is on: in nothing that a real service sends stands the
+    text.
+    """
     service = start(
         OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="fastapi", OTEL_LOGS_EXPORTER="otlp", OTEL_BLRP_SCHEDULE_DELAY="200",
         VIBEVOICE_OTEL_ROUTES="/stream,/speech",

@@ -16,7 +16,8 @@ from tests.reliability.harness import Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 CHARACTERS = 800
-#: One, two, three and four bytes of UTF-8, and each of them three in a URL: 800 to 9600 bytes, where websockets reads 8192.
+#: One, two, three and four bytes of UTF-8, and each of them three in a URL: 800 to 9600 bytes, where websockets reads
+#: 8192.
 TEXTS = {"ascii": "a", "latin": "é", "han": "你", "emoji": "😀"}
 METRICS = "vibevoice.streaming.requests"
 

@@ -1,4 +1,6 @@
-"""What to speak comes as a message on the open socket: it is the text, and the time that a client takes to send it is the client's."""
+"""What to speak comes as a message on the open socket: it is the text, and the time that a client takes to send it is
+the client's.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_that_comes_as_a_message(way: str) -> None:
-    """Its length is known, the client's typing is in no latency, part or duration, and the time of waiting is told by itself."""
+    """Its length is known, the client's typing is in no latency, part or duration, and the time of waiting is told by
+    itself.
+    """
     make, query, says = WAYS[way]
     with talking() as told:
         asyncio.run(ask(make(told), "websocket", "/stream", query, says=says))

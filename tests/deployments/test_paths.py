@@ -1,4 +1,6 @@
-"""A speech request is known under any path that a proxy, a server, a mount or a declaration gives it, without a setting."""
+"""A speech request is known under any path that a proxy, a server, a mount or a declaration gives it, without a
+setting.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ PLACES: dict[str, tuple[Callable[[Signals], App], str, str]] = {
 )  # the newest FastAPI's; many use it all the same
 @pytest.mark.parametrize("place", PLACES)
 def test_a_request_is_told_whole_under_any_path(place: str) -> None:
-    """One that speaks and one that is refused for having no text: counted, with first audio, in the SERVER span's trace, no text told."""
+    """One that speaks and one that is refused for having no text: counted, with first audio, in the SERVER span's
+    trace, no text told.
+    """
     make, path, root_path = PLACES[place]
     with talking() as told:
         app = make(told)
@@ -128,8 +132,8 @@ def test_what_a_declared_route_leaves_alone(declared: str, path: str) -> None:
 
 
 def test_a_route_that_speaks_unknown_is_told_whole_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """On a route that nobody named a WebSocket is no request until it speaks; then it is one from its arrival, one line names the route,
-    and from there on its refusals count and its whole query is hidden.
+    """On a route that nobody named a WebSocket is no request until it speaks; then it is one from its arrival, one line
+    names the route, and from there on its refusals count and its whole query is hidden.
     """
     caplog.set_level(logging.WARNING)
     with talking() as told:
@@ -194,7 +198,9 @@ def test_so_many_routes_are_learned_and_no_more(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("layered", [True, False])
 def test_an_application_without_starlettes_router_in_between(layered: bool) -> None:
-    """A plain Starlette application, with contrib's layer and without any: the same facts; without one there is no SERVER span to tell."""
+    """A plain Starlette application, with contrib's layer and without any: the same facts; without one there is no
+    SERVER span to tell.
+    """
     with talking() as told:
         app = Starlette(routes=[WebSocketRoute("/stream", talk)])
         if layered:

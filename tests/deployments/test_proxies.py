@@ -34,9 +34,11 @@ def proxied(tmp_path: Path) -> Iterator[Callable[[str, int], int]]:
         port = free_port()
         (tmp_path / "nginx.conf").write_text(
             f"daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; error_log stderr;\nevents {{}}\n"
-            f"http {{ access_log {tmp_path}/access.log; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n"
+            f"http {{ access_log {tmp_path}/access.log; client_body_temp_path {tmp_path}/body; proxy_temp_path "
+            f"{tmp_path}/proxy;\n"
             f"fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n"
-            f"server {{ listen 127.0.0.1:{port};\n{locations.replace('127.0.0.1:8000', f'127.0.0.1:{service}')}\n}} }}\n"
+            f"server {{ listen 127.0.0.1:{port};\n{locations.replace('127.0.0.1:8000', f'127.0.0.1:{service}')}\n}} "
+            f"}}\n"
         )
         command = [str(NGINX), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
         with (tmp_path / "nginx.err").open("wb") as errors:
@@ -85,7 +87,9 @@ app.add_api_route("/healthz", speaker.healthz)
 def test_a_request_through_nginx_is_told_whole(
     name: str, start: Start, sink: Sink, proxied: Callable[[str, int], int], tmp_path: Path
 ) -> None:
-    """Its audio arrives, it is one success in the caller's trace with its first audio, and no span or metric has the text."""
+    """Its audio arrives, it is one success in the caller's trace with its first audio, and no span or metric has the
+    text.
+    """
     more, path = PROXIES[name]
     module = APPLICATIONS.get(name, "speaker")
     (tmp_path / "mounted.py").write_text(MOUNTED)

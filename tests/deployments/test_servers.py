@@ -1,4 +1,6 @@
-"""hypercorn, granian, several workers, a metrics port that is taken: traces and OTLP go on, and one line names the variable."""
+"""hypercorn, granian, several workers, a metrics port that is taken: traces and OTLP go on, and one line names the
+variable.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_several_workers_have_no_page_and_say_so(start: Start, sink: Sink, name:
 
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn"])
 def test_a_metrics_port_that_is_taken_costs_the_page_alone(start: Start, sink: Sink, name: str) -> None:
-    """Another program listens there: the service is traced, its OTLP metrics arrive, and one line says why there is no page."""
+    """Another program listens there: the service is traced, its OTLP metrics arrive, and one line says why there is no
+    page.
+    """
     port = free_port()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

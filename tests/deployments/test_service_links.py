@@ -77,7 +77,9 @@ def test_an_unknown_name_is_a_warning_with_the_nearest(name: str, says: str) -> 
 
 
 def test_a_pod_beside_such_services_is_observed(start: object, sink: Sink) -> None:
-    """With a Service for each name, and one that takes the Prometheus exporter's own variable, requests arrive and /metrics is there."""
+    """With a Service for each name, and one that takes the Prometheus exporter's own variable, requests arrive and
+    /metrics is there.
+    """
     variables = {k: v for name, ports in SERVICES.items() for k, v in links(name, *ports).items()}
     variables |= links("otel-exporter-prometheus", (9464, "metrics", "tcp"))
     service: Service = start(OTEL_METRICS_EXPORTER="otlp,prometheus", **variables)  # type: ignore[operator]

@@ -1,4 +1,6 @@
-"""The web process and the process that has the model are two: a request is told once, by the one that knows what it was."""
+"""The web process and the process that has the model are two: a request is told once, by the one that knows what it
+was.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.mark.parametrize("how", ["spawn", "forkserver", "fork", "subprocess"])
 def test_a_request_is_told_once(how: str, tree: Tree, tmp_path: Path) -> None:
-    """Four listeners: four requests, with the voice that spoke and its settings, four synthesize spans, and nothing told of another."""
+    """Four listeners: four requests, with the voice that spoke and its settings, four synthesize spans, and nothing
+    told of another.
+    """
     command = (sys.executable, "-m", "uvicorn", "web:app", "--host", "127.0.0.1", "--port", "0")
     with Sink() as sink, serve(tree, sink, tmp_path, command=command, environment={"SPLIT": how}) as server:
         heard = [ask(server.port, text="hello", voice="en-Emma_woman") for _ in range(REQUESTS)]

@@ -1,4 +1,6 @@
-"""How a service starts, whatever its module is called: its class is hooked before its first load, and a load is told as it was."""
+"""How a service starts, whatever its module is called: its class is hooked before its first load, and a load is told as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 
 WHOLE = "self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained("
-#: A module that defines the service, or that only takes in the one that does: what is run, and what of the double's is replaced in it.
+#: A module that defines the service, or that only takes in the one that does: what is run, and what of the double's is
+#: replaced in it.
 MODULES = {
     "demo.web.app": {},
     "speech_server": {},
@@ -69,8 +72,8 @@ def _replaced(source: str, replaced: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_first_failure_is_an_increase(module: str, tree: Tree, tmp_path: Path) -> None:
-    """Under ``uvicorn module:app`` every voice's series stand at zero once the service has loaded; one load was told, and the first
-    request of all, which fails, takes a series from 0 to 1.
+    """Under ``uvicorn module:app`` every voice's series stand at zero once the service has loaded; one load was told,
+    and the first request of all, which fails, takes a series from 0 to 1.
     """
     command = (sys.executable, "-m", "uvicorn", f"{module}:app", "--host", "127.0.0.1", "--port", "0")
     with Sink() as sink, serve(tree, sink, tmp_path, command=command) as server:
@@ -105,7 +108,8 @@ class Model:
         return cls()
 
 
-#: What the service's load does, and what is told of it: error.type, attempts, the attempts' errors; None where the load fails.
+#: What the service's load does, and what is told of it: error.type, attempts, the attempts' errors; None where the load
+#: fails.
 LOADS: dict[str, tuple[list[tuple[str, str]], str | None, int | None, str | None]] = {
     "once": ([("here", "sdpa")], None, None, None),
     "flash attention, then SDPA": ([("here", "flash"), ("here", "sdpa")], None, 2, "ImportError"),

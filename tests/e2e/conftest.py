@@ -1,4 +1,6 @@
-"""The embedded service in a process of its own under the real launcher; its traces arrive here, its metrics are scraped."""
+"""The embedded service in a process of its own under the real launcher; its traces arrive here, its metrics are
+scraped.
+"""
 
 from __future__ import annotations
 

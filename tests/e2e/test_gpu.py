@@ -23,7 +23,9 @@ def scraped(start: Callable[..., Running], tmp_path: Path) -> tuple[Running, Pat
 
 
 def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]) -> None:
-    """Steps are timed by the device's clock in spans and histogram, no series has two clocks, and the memory gauges follow the card."""
+    """Steps are timed by the device's clock in spans and histogram, no series has two clocks, and the memory gauges
+    follow the card.
+    """
     service, memory = scraped
     _, trace = service.speak(text="The card is not there.", steps=5)
     steps = trace.named("vibevoice.diffusion.step")
@@ -64,7 +66,9 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
 def test_a_sample_is_taken_on_demand_and_counts_in_no_latency(
     start: Callable[..., Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`vibevoice-otel gpu sample` asks, one frame is profiled, its share comes back; the request is in no objective and no latency."""
+    """`vibevoice-otel gpu sample` asks, one frame is profiled, its share comes back; the request is in no objective and
+    no latency.
+    """
     service = start(fresh=True, VIBEVOICE_OTEL_GPU_PROFILE="on-demand", **plugin.environment(tmp_path))
     page = f"http://127.0.0.1:{service.metrics_port}/metrics"
     stream = f"ws://127.0.0.1:{service.port}/stream"

@@ -59,7 +59,9 @@ def receiver() -> Iterator[Receiver]:
 def test_the_installed_wheel_gives_a_trace(
     environment: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's own packages (lent by this environment, they are gigabytes) beside the installed wheel: one request, one trace."""
+    """The model's own packages (lent by this environment, they are gigabytes) beside the installed wheel: one request,
+    one trace.
+    """
     site = Path(_must(environment / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "zz_lent.pth").write_text(f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n")
     monkeypatch.setattr(sys, "executable", str(environment / "python"))

@@ -1,4 +1,6 @@
-"""Under the launcher and without it: what switches us off leaves everything untouched, what is observed is not slowed at its start."""
+"""Under the launcher and without it: what switches us off leaves everything untouched, what is observed is not slowed
+at its start.
+"""
 
 from __future__ import annotations
 

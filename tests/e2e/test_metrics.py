@@ -108,7 +108,9 @@ def test_audio_seconds_and_real_time(measured: tuple[Running, list[Trace]]) -> N
 
 
 def test_the_contract_without_a_gpu(measured: tuple[Running, list[Trace]]) -> None:
-    """Every contract series that needs no GPU is there with exactly its labels; those that need one are absent, not zero."""
+    """Every contract series that needs no GPU is there with exactly its labels; those that need one are absent, not
+    zero.
+    """
     running, _ = measured
     text = running.metrics()
     families = {family.name: family for family in prometheus_text(text)}

@@ -160,7 +160,9 @@ SLOWED = {
 
 
 def _least(running: Running) -> dict[str, float]:
-    """The shortest span of each kind over five requests, in milliseconds: what the part itself takes, whatever else the machine does."""
+    """The shortest span of each kind over five requests, in milliseconds: what the part itself takes, whatever else the
+    machine does.
+    """
     traces = [running.speak(text="Hello there.")[1] for _ in range(5)]
     return {
         name: min(ms for trace in traces for ms in trace.durations(name))

@@ -26,7 +26,8 @@ TURN = 0.02
 TEXT = "It was a bright cold day in April."
 
 
-#: The spans that name the generation's time; a frame's preparation before its first step is named too, but has no span of its own.
+#: The spans that name the generation's time; a frame's preparation before its first step is named too, but has no span
+#: of its own.
 NAMED_PARTS = {
     "vibevoice.prefill",
     "vibevoice.lm.forward",
@@ -38,7 +39,9 @@ NAMED_PARTS = {
 
 
 def assert_well_formed(trace: Trace) -> None:
-    """One tree under the SERVER span, each span inside its vibevoice.* parent; the model's thread does one thing at a time."""
+    """One tree under the SERVER span, each span inside its vibevoice.* parent; the model's thread does one thing at a
+    time.
+    """
     assert trace.root.parent_id == trace.server.span_id
     parents = {s.name: s.parent for s in semconv.SPANS}
     for span in trace.spans:
@@ -150,8 +153,8 @@ def test_eight_requests_at_once_are_eight_whole_traces(service: Running) -> None
 def test_first_audio_is_what_the_client_saw(start, delay: float) -> None:
     """Never longer than the client's own figure, and the server's moments lie inside the client's.
 
-    The server's figure ends when the send returns. The bytes have left by then, and the model's thread may take a turn of the
-    interpreter in between: so much the client can be ahead, and only then.
+    The server's figure ends when the send returns. The bytes have left by then, and the model's thread may take a turn
+    of the interpreter in between: so much the client can be ahead, and only then.
     """
     running = start(VIBEVOICE_SERVICE_FAULTS=f'{{"first_audio_delay": {delay}}}')
     running.speak(text="warm up")

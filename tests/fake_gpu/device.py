@@ -1,7 +1,8 @@
 """A GPU for tests, on the interface that vibevoice_otel.recording.device has for real ones.
 
-It keeps the true host time at which each event was passed, and answers as CUDA would: late by launches, ahead or behind by its own
-clock's drift, in multiples of its resolution, rounded to float32 milliseconds. Whatever would synchronise raises.
+It keeps the true host time at which each event was passed, and answers as CUDA would: late by launches, ahead or behind
+by its own clock's drift, in multiples of its resolution, rounded to float32 milliseconds. Whatever would synchronise
+raises.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class FakeStream:
 
 @dataclass
 class FakeProfiler:
-    """Sees the kernels that the model launches while it runs. To start and to stop it takes a while, and to stop waits for the card."""
+    """Sees the kernels that the model launches while it runs. To start and to stop it takes a while, and to stop waits
+    for the card.
+    """
 
     gpu: FakeGpu
     cost: float = 4 * MS
@@ -153,7 +156,7 @@ class FakeGpu:
         self.pool = Pool(lambda: FakeEvent(self), self.pool_limit)
         self.generations = Generations()
 
-    # ------------------------------------------------------------------------------------------- what the telemetry may ask
+    # --------------------------------------------------------------------------------------- what the telemetry may ask
 
     def hardware(self) -> tuple[str | None, str | None]:
         return self.uuid, None
@@ -183,7 +186,7 @@ class FakeGpu:
     def synchronize(self) -> None:
         raise Synchronised("torch.cuda.synchronize()")
 
-    # ------------------------------------------------------------------------------------------------ what the model does
+    # ---------------------------------------------------------------------------------------------- what the model does
 
     def kernel(self, nanoseconds: float, host_cost: float = 3 * US) -> tuple[float, float]:
         """Launch a kernel; the true (start, end) of its run."""
@@ -199,7 +202,7 @@ class FakeGpu:
         (self.host.pass_ if self.spins else self.host.off)(waited)
         self.host.pass_(wake_up)
 
-    # ------------------------------------------------------------------------------------------------------------ inside
+    # ----------------------------------------------------------------------------------------------------------- inside
 
     def launch_delay(self) -> float:
         return self.launch() if callable(self.launch) else self.launch

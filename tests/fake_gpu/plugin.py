@@ -1,7 +1,9 @@
-"""The fake GPU in a service process under opentelemetry-instrument: real instruments and exporter, a card that is not there.
+"""The fake GPU in a service process under opentelemetry-instrument: real instruments and exporter, a card that is not
+there.
 
-The launcher loads what the group ``opentelemetry_pre_instrument`` names. :func:`environment` writes a distribution of that group into a
-folder of the test's and puts it on the service's PYTHONPATH; no setting of the product, and no package that is installed, leads here.
+The launcher loads what the group ``opentelemetry_pre_instrument`` names. :func:`environment` writes a distribution of
+that group into a folder of the test's and puts it on the service's PYTHONPATH; no setting of the product, and no
+package that is installed, leads here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(folder: Path, **memory: int) -> dict[str, str]:
-    """What a service needs in its environment to have a fake GPU; ``memory`` are fields of Memory that differ from START."""
+    """What a service needs in its environment to have a fake GPU; ``memory`` are fields of Memory that differ from
+    START.
+    """
     distribution = folder / "fake_gpu_for_tests-0.dist-info"
     distribution.mkdir(parents=True)
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-gpu-for-tests\nVersion: 0\n")
@@ -62,7 +66,9 @@ class LiveProfiler:
 
 
 class LiveGpu(FakeGpu):
-    """The fake on the process's own clock; the model computes on the CPU, so the card has passed each event a launch later."""
+    """The fake on the process's own clock; the model computes on the CPU, so the card has passed each event a launch
+    later.
+    """
 
     def memory(self) -> Memory:
         return memory()

@@ -31,9 +31,11 @@ Work = Callable[[], object]
 
 
 def test_a_steps_interval_is_its_kernels(subject: Subject) -> None:
-    """From the first kernel's start to the last one's end, gaps included: within 2 % in the median, or 10 us for short steps.
+    """From the first kernel's start to the last one's end, gaps included: within 2 % in the median, or 10 us for short
+    steps.
 
-    Where the host is always ahead. Otherwise the card waits for it at both ends of a step, which lies between the events too.
+    Where the host is always ahead. Otherwise the card waits for it at both ends of a step, which lies between the
+    events too.
     """
     with gpu.ahead(subject.device), gpu.observed() as kept:
         subject.speak(2)
@@ -44,7 +46,9 @@ def test_a_steps_interval_is_its_kernels(subject: Subject) -> None:
 
 
 def test_a_steps_interval_holds_its_kernels(subject: Subject) -> None:
-    """As the model runs, waiting at each step: no kernel of a step lies outside its interval, but for the 10 us allowed above."""
+    """As the model runs, waiting at each step: no kernel of a step lies outside its interval, but for the 10 us allowed
+    above.
+    """
     with gpu.observed() as kept:
         subject.speak(2)
         trace = gpu.recorded_run(subject, FRAMES, kept)
@@ -54,7 +58,8 @@ def test_a_steps_interval_holds_its_kernels(subject: Subject) -> None:
 
 
 def test_not_one_synchronisation_is_added(subject: Subject) -> None:
-    """The same seeded run with and without us: stream, event and device synchronisations and synchronous copies, by the profiler.
+    """The same seeded run with and without us: stream, event and device synchronisations and synchronous copies, by the
+    profiler.
 
     With us the metrics are collected meanwhile, the card's memory among them.
     """
@@ -95,7 +100,9 @@ def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_torch_refuses_what_waits() -> None:
-    """What the next tests rely on: in this mode a copy to the CPU and a question about a value are errors, asking an event is none."""
+    """What the next tests rely on: in this mode a copy to the CPU and a question about a value are errors, asking an
+    event is none.
+    """
     numbers, event = torch.ones(2, device="cuda"), torch.cuda.Event(enable_timing=True)
     event.record()
     for wait in (numbers.cpu, numbers[0].item, lambda: bool(numbers.any())):
@@ -106,7 +113,8 @@ def test_torch_refuses_what_waits() -> None:
 
 
 def test_between_the_models_own_waits_nothing_waits(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a frame's first step to its last torch refuses to synchronise, as it does in each of our other hooks; the model speaks.
+    """From a frame's first step to its last torch refuses to synchronise, as it does in each of our other hooks; the
+    model speaks.
 
     The steps' interval is one in which the model itself does not wait, as it runs here (:func:`benchmarks.gpu.ahead`).
     """
@@ -183,7 +191,9 @@ def test_our_hooks_never_wait() -> None:
 
 
 def test_the_hosts_view_bounds_what_is_placed() -> None:
-    """The device passes nothing before the host put it in, and everything before the host saw that it had; the error says how far."""
+    """The device passes nothing before the host put it in, and everything before the host saw that it had; the error
+    says how far.
+    """
     timeline, notes = noted()
     torch.cuda.synchronize()
     after = now()
@@ -197,7 +207,9 @@ def test_the_hosts_view_bounds_what_is_placed() -> None:
 
 
 def test_a_capture_survives_a_thread_that_reads() -> None:
-    """A CUDA graph is captured, and replayed, while the recorder's thread polls without pause; what it computes is right."""
+    """A CUDA graph is captured, and replayed, while the recorder's thread polls without pause; what it computes is
+    right.
+    """
     from vibevoice_otel.adapters.shared.capture import hook_captures
     from vibevoice_otel.hooks.hooks import Hooks
 
@@ -276,7 +288,9 @@ def test_memory_is_torchs_own(subject: Subject) -> None:
 
 
 def test_out_of_memory_is_told_on_the_span(subject: Subject) -> None:
-    """A generation that asks for more than there is leaves the allocator's state on vibevoice.generate, and the next one speaks."""
+    """A generation that asks for more than there is leaves the allocator's state on vibevoice.generate, and the next
+    one speaks.
+    """
     decode = subject.model.model.audio_tower.decode
 
     def greedy(*args: object, **kwargs: object) -> object:

@@ -133,7 +133,9 @@ def test_probes_and_mounts_name_what_exists(example: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_pod_gets_variables_of_services(example: str) -> None:
-    """Of a Service named vibevoice-service Kubernetes would make VIBEVOICE_SERVICE_PORT=tcp://..., which begins as our own settings do."""
+    """Of a Service named vibevoice-service Kubernetes would make VIBEVOICE_SERVICE_PORT=tcp://..., which begins as our
+    own settings do.
+    """
     for template in templates(example):
         assert template["spec"]["enableServiceLinks"] is False
 
@@ -164,7 +166,9 @@ def test_traces_take_the_tier_that_is_there() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_drain_is_longer_than_what_it_waits_for(example: str) -> None:
-    """Grace period: deregistration, the longest stream and the last export; stabilisation: P99 of a stream and a pod's start."""
+    """Grace period: deregistration, the longest stream and the last export; stabilisation: P99 of a stream and a pod's
+    start.
+    """
     streams = yaml.safe_load((chart.CHART / "values.yaml").read_text())["streams"]
     pod = named("Deployment", example, "-service")["spec"]["template"]["spec"]
     needed = streams["deregisterSeconds"] + streams["maxSeconds"] + streams["flushSeconds"]

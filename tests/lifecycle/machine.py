@@ -1,8 +1,9 @@
-"""A served application that is instrumented, served, forked, stopped and taken out in any order, and compared with what it must be.
+"""A served application that is instrumented, served, forked, stopped and taken out in any order, and compared with what
+it must be.
 
-``python -m tests.lifecycle.machine pairs`` runs every order of two steps, ``examples N`` N drawn ones of up to eight, ``steps A B`` these,
-and ``cycles N`` puts it in, serves once and takes it out N times. It is a program of its own, for it forks, and counts threads, files and
-objects. Exit status 1 and a traceback say what differs, and after which steps.
+``python -m tests.lifecycle.machine pairs`` runs every order of two steps, ``examples N`` N drawn ones of up to eight,
+``steps A B`` these, and ``cycles N`` puts it in, serves once and takes it out N times. It is a program of its own, for
+it forks, and counts threads, files and objects. Exit status 1 and a traceback say what differs, and after which steps.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         for each in self.providers:
             each.close()
 
-    # ----------------------------------------------------------------------------------------------------------- the steps
+    # -------------------------------------------------------------------------------------------------------- the steps
 
     @rule()
     def instrument(self) -> None:
@@ -298,7 +299,7 @@ class Machine(RuleBasedStateMachine):
             tracer.start_span("forgotten", context=trace.set_span_in_context(NonRecordingSpan(parent)))
         self.compare()
 
-    # ------------------------------------------------------------------------------------------------------ what must hold
+    # --------------------------------------------------------------------------------------------------- what must hold
 
     def compare(self) -> None:
         """Spans, metrics, threads, patched attributes, open files and live objects are what they must be."""

@@ -52,7 +52,9 @@ def test_a_thousand_cycles_leave_nothing() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda path: path.stem)
 def test_a_mend_that_is_taken_out_is_found(mutant: Path, tmp_path: Path) -> None:
-    """Each patch undoes one mend; its steps pass without it and fail with it. A patch that no longer applies is to be made anew."""
+    """Each patch undoes one mend; its steps pass without it and fail with it. A patch that no longer applies is to be
+    made anew.
+    """
     shutil.copytree(ROOT / "vibevoice_otel", tmp_path / "vibevoice_otel", ignore=shutil.ignore_patterns("__pycache__"))
     real = machine("steps", *steps(mutant), package=tmp_path)
     assert real.returncode == 0, real.stderr[-8000:]

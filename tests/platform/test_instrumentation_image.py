@@ -1,4 +1,6 @@
-"""The tree that the OpenTelemetry Operator copies into a foreign pod, made by its own Dockerfile's commands, for each Python here."""
+"""The tree that the OpenTelemetry Operator copies into a foreign pod, made by its own Dockerfile's commands, for each
+Python here.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +142,9 @@ def test_a_foreign_pod_is_observed_by_pythonpath_alone(minor: str, tmp_path: Pat
 
 @pytest.mark.timeout(600)
 def test_an_unchanged_speech_server_is_traced(tmp_path: Path, sink: Sink) -> None:
-    """Upstream's server, as the tests' double of it, with packages of its own and nothing of OpenTelemetry: a request is a whole trace."""
+    """Upstream's server, as the tests' double of it, with packages of its own and nothing of OpenTelemetry: a request
+    is a whole trace.
+    """
     tree, packages = made(sys.executable, tmp_path), tmp_path / "packages"
     packages.mkdir()
     (installed,) = {Path(pytest.__file__).parents[1]}

@@ -46,7 +46,9 @@ def attributes(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_from_a_slow_bucket_to_the_slow_step(prometheus: Prometheus, jaeger: Jaeger) -> None:
-    """The histogram names the voice, its exemplar the trace, the trace the frame and the step; and a search finds the same trace."""
+    """The histogram names the voice, its exemplar the trace, the trace the frame and the step; and a search finds the
+    same trace.
+    """
     mean = "sum by (voice) (vibevoice_inference_duration_seconds_{})"
     worst = f"topk(1, {mean.format('sum')} / {mean.format('count')})"
     (found,) = eventually(lambda: prometheus.query(worst), 30)

@@ -77,7 +77,9 @@ def test_the_api_refuses_a_wrong_one(kubernetes: Kubernetes, kind: str, change: 
 
 
 class Metrics:
-    """The external metrics API: answers whatever ``values`` holds for a metric's name; a name without a value is an error."""
+    """The external metrics API: answers whatever ``values`` holds for a metric's name; a name without a value is an
+    error.
+    """
 
     def __init__(self, certificate: tuple[Path, Path]) -> None:
         self.values: dict[str, float] = {}
@@ -155,7 +157,8 @@ def metrics(kubernetes: Kubernetes, certificate: tuple[Path, Path]) -> Iterator[
 
 
 LOAD, HELD = "vibevoice_load_pods", "vibevoice_scale_down_held"
-#: A day is played in a minute and a half, so the chart's times are set in proportion: a change a second, stabilisation over 5 s.
+#: A day is played in a minute and a half, so the chart's times are set in proportion: a change a second, stabilisation
+#: over 5 s.
 SHORT = ("streams.p99Seconds=2", "streams.modelLoadSeconds=1", "autoscaling.periodSeconds=1", "monitoring.rules=false")
 
 
@@ -186,7 +189,8 @@ def scaled(kubernetes: Kubernetes, metrics: Metrics) -> Scaled:
 
 
 def a_day(seed: int = 20) -> list[float]:
-    """Load in pods every ten minutes of a day, simulated: streams of 20 s arrive as a Poisson process whose rate rises and falls once.
+    """Load in pods every ten minutes of a day, simulated: streams of 20 s arrive as a Poisson process whose rate rises
+    and falls once.
 
     A pod has 32 slots; the load is 0.8 pods at night and 2.4 at noon.
     """
@@ -202,7 +206,9 @@ def a_day(seed: int = 20) -> list[float]:
 
 
 def test_the_autoscaler_follows_a_day_from_two_to_four_and_back(scaled: Scaled, metrics: Metrics) -> None:
-    """kube-controller-manager with the chart's behaviour: 2, up to 4, down to 2, one pod at a time, and it does not swing."""
+    """kube-controller-manager with the chart's behaviour: 2, up to 4, down to 2, one pod at a time, and it does not
+    swing.
+    """
     seen = [scaled.replicas]
     for load in a_day():
         metrics.values = {LOAD: load, HELD: 0.0}

@@ -1,4 +1,6 @@
-"""Rules, panels and insight on VictoriaMetrics, fed by Prometheus' remote write, beside Prometheus and the clients' own ledger."""
+"""Rules, panels and insight on VictoriaMetrics, fed by Prometheus' remote write, beside Prometheus and the clients' own
+ledger.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_every_rule_and_panel_gives_the_same_on_both(both: Both) -> None:
 
 
 def test_both_count_what_the_clients_counted(both: Both) -> None:
-    """Requests by voice and status in the window, by the growth that panels and rules use: the ledger, exactly, on both."""
+    """Requests by voice and status in the window, by the growth that panels and rules use: the ledger, exactly, on
+    both.
+    """
     from dashboards.promql import growth
     from vibevoice_otel import semconv
 
@@ -137,7 +141,9 @@ def test_both_count_what_the_clients_counted(both: Both) -> None:
 
 
 def test_an_increase_of_one_s_own_is_nearer_on_victoria(both: Both) -> None:
-    """Not in any shipped expression: PromQL extrapolates an increase and misses a series' first value, MetricsQL does neither."""
+    """Not in any shipped expression: PromQL extrapolates an increase and misses a series' first value, MetricsQL does
+    neither.
+    """
     increase = f'sum(increase(vibevoice_streaming_requests_total{{service="{NAME}"}}[{both.window}]))'
     ours, theirs = (found.get((), 0.0) for found in both.ask(increase))
     true = sum(both.ledger.values())

@@ -1,4 +1,6 @@
-"""A service in a process of its own, under the launcher, and an OTLP receiver that can be slow, refuse, or go away and return."""
+"""A service in a process of its own, under the launcher, and an OTLP receiver that can be slow, refuse, or go away and
+return.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,11 @@ KINDS = {
 
 
 class Sink:
-    """Takes OTLP over HTTP on 127.0.0.1. ``status`` and ``delay`` (seconds) say how it answers; only what it takes is kept.
+    """Takes OTLP over HTTP on 127.0.0.1. ``status`` and ``delay`` (seconds) say how it answers; only what it takes is
+    kept.
 
-    A request whose sender has hung up before the answer is not taken, so that what came and what its sender counts as lost add up.
-    ``keeps`` false: what came is forgotten (an hour of it would fill this process).
+    A request whose sender has hung up before the answer is not taken, so that what came and what its sender counts as
+    lost add up. ``keeps`` false: what came is forgotten (an hour of it would fill this process).
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
-"""A service that speaks over a WebSocket as upstream's does, without a model: chunks of PCM16 at a pace, on request a failure.
+"""A service that speaks over a WebSocket as upstream's does, without a model: chunks of PCM16 at a pace, on request a
+failure.
 
-``GET /stream`` (WebSocket) with text, chunks, pace (seconds between chunks), fail (raise with the text in the message); POST /speak
-raises with its body in the message; GET /alive?kind=X counts the objects of a class of that name; GET /wedge?seconds=N holds a worker
-thread. It knows nothing of telemetry.
+``GET /stream`` (WebSocket) with text, chunks, pace (seconds between chunks), fail (raise with the text in the message);
+POST /speak raises with its body in the message; GET /alive?kind=X counts the objects of a class of that name; GET
+/wedge?seconds=N holds a worker thread. It knows nothing of telemetry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A program that runs uvicorn itself, leaves its log lines to whoever listens on the root, and stops it when POST /stop says so."""
+"""A program that runs uvicorn itself, leaves its log lines to whoever listens on the root, and stops it when POST /stop
+says so.
+"""
 
 from __future__ import annotations
 

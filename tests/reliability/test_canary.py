@@ -77,7 +77,9 @@ def go_through(service: Service, sink: Sink) -> None:
 
 @pytest.mark.parametrize("semconv", ["", "http", "http/dup"])
 def test_nothing_that_leaves_holds_the_text(start: Start, sink: Sink, semconv: str) -> None:
-    """Query, voice, cfg, body, header, exceptions: not in OTLP spans or metrics, /metrics, the live page, or any line about a URL."""
+    """Query, voice, cfg, body, header, exceptions: not in OTLP spans or metrics, /metrics, the live page, or any line
+    about a URL.
+    """
     page = free_port()
     service = start(
         OTEL_METRICS_EXPORTER="otlp,prometheus", OTEL_SEMCONV_STABILITY_OPT_IN=semconv,
@@ -91,15 +93,16 @@ def test_nothing_that_leaves_holds_the_text(start: Start, sink: Sink, semconv: s
     seen = page_says(page)
     assert "other" in seen, "the page has shown the requests"
     assert CANARY not in seen
-    # What uvicorn prints of the service's own exceptions is the service's own; no line about a URL, and none of ours, has it.
+    # What uvicorn prints of the service's own exceptions is the service's own; no line about a URL, and none of ours,
+    # has it.
     lines = [line for line in service.log.splitlines() if CANARY in line]
     assert all(line.startswith(("ValueError: cannot say", "LookupError: no phonemes")) for line in lines), lines
     assert service.log.count("REDACTED") >= REQUESTS
 
 
 def test_exported_log_lines_hide_it_too(start: Start, sink: Sink) -> None:
-    """With OTEL_LOGS_EXPORTER=otlp the server's own lines leave the process: their URLs hide the text, ours do, and so do the exceptions
-    that the server logs for the service, by type and stack.
+    """With OTEL_LOGS_EXPORTER=otlp the server's own lines leave the process: their URLs hide the text, ours do, and so
+    do the exceptions that the server logs for the service, by type and stack.
     """
     port = free_port()
     service = start(
@@ -118,7 +121,9 @@ def test_exported_log_lines_hide_it_too(start: Start, sink: Sink) -> None:
 
 
 def test_with_capture_the_text_is_where_it_is_said_to_be(start: Start, sink: Sink) -> None:
-    """VIBEVOICE_OTEL_CAPTURE_TEXT: as vibevoice.text on vibevoice.synthesize, and nowhere else: no URL, metric, page or exception."""
+    """VIBEVOICE_OTEL_CAPTURE_TEXT: as vibevoice.text on vibevoice.synthesize, and nowhere else: no URL, metric, page or
+    exception.
+    """
     page = free_port()
     service = start(
         OTEL_METRICS_EXPORTER="otlp,prometheus",

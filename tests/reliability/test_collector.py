@@ -1,4 +1,6 @@
-"""The Collector goes away, is slow, answers errors, returns: no metric is lost, spans that are lost are counted, nobody hears it."""
+"""The Collector goes away, is slow, answers errors, returns: no metric is lost, spans that are lost are counted, nobody
+hears it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def recover(sink: Sink, how: str) -> None:
 
 @contextmanager
 def ill(sink: Sink, how: str, seconds: float) -> Iterator[Callable[[], bool]]:
-    """The Collector is ill for ``seconds`` from now and then well again, whatever goes on meanwhile; yields whether it is over.
+    """The Collector is ill for ``seconds`` from now and then well again, whatever goes on meanwhile; yields whether it
+    is over.
 
     A flapping one is down and up again six times in that time.
     """
@@ -61,7 +64,9 @@ def ill(sink: Sink, how: str, seconds: float) -> Iterator[Callable[[], bool]]:
 def outage(
     start: Start, sink: Sink, how: str, seconds: float
 ) -> tuple[list[Heard], list[Heard], list[Heard], Service, int]:
-    """Requests with the Collector well, then with it ill, and on and on while it returns: what was heard well, ill and after."""
+    """Requests with the Collector well, then with it ill, and on and on while it returns: what was heard well, ill and
+    after.
+    """
     # Nothing but speech makes spans, so that they can be counted exactly.
     service = start(
         OTEL_BSP_MAX_QUEUE_SIZE="256", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="64", OTEL_EXPORTER_OTLP_TIMEOUT="2",
@@ -107,11 +112,13 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     first = [statistics.median(each.first or 9 for each in group) for group in (well, meanwhile)]
     ratio = first[1] / first[0]
     print(
-        f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio {ratio:.2f}; ",
+        f"{how} for {seconds:.0f} s: first audio {first[0] * 1000:.1f} ms well, {first[1] * 1000:.1f} ms ill, ratio "
+        f"{ratio:.2f}; ",
         end="",
     )
     print(
-        f"{count + 1} requests, {len(after)} of them from its return on; {made} spans, {came} came, {lost} counted as lost; ",
+        f"{count + 1} requests, {len(after)} of them from its return on; {made} spans, {came} came, {lost} counted as "
+        "lost; ",
         end="",
     )
     print(f"at most {most / 2**20:.1f} MiB more")
@@ -120,8 +127,8 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("how", HOWS)
 def test_an_outage_is_not_heard_and_loses_no_metric(start: Start, sink: Sink, how: str) -> None:
-    """Seconds of outage under load, and its end under load too: each request is counted once, each span came or was counted as lost,
-    memory and first audio stay.
+    """Seconds of outage under load, and its end under load too: each request is counted once, each span came or was
+    counted as lost, memory and first audio stay.
     """
     check(start, sink, how, 4.0)
 

@@ -47,7 +47,9 @@ def timelines(service: Service) -> int:
 
 
 def settled(service: Service, sockets: int) -> bool:
-    """Sockets are closed, and of no request anything is open or kept (one that has just ended may be in the recorder's hands)."""
+    """Sockets are closed, and of no request anything is open or kept (one that has just ended may be in the recorder's
+    hands).
+    """
     return (
         server(service).num_fds() <= sockets + 2
         and service.scraped("vibevoice_streaming_active") == 0
@@ -70,7 +72,8 @@ def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:
     assert total == 100 + count
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
     print(
-        f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more"
+        f"{count} connections: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, "
+        f"{timelines(service)} timelines more"
     )
     return grown, more
 
@@ -131,7 +134,8 @@ def slow_readers(start: Start, count: int, seconds: float) -> None:
     assert service.scraped("vibevoice_streaming_requests_total") == 20 + others + count + 1, "each is counted once"
     grown, more = (process.memory_info().rss - memory) / 2**20, process.num_threads() - threads
     print(
-        f"{count} slow readers and one who stopped, {seconds:.0f} s: {grown:.1f} MiB, {more} threads, {process.num_fds() - files} files, ",
+        f"{count} slow readers and one who stopped, {seconds:.0f} s: {grown:.1f} MiB, {more} threads, "
+        f"{process.num_fds() - files} files, ",
         end="",
     )
     print(f"{timelines(service)} timelines more; {others} others served meanwhile")
@@ -140,7 +144,9 @@ def slow_readers(start: Start, count: int, seconds: float) -> None:
 
 
 def test_slow_readers_and_one_who_stopped(start: Start) -> None:
-    """Fifty who read little by little and one who reads nothing: others are served, and all is given back when they are gone."""
+    """Fifty who read little by little and one who reads nothing: others are served, and all is given back when they are
+    gone.
+    """
     slow_readers(start, 50, 3.0)
 
 
@@ -154,10 +160,11 @@ def test_fifty_slow_readers(start: Start) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(4200)
 def test_an_hour_at_50_streams(start: Start, sink: Sink) -> None:
-    """An hour of 50 streams at a time: the resident memory's slope over the second half is flat (VIBEVOICE_SOAK_SECONDS shortens it).
+    """An hour of 50 streams at a time: the resident memory's slope over the second half is flat (VIBEVOICE_SOAK_SECONDS
+    shortens it).
 
-    Flat is below 10 MiB an hour over the hour's second half, that is 5 MiB; a shorter run sees the allocator's own ups and downs
-    steeper, and is allowed accordingly more.
+    Flat is below 10 MiB an hour over the hour's second half, that is 5 MiB; a shorter run sees the allocator's own ups
+    and downs steeper, and is allowed accordingly more.
     """
     seconds = float(os.environ.get("VIBEVOICE_SOAK_SECONDS", "3600"))
     service = start(OTEL_METRICS_EXPORTER="prometheus")
@@ -181,7 +188,8 @@ def test_an_hour_at_50_streams(start: Start, sink: Sink) -> None:
     )
     more = process.num_threads() - threads
     print(
-        f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB an hour; ",
+        f"{count} requests in {seconds:.0f} s, {samples[0][1]:.0f} to {samples[-1][1]:.0f} MiB, slope {slope:+.1f} MiB "
+        "an hour; ",
         end="",
     )
     print(f"{more} threads, {process.num_fds() - files} files, {timelines(service)} timelines more")

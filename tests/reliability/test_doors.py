@@ -31,7 +31,9 @@ def asked(address: str, token: str | None = None, context: ssl.SSLContext | None
 
 
 def test_both_doors_with_token_and_tls(start: Start, tmp_path: Path) -> None:
-    """Served to who has the token and knows the authority; refused to others; what is asked for in the clear is not answered."""
+    """Served to who has the token and knows the authority; refused to others; what is asked for in the clear is not
+    answered.
+    """
     cert, key = self_signed(tmp_path)
     page = free_port()
     doors = {f"VIBEVOICE_OTEL_{door}_{what}": value for door in ("PAGE", "METRICS")

@@ -41,7 +41,9 @@ def _ready(service: Service) -> bool:
 
 
 async def _three_streams_and_sigterm(service: Service) -> tuple[list[Heard], Heard, bool]:
-    """What the three heard, what a fourth got that came after the signal, and whether the service then said it was ready."""
+    """What the three heard, what a fourth got that came after the signal, and whether the service then said it was
+    ready.
+    """
     open_streams = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(3)]
     await asyncio.to_thread(wait_for, lambda: '"open":3' in service.get("/readyz"))
     await asyncio.sleep(0.3)
@@ -53,7 +55,9 @@ async def _three_streams_and_sigterm(service: Service) -> tuple[list[Heard], Hea
 
 
 def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> None:
-    """SIGTERM with three open streams: not ready, a fourth is refused, all three are heard to their end, all is exported, in time."""
+    """SIGTERM with three open streams: not ready, a fourth is refused, all three are heard to their end, all is
+    exported, in time.
+    """
     service = _service(start, VIBEVOICE_SERVICE_DRAIN="15")
     assert _ready(service)
     began = time.monotonic()

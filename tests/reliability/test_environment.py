@@ -1,4 +1,6 @@
-"""What the operator sets, by the launcher as he sets it: samplers leave the metrics complete, and a slip costs telemetry alone."""
+"""What the operator sets, by the launcher as he sets it: samplers leave the metrics complete, and a slip costs
+telemetry alone.
+"""
 
 from __future__ import annotations
 
@@ -67,14 +69,18 @@ def test_metrics_are_complete_under_each_sampler(start: Start, sink: Sink, sampl
     ],
 )
 def test_a_wrong_setting_costs_telemetry_alone(start: Start, name: str, value: str, says: str) -> None:
-    """Ours and OpenTelemetry's: the service speaks as without us, and the log says what is wrong (of its own, in OpenTelemetry's words)."""
+    """Ours and OpenTelemetry's: the service speaks as without us, and the log says what is wrong (of its own, in
+    OpenTelemetry's words).
+    """
     service = start(**{name: value})
     assert all(each.chunks == 3 and each.close_code == 1000 for each in service.speak(4))
     assert says in service.log, service.log
 
 
 def test_a_service_listens_on_localhost_alone(start: Start) -> None:
-    """With /metrics and the live page on, and nothing said of where but the page's port, every socket of the process is on the loopback."""
+    """With /metrics and the live page on, and nothing said of where but the page's port, every socket of the process is
+    on the loopback.
+    """
     page = free_port()
     service = start(OTEL_METRICS_EXPORTER="prometheus", VIBEVOICE_OTEL_PAGE=f"localhost:{page}")
     service.speak(1)

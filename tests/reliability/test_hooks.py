@@ -37,7 +37,9 @@ class Broken(Exception):
 
 
 class Saboteur:
-    """Stands where hooks are made; breaks those whose function has the chosen name, before or after it has called the original."""
+    """Stands where hooks are made; breaks those whose function has the chosen name, before or after it has called the
+    original.
+    """
 
     def __init__(self) -> None:
         self.where, self.when = "", ""
@@ -125,8 +127,8 @@ def dropped(reader: InMemoryMetricReader, reason: str = "hook_error") -> float:
 def test_every_hook_may_fail(
     observed: tuple[Saboteur, StreamingTTSService, InMemoryMetricReader], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each function that is hooked, broken before the original and on the way out of it: the same audio, counted, told once. What runs
-    when a service is made or loads its model is broken in a new one.
+    """Each function that is hooked, broken before the original and on the way out of it: the same audio, counted, told
+    once. What runs when a service is made or loads its model is broken in a new one.
     """
     saboteur, service, reader = observed
     healthy = [chunk.size for chunk in service.stream(TEXT)]
@@ -204,7 +206,9 @@ def test_a_step_whose_note_fails_is_taken(observed: tuple[Saboteur, StreamingTTS
 
 
 def test_the_end_of_a_service_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the last export breaks, at every point of it, uvicorn's shutdown is done all the same, and a signal ends the process."""
+    """Where the last export breaks, at every point of it, uvicorn's shutdown is done all the same, and a signal ends
+    the process.
+    """
 
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise Broken

@@ -50,7 +50,9 @@ def _all_arrived(service: Service, sink: Sink) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_exports_all(start: Start, sink: Sink, how: int) -> None:
-    """SIGTERM and SIGINT: two ended requests and two open ones arrive, in spans and in metrics, each once, though no export was due."""
+    """SIGTERM and SIGINT: two ended requests and two open ones arrive, in spans and in metrics, each once, though no
+    export was due.
+    """
     service = start(**LATE)
     _end_with_open_requests(service, lambda: service.stop(how))
     _all_arrived(service, sink)
@@ -90,7 +92,9 @@ def test_a_signal_to_the_parent_exports_all_of_its_workers(start: Start, sink: S
 
 @pytest.mark.parametrize("state", ["down", "slow"])
 def test_a_dead_collector_does_not_hold_the_end(start: Start, sink: Sink, state: str) -> None:
-    """With the Collector down, or answering after a minute, SIGTERM ends the process within the setting's time and a second or two."""
+    """With the Collector down, or answering after a minute, SIGTERM ends the process within the setting's time and a
+    second or two.
+    """
     service = start(
         OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_METRIC_EXPORT_INTERVAL="60000", VIBEVOICE_OTEL_SHUTDOWN_TIMEOUT="2"
     )
@@ -106,8 +110,8 @@ def test_a_dead_collector_does_not_hold_the_end(start: Start, sink: Sink, state:
 
 @pytest.mark.parametrize("hangs", ["pool", "collector", "both"])
 def test_a_wedged_pool_does_not_hold_the_end(start: Start, sink: Sink, hangs: str) -> None:
-    """Every worker thread of the event loop's pool hangs, or the Collector, or both: SIGTERM ends the process within uvicorn's own second
-    plus the setting, and what had ended arrives where the Collector takes it.
+    """Every worker thread of the event loop's pool hangs, or the Collector, or both: SIGTERM ends the process within
+    uvicorn's own second plus the setting, and what had ended arrives where the Collector takes it.
     """
     port = free_port()
     command = (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(port), "--timeout-graceful-shutdown", "1")

@@ -60,7 +60,9 @@ def instances(sink: Sink) -> set[str]:
 
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
 def test_the_sums_of_workers_are_right(start: Start, sink: Sink, server: str) -> None:
-    """Four workers by OTLP: each has a service.instance.id of its own, and the sum over them is the number of requests exactly."""
+    """Four workers by OTLP: each has a service.instance.id of its own, and the sum over them is the number of requests
+    exactly.
+    """
     if server == "gunicorn" and importlib.util.find_spec("gunicorn") is None:
         pytest.skip("gunicorn is not installed")
     port = free_port()
@@ -68,7 +70,8 @@ def test_the_sums_of_workers_are_right(start: Start, sink: Sink, server: str) ->
     service = start(command=command, port=port)
     _sums(service, sink, 4)
     ids = instances(sink)
-    # A worker that never spoke tells nothing; whoever did has an id that no other has, and its count is in the sum once.
+    # A worker that never spoke tells nothing; whoever did has an id that no other has, and its count is in the sum
+    # once.
     assert 2 <= len(ids) <= 4
     assert "" not in ids
     service.stop(signal.SIGTERM)

@@ -29,7 +29,8 @@ async def ask(
     answer = Answer(secrets.token_hex(16), time.perf_counter_ns())
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {len(payload)}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: "
+        f"{len(payload)}\r\n"
         f"traceparent: 00-{answer.trace_id}-{secrets.token_hex(8)}-01\r\n\r\n"
     )
     writer.write(head.encode() + payload)

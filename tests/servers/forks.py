@@ -1,7 +1,7 @@
 """A program that speaks with a fork's model: ``python -m tests.servers.forks TREE FORK``. Prints what was seen as JSON.
 
-A fork is the double of upstream's package made over: copied under another package (vvembed), below relative imports, with its model
-class renamed, subclassed by a program, or in the shape of transformers' own realtime port.
+A fork is the double of upstream's package made over: copied under another package (vvembed), below relative imports,
+with its model class renamed, subclassed by a program, or in the shape of transformers' own realtime port.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def make(tree: Path, fork: str) -> str:
     model = RENAMED if fork == "renamed" else MODEL
     text = file.read_text().replace(f"class {model}:\n", BASED.replace(MODEL, model), 1)
     changes = {
-        "        self.config = config or": "        super().__init__(PretrainedConfig())\n        self.path = config or",
+        "        self.config = config "
+        "or": "        super().__init__(PretrainedConfig())\n        self.path = config or",
         '        self.device = torch.device("cpu")\n': "",
     }
     if (
@@ -63,7 +64,8 @@ def make(tree: Path, fork: str) -> str:
         (out / "mine.py").write_text(
             f"from base.modular.modeling_vibevoice_streaming_inference import {MODEL}\n\n\nclass Mine({MODEL}):\n"
             "    def generate(self, *args, **kwargs):\n        return super().generate(*args, **kwargs)\n\n"
-            "    def sample_speech_tokens(self, *args, **kwargs):\n        return super().sample_speech_tokens(*args, **kwargs)\n"
+            "    def sample_speech_tokens(self, *args, **kwargs):\n        return super().sample_speech_tokens(*args, "
+            "**kwargs)\n"
         )
     return name
 

@@ -57,7 +57,9 @@ def community(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("voice", VOICES)
 @pytest.mark.parametrize("text", [SHORT, MEDIUM], ids=["short", "medium"])
 def test_community(community: Server, voice: str, text: str) -> None:
-    """One trace in the caller's, counts of the witness, the voice by its file, the audio's seconds by the listener's bytes."""
+    """One trace in the caller's, counts of the witness, the voice by its file, the audio's seconds by the listener's
+    bytes.
+    """
     answer, trace, counts = speak(community, SPEECH, input=text, voice=voice)
     assert_told(trace, counts, text, (len(answer.body) - WAV_HEADER) / 48_000)
     assert trace.value(semconv.VOICE) == voice
@@ -117,7 +119,9 @@ def long_form_fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 
 def test_long_form_fastapi(long_form_fastapi: Server) -> None:
-    """POST /v1/audio/speech generates on the event loop: one request, its frames and steps, and how long the loop stood still."""
+    """POST /v1/audio/speech generates on the event loop: one request, its frames and steps, and how long the loop stood
+    still.
+    """
     answer, trace, counts = speak(
         long_form_fastapi, SPEECH, input=SHORT, voice="alloy", model="tts-1", response_format="wav"
     )

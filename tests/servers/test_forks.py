@@ -1,4 +1,6 @@
-"""Forks by what their classes are: another package, relative copies, renamed classes, subclasses, transformers' realtime port."""
+"""Forks by what their classes are: another package, relative copies, renamed classes, subclasses, transformers'
+realtime port.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("fork", ["vvembed", "relative", "renamed", "subclass", "windowed"])
 def test_a_fork_is_observed(fork: str, tmp_path: Path) -> None:
-    """Two generations: each is a request, its frames, steps and decodes those that the interpreter counted, none of them twice."""
+    """Two generations: each is a request, its frames, steps and decodes those that the interpreter counted, none of
+    them twice.
+    """
     shutil.copytree(DOUBLE / "vibevoice", tmp_path / "vibevoice")
     done = subprocess.run(
         [sys.executable, "-m", "tests.servers.forks", str(tmp_path), fork],

@@ -1,4 +1,6 @@
-"""Speech over HTTP, shape by shape: one trace a request in the caller's, its counts those of the witness and of the listener."""
+"""Speech over HTTP, shape by shape: one trace a request in the caller's, its counts those of the witness and of the
+listener.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def assert_told(trace: Trace, counts: dict[str, int], text: str, seconds: float)
 
 @pytest.mark.parametrize(("voice", "text"), list(itertools.product(VOICES, [SHORT, MEDIUM])))
 def test_streamed_by_a_plain_thread(running: Start, voice: str, text: str) -> None:
-    """StreamingResponse, AudioStreamer, threading.Thread: one whole request; first audio is the first byte past the WAV header."""
+    """StreamingResponse, AudioStreamer, threading.Thread: one whole request; first audio is the first byte past the WAV
+    header.
+    """
     server = running("openai_threads")
     answer, trace, counts = speak(server, SPEECH, input=text, voice=voice)
     assert_told(trace, counts, text, (len(answer.body) - WAV_HEADER) / 48_000)
@@ -123,7 +127,9 @@ def test_a_generation_without_a_link_stands_alone(running: Start) -> None:
 
 
 def test_a_queue_to_a_worker_thread(running: Start) -> None:
-    """The worker was there before the request; the AudioStreamer that it is given says whose work it does. A form is private too."""
+    """The worker was there before the request; the AudioStreamer that it is given says whose work it does. A form is
+    private too.
+    """
     server = running("queue_worker")
     before = server.counts()
     payload = urllib.parse.urlencode({"text": SHORT}).encode()
@@ -203,7 +209,9 @@ def test_what_is_not_speech_counts_nothing(running: Start) -> None:
 
 
 def test_a_loop_over_sentences(running: Start) -> None:
-    """Three sentences, three generations, one request; the factor is their time over the model's seconds, at 48 kHz too."""
+    """Three sentences, three generations, one request; the factor is their time over the model's seconds, at 48 kHz
+    too.
+    """
     server = running("sentences")
     text = "One sentence. And another one. The third ends it."
     answer, trace, counts = speak(server, SPEECH, input=text, voice=VOICES[0])

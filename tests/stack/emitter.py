@@ -1,4 +1,5 @@
-"""A stand-in for an instrumented service that can do what a real one does only by luck: fail late, be slow, stream for minutes.
+"""A stand-in for an instrumented service that can do what a real one does only by luck: fail late, be slow, stream for
+minutes.
 
 Plain OpenTelemetry SDK and the names of semconv.py; it sends what it is told, when it is told.
 """

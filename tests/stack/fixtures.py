@@ -1,4 +1,6 @@
-"""Fixtures with the real programs. Other folders' tests use them by ``from tests.stack.fixtures import *`` in their conftest.py."""
+"""Fixtures with the real programs. Other folders' tests use them by ``from tests.stack.fixtures import *`` in their
+conftest.py.
+"""
 
 from __future__ import annotations
 

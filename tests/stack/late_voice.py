@@ -1,8 +1,9 @@
-"""``python -m tests.stack.late_voice WAY ADDRESS``: a process that is an hour old and hears of a voice for the first time now.
+"""``python -m tests.stack.late_voice WAY ADDRESS``: a process that is an hour old and hears of a voice for the first
+time now.
 
-WAY is ``collector`` (OTLP/gRPC to host:port), ``otlp`` (OTLP/HTTP to a URL) or ``direct`` (a page for Prometheus on host:port).
-One request of voice ``early`` was counted an hour ago by the process' clock, one of voice ``late`` now. It exports until its
-standard input ends.
+WAY is ``collector`` (OTLP/gRPC to host:port), ``otlp`` (OTLP/HTTP to a URL) or ``direct`` (a page for Prometheus on
+host:port). One request of voice ``early`` was counted an hour ago by the process' clock, one of voice ``late`` now. It
+exports until its standard input ends.
 """
 
 from __future__ import annotations

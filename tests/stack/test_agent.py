@@ -53,7 +53,9 @@ def suffixed(metric: semconv.Metric) -> str:
 def test_every_instrument_has_its_contracted_name_and_labels(
     metric: semconv.Metric, prometheus: Prometheus, recorded: Request
 ) -> None:
-    """Through Collector and Prometheus a series has exactly the name and labels of semconv.py, its service and its environment."""
+    """Through Collector and Prometheus a series has exactly the name and labels of semconv.py, its service and its
+    environment.
+    """
     found = prometheus.query(f'{suffixed(metric)}{{service="contract"}}')
     assert len(found) == 1
     labels, value = found[0]
@@ -89,7 +91,9 @@ def test_every_histogram_s_exemplar_arrives(metric: semconv.Metric, prometheus: 
 
 
 def test_host_metrics_stand_for_the_node_exporter(prometheus: Prometheus) -> None:
-    """CPU, memory, disk, filesystem, network and load of the host are there without a node exporter, with an environment."""
+    """CPU, memory, disk, filesystem, network and load of the host are there without a node exporter, with an
+    environment.
+    """
     names = (
         "system_cpu_time_seconds_total",
         "system_memory_usage_bytes",
@@ -115,7 +119,9 @@ def test_the_agent_tells_about_itself(prometheus: Prometheus, recorded: Request)
 
 
 def test_the_spoken_text_does_not_pass(tmp_path: Path) -> None:
-    """A text that slipped by the service's own guard, in any attribute, event or status, is in nothing that leaves the agent."""
+    """A text that slipped by the service's own guard, in any attribute, event or status, is in nothing that leaves the
+    agent.
+    """
     need("otelcol-vibevoice")
     with TraceStore() as store, Collector("agent", tmp_path, store.endpoint) as agent:
         store.record = True
@@ -154,7 +160,9 @@ def test_the_spoken_text_does_not_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["kill -9", "restart"])
 def test_what_was_accepted_survives_an_outage_and_the_agent_s_end(end: str, tmp_path: Path) -> None:
-    """Spans acknowledged while the trace store was away, up to the moment when the agent was killed or stopped, all arrive, whole."""
+    """Spans acknowledged while the trace store was away, up to the moment when the agent was killed or stopped, all
+    arrive, whole.
+    """
     need("otelcol-vibevoice")
     with TraceStore() as store, Collector("agent", tmp_path, store.endpoint) as agent:
         store.refuse = grpc.StatusCode.UNAVAILABLE

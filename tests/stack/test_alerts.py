@@ -1,6 +1,7 @@
 """The shipped rules against real failures of the real service: a stall, a voice that always fails, a kill -9.
 
-The rules' own windows last up to hours. Here they are loaded with every duration divided by SPEED, and nothing else changed.
+The rules' own windows last up to hours. Here they are loaded with every duration divided by SPEED, and nothing else
+changed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Incident:
 
 @pytest.fixture(scope="module")
 def incident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Incident]:
-    """A service whose engine hangs before its first frame; one whose one voice always fails and one of whose two workers was killed."""
+    """A service whose engine hangs before its first frame; one whose one voice always fails and one of whose two
+    workers was killed.
+    """
     need("otelcol-vibevoice", "prometheus", "alertmanager")
     folder: Path = tmp_path_factory.mktemp("incident")
     rules = folder / "prometheus" / "rules"

@@ -1,4 +1,6 @@
-"""A canary beside its stable, through the real Collector and Prometheus: a step slowed by 5 % is found, an unchanged one is not."""
+"""A canary beside its stable, through the real Collector and Prometheus: a step slowed by 5 % is found, an unchanged
+one is not.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,9 @@ def test_what_the_tiers_share_is_written_alike() -> None:
 
 
 def test_no_batch_processor_stands_before_a_queue() -> None:
-    """What was acknowledged is on disk: between receiver and queue nothing holds data in memory but tail sampling, which must."""
+    """What was acknowledged is on disk: between receiver and queue nothing holds data in memory but tail sampling,
+    which must.
+    """
     for name in OVERLAYS:
         config = load(name)
         for pipeline in config["service"]["pipelines"].values():
@@ -172,7 +174,9 @@ def test_prometheus_accepts_its_configuration(name: str) -> None:
 
 
 def test_prometheus_scrapes_as_exemplars_and_start_times_need_it() -> None:
-    """Protobuf first, which alone carries a series' start, then OpenMetrics; every 15 s, the services' own job and instance kept."""
+    """Protobuf first, which alone carries a series' start, then OpenMetrics; every 15 s, the services' own job and
+    instance kept.
+    """
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     assert config["global"]["scrape_interval"] == "15s"
     first, second, *_ = config["global"]["scrape_protocols"]
@@ -202,7 +206,9 @@ def retentions() -> dict[str, str]:
 
 
 def test_prometheus_keeps_what_the_objectives_look_back_on() -> None:
-    """Every shipped retention is the objectives' window and two days more, or a budget would be reckoned from a part of its time."""
+    """Every shipped retention is the objectives' window and two days more, or a budget would be reckoned from a part of
+    its time.
+    """
     assert {"make stack", "docker-compose.yml-0", "otlp.yml-0", "pipeline.md-0"} <= retentions().keys()
     assert {where: kept for where, kept in retentions().items() if days(kept) < semconv.SLO_WINDOW_DAYS + 2} == {}
 
@@ -293,7 +299,9 @@ def test_the_host_s_root_is_mounted_without_propagation_unless_asked_for() -> No
 
 
 def test_the_two_tiers_are_one_command() -> None:
-    """deploy/gateway.env sends the agent's traces through the tiers, scrapes them, and gives service and gateways the same share."""
+    """deploy/gateway.env sends the agent's traces through the tiers, scrapes them, and gives service and gateways the
+    same share.
+    """
     services = compose("--env-file", "deploy/gateway.env", "--profile", "gateway")["services"]
     assert services["collector"]["environment"]["TRACES_ENDPOINT"] == "gateway-lb:4317"
     share = services["service"]["environment"]["VIBEVOICE_OTEL_TRACE_SHARE"]

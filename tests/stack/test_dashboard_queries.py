@@ -109,7 +109,9 @@ def test_every_fault_has_a_panel() -> None:
 
 @pytest.mark.parametrize("fault", ["long text", "slow reader", "cfg too high"])
 def test_a_fault_elsewhere_leaves_success_alone(fault: str, scenario: Scenario) -> None:
-    """What slows or alters requests, but fails none, does not move the success panel: it would send an operator the wrong way."""
+    """What slows or alters requests, but fails none, does not move the success panel: it would send an operator the
+    wrong way.
+    """
     _, success = panel("vibevoice-health", 10)
     assert not change(scenario.prometheus, success.queries[0], scenario.healthy, scenario.phase(fault), "down").moved(
         "down"
@@ -149,7 +151,9 @@ def test_all_voices_shows_who_was_asked_for_the_most_failing_first(scenario: Sce
 def test_a_matrix_has_its_rows_and_columns_in_order(
     number: int, label: str, rows: list[str], scenario: Scenario
 ) -> None:
-    """Rows as text in numeric order, columns short, medium, long; seconds in the cells alone, nothing for what was not asked for."""
+    """Rows as text in numeric order, columns short, medium, long; seconds in the cells alone, nothing for what was not
+    asked for.
+    """
     table = shown_table(scenario, "vibevoice-root-cause", number)
     assert list(table) == [label, *(name for name in ("short", "medium", "long") if name in table)]
     assert table[label].text == rows

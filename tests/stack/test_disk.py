@@ -45,9 +45,10 @@ def mounted(folder: Path, *how: str | Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("then", ["it goes on", "kill -9, then room", "kill -9, still full"])
 def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
-    """Spans that find no room are refused, counted and logged with the reason; metrics go on; what was accepted is delivered, and the
-    next spans are taken. Through a kill -9 that holds once there is room again; started on a disk that is still full, the agent cannot
-    put back the (at most three) batches that were under way: it says so, and loses those.
+    """Spans that find no room are refused, counted and logged with the reason; metrics go on; what was accepted is
+    delivered, and the next spans are taken. Through a kill -9 that holds once there is room again; started on a disk
+    that is still full, the agent cannot put back the (at most three) batches that were under way: it says so, and loses
+    those.
     """
     need("otelcol-vibevoice")
     queue = tmp_path / "agent" / "queue"
@@ -89,7 +90,8 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
         eventually(lambda: not missing(), 8 if then.endswith("full") else 60)
         lost = missing()
         print(
-            f"{then}: {len(accepted)} traces accepted before the disk was full, {len(lost)} lost, {time.monotonic() - began:.1f} s"
+            f"{then}: {len(accepted)} traces accepted before the disk was full, {len(lost)} lost, "
+            f"{time.monotonic() - began:.1f} s"
         )
         if then.endswith("full"):
             assert len(lost) <= 3 * BATCH // (SPANS * SPAN_BYTES)
@@ -109,7 +111,8 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
 def _snapshot(image: Path, copy: Path, process: Process) -> None:
     """What the disk holds at this moment: what had been written to it, and not what the kernel was yet to write.
 
-    The process is stopped meanwhile (it is killed afterwards), and two copies are alike when nothing was written between them.
+    The process is stopped meanwhile (it is killed afterwards), and two copies are alike when nothing was written
+    between them.
     """
     subprocess.run(["kill", "-STOP", str(process.pid)], check=True)
     again = copy.with_suffix(".again")
@@ -126,8 +129,9 @@ def _snapshot(image: Path, copy: Path, process: Process) -> None:
 
 @pytest.mark.parametrize("fsync", [True, False], ids=["with fsync", "without"])
 def test_power_loss(fsync: bool, tmp_path: Path) -> None:
-    """The power fails in the middle of writing: the agent starts again from what the disk then held and works, and every trace that
-    arrives is whole. With COLLECTOR_FSYNC nothing that was acknowledged is lost; without, what the kernel had not yet written is.
+    """The power fails in the middle of writing: the agent starts again from what the disk then held and works, and
+    every trace that arrives is whole. With COLLECTOR_FSYNC nothing that was acknowledged is lost; without, what the
+    kernel had not yet written is.
     """
     need("otelcol-vibevoice")
     image, after = tmp_path / "disk", tmp_path / "disk-after"
@@ -173,7 +177,8 @@ def test_power_loss(fsync: bool, tmp_path: Path) -> None:
     assert all(len(spans) == 17 for spans in arrived.values())
     lost = [failed - at for trace_id, at in acknowledged.items() if trace_id not in arrived]
     print(
-        f"fsync {fsync}: {len(acknowledged)} traces acknowledged in 4 s, {len(lost)} lost, the oldest {max(lost, default=0):.1f} s old"
+        f"fsync {fsync}: {len(acknowledged)} traces acknowledged in 4 s, {len(lost)} lost, the oldest "
+        f"{max(lost, default=0):.1f} s old"
     )
     if fsync:
         assert not lost

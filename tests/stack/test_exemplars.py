@@ -20,7 +20,9 @@ SHARE = "0.3"
 
 
 def test_an_exemplar_never_names_a_trace_that_the_gateway_dropped(tmp_path: Path) -> None:
-    """The unmodified service, agent, balancer and two gateways: some traces are dropped, and no exemplar names one of them."""
+    """The unmodified service, agent, balancer and two gateways: some traces are dropped, and no exemplar names one of
+    them.
+    """
     need("otelcol-vibevoice", "prometheus")
     # decision_wait must outlast an export, also on a machine that is busy with other tests.
     # The same objective on both sides, out of reach, so that a slow machine does not make every trace worth keeping.

@@ -1,7 +1,9 @@
-"""No first observation is lost, whichever way the series come: through the Collector, by OTLP, or scraped from the service itself.
+"""No first observation is lost, whichever way the series come: through the Collector, by OTLP, or scraped from the
+service itself.
 
-Where the way carries the time at which a series began, Prometheus stores a zero there, and rate() sees the first observation.
-The dashboards' and rules' own expression (promql.grown) needs no such zero: it counts the same on every way.
+Where the way carries the time at which a series began, Prometheus stores a zero there, and rate() sees the first
+observation. The dashboards' and rules' own expression (promql.grown) needs no such zero: it counts the same on every
+way.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def samples(prometheus: Prometheus) -> list[float]:
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("way", ["collector", "otlp"])
 def test_a_series_begins_at_zero(way: str, sdk: str, tmp_path: Path) -> None:
-    """The zero sample is there for a voice first heard an hour after start: rate() sees its first request; the exemplar came too."""
+    """The zero sample is there for a voice first heard an hour after start: rate() sees its first request; the exemplar
+    came too.
+    """
     with observed(way, sdk, tmp_path, FEATURES) as prometheus:
         stored = samples(prometheus)
         assert stored[0] == 0
@@ -89,7 +93,9 @@ def test_a_series_begins_at_zero(way: str, sdk: str, tmp_path: Path) -> None:
 def test_dashboards_and_rules_count_it_all_the_same(
     way: str, features: tuple[str, ...], sdk: str, tmp_path: Path
 ) -> None:
-    """Without the flag, and on the way that carries no start, no zero is stored; what panels and alerts ask counts the request."""
+    """Without the flag, and on the way that carries no start, no zero is stored; what panels and alerts ask counts the
+    request.
+    """
     with observed(way, sdk, tmp_path, features) as prometheus:
         if features == WITHOUT or way == "direct":
             assert 0 not in samples(prometheus)

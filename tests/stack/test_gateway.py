@@ -75,7 +75,9 @@ def ids(inside: bool, count: int, seed: int) -> list[int]:
 
 
 def test_keeps_what_matters_and_exactly_the_share_of_the_rest(tiers: Tiers, emitter: Emitter) -> None:
-    """Every error, slow first audio and underrun is kept whole; of the rest those whose id is in the share, whole, and no other."""
+    """Every error, slow first audio and underrun is kept whole; of the rest those whose id is in the share, whole, and
+    no other.
+    """
     outside = iter(ids(inside=False, count=200, seed=1))
     wanted = {
         "error": [emitter.whole(trace_id=next(outside), error="nan_audio") for _ in range(10)],
@@ -152,7 +154,9 @@ def test_a_late_span_follows_the_decision_both_ways(tiers: Tiers, emitter: Emitt
 
 
 def test_head_tail_and_exemplar_decide_alike() -> None:
-    """in_share, which the gateway was shown to follow, is the SDK's own traceidratio but for ids within 2^-32 of the edge."""
+    """in_share, which the gateway was shown to follow, is the SDK's own traceidratio but for ids within 2^-32 of the
+    edge.
+    """
     source = random.Random(7)
     for share in (0.0, 0.01, 0.1, 0.25, 0.5, 1.0):
         sampler = TraceIdRatioBased(share)
@@ -163,7 +167,9 @@ def test_head_tail_and_exemplar_decide_alike() -> None:
 
 
 def test_shares_are_nested() -> None:
-    """What a small share keeps every larger one keeps, so that head sampling at 50 % costs a tail share of 25 % nothing."""
+    """What a small share keeps every larger one keeps, so that head sampling at 50 % costs a tail share of 25 %
+    nothing.
+    """
     source = random.Random(8)
     for trace_id in (source.getrandbits(128) for _ in range(2000)):
         kept = [in_share(trace_id, share) for share in (0.01, 0.1, 0.25, 0.5, 1.0)]
@@ -171,7 +177,9 @@ def test_shares_are_nested() -> None:
 
 
 def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) -> None:
-    """The first tier counts SERVER spans of all traffic, sampled or not, and never derives a second histogram from vibevoice.* spans."""
+    """The first tier counts SERVER spans of all traffic, sampled or not, and never derives a second histogram from
+    vibevoice.* spans.
+    """
     requests = [emitter.whole(trace_id=each) for each in ids(inside=False, count=5, seed=9)]
     assert emitter.flush()
 
@@ -201,7 +209,9 @@ def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) ->
 
 
 def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path: Path) -> None:
-    """Decided traces are on disk and come back; what arrives while it is down waits in the first tier; what it held undecided is gone."""
+    """Decided traces are on disk and come back; what arrives while it is down waits in the first tier; what it held
+    undecided is gone.
+    """
     need("otelcol-vibevoice")
     settings = {"GATEWAY_SHARE": "1", "GATEWAY_DECISION_WAIT": f"{WAIT_S:g}s"}
     with (

@@ -1,4 +1,6 @@
-"""Insight against the real Prometheus, filled by promtool with what a simulator of known truth would have been scraped for."""
+"""Insight against the real Prometheus, filled by promtool with what a simulator of known truth would have been scraped
+for.
+"""
 
 from __future__ import annotations
 
@@ -148,8 +150,8 @@ def _upgrade(old: Scrapes, new: Scrapes) -> None:
 
 
 def test_both_ways_to_the_same_scrapes_agree(filled: Filled) -> None:
-    """What the real Prometheus answers is what the scrapes hold: totals to the last request, every sample on the grid. So the
-    many seeds of the unit tests, asked of the scrapes directly, stand for Prometheus too.
+    """What the real Prometheus answers is what the scrapes hold: totals to the last request, every sample on the grid.
+    So the many seeds of the unit tests, asked of the scrapes directly, stand for Prometheus too.
     """
     for world in ("voices", "memory-0", "restarted"):
         real, direct = filled.source(world), MemorySource(filled.scrapes[world])
@@ -237,7 +239,9 @@ def test_settings_are_recommended(filled: Filled) -> None:
 
 
 def test_the_command_asks_the_real_store(filled: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """All three questions from the command line, as JSON and as a picture; an environment that is not there has no data."""
+    """All three questions from the command line, as JSON and as a picture; an environment that is not there has no
+    data.
+    """
     where = ["--prometheus", filled.url, "--window", "181m", "--at", str(filled.end), "--json"]
     picture = tmp_path / "capacity.png"
     arguments = ["capacity", "--streams", "50", "--gpu-memory", "24GiB", "--plot", str(picture), *where]
@@ -254,8 +258,8 @@ def test_the_command_asks_the_real_store(filled: Filled, capsys: pytest.CaptureF
 
 
 def test_two_versions_are_compared(filled: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """By a label that target_info alone carries: the answer is that of the scrapes themselves, the slower version is worse (3), a
-    version beside itself is not, and before and after by time has its own two sides.
+    """By a label that target_info alone carries: the answer is that of the scrapes themselves, the slower version is
+    worse (3), a version beside itself is not, and before and after by time has its own two sides.
     """
     where = [
         "--prometheus",
@@ -323,8 +327,8 @@ def test_a_comparison_without_two_sides_is_refused(
 
 
 async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
-    """A service told of this Prometheus answers steps=auto and cfg=auto with what was measured, says so on its SERVER span, and
-    leaves a request that names its own parameters alone.
+    """A service told of this Prometheus answers steps=auto and cfg=auto with what was measured, says so on its SERVER
+    span, and leaves a request that names its own parameters alone.
     """
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

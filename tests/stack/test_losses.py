@@ -14,8 +14,9 @@ from tools.stack.traces import TraceStore
 
 
 def test_spans_lost_in_an_outage_raise_their_alert(tmp_path: Path) -> None:
-    """The Collector dies under load and returns: each request is in Prometheus, each span came or is counted as lost there, and
-    VibeVoiceTelemetryDropped fires for the service with what was lost and why. Before the outage it is silent.
+    """The Collector dies under load and returns: each request is in Prometheus, each span came or is counted as lost
+    there, and VibeVoiceTelemetryDropped fires for the service with what was lost and why. Before the outage it is
+    silent.
     """
     need("otelcol-vibevoice", "prometheus")
     rules = tmp_path / "prometheus" / "rules"

@@ -24,8 +24,8 @@ def overlays(*names: str) -> tuple[Path, ...]:
 
 
 def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    """Service to agent to gateway to store works with the certificate and the token, and is refused without either, by every door:
-    OTLP by gRPC and HTTP, and the series for Prometheus.
+    """Service to agent to gateway to store works with the certificate and the token, and is refused without either, by
+    every door: OTLP by gRPC and HTTP, and the series for Prometheus.
     """
     need("otelcol-vibevoice")
     cert, key = certificate

@@ -140,7 +140,9 @@ def test_counts_are_the_requests_that_were_sent(prometheus: Prometheus, sent: Se
 def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(
     prometheus: Prometheus, sent: Sent, traces: TraceStore
 ) -> None:
-    """Prometheus' exemplar names a request that the client sent, whose trace left the Collector whole, with the latency of its bucket."""
+    """Prometheus' exemplar names a request that the client sent, whose trace left the Collector whole, with the latency
+    of its bucket.
+    """
     found = prometheus.exemplars(of_service(semconv.FIRST_AUDIO, "_bucket"))
     assert found
     for exemplar in found:

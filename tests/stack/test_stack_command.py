@@ -29,7 +29,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_a_request_is_followed_to_its_trace_and_ctrl_c_ends_all() -> None:
-    """One command shows a request's first-audio latency in Prometheus and its exemplar's trace; an interrupt leaves nothing running."""
+    """One command shows a request's first-audio latency in Prometheus and its exemplar's trace; an interrupt leaves
+    nothing running.
+    """
     with subprocess.Popen(command(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as stack:
         assert stack.stdout is not None
         said = []

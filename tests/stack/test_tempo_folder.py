@@ -19,7 +19,8 @@ FOLDERS = {
     "block_builder.wal.path",
     "backend_scheduler.local_work_path",
 }
-#: Stands for Tempo, of which no package registry has a binary: answers /ready, fails for a folder that is not beside its configuration.
+#: Stands for Tempo, of which no package registry has a binary: answers /ready, fails for a folder that is not beside
+#: its configuration.
 PROGRAM = """#!/usr/bin/env python3
 import http.server, pathlib, re, sys
 file = pathlib.Path(sys.argv[1].partition("=")[2])

@@ -23,7 +23,8 @@ def given(variable: str) -> str:
     url = os.environ.get(variable, "").rstrip("/")
     if not url:
         pytest.skip(
-            f"{variable} is not set: no package registry has a binary of it (docker compose up, then {variable}=http://localhost:...)"
+            f"{variable} is not set: no package registry has a binary of it (docker compose up, then "
+            f"{variable}=http://localhost:...)"
         )
     return url
 
@@ -54,7 +55,9 @@ def test_a_trace_through_the_agent_is_found_in_tempo(tmp_path: Path) -> None:
 
 
 def test_tempo_finds_what_the_dashboards_ask_for() -> None:
-    """Every TraceQL expression, with and without an environment, for one voice, several, all and an odd one (TEMPO_URL)."""
+    """Every TraceQL expression, with and without an environment, for one voice, several, all and an odd one
+    (TEMPO_URL).
+    """
     given("TEMPO_URL")
     assert tempo_check.main() == 0
 

@@ -1,4 +1,6 @@
-"""What the trace searches ask for is on a real service's spans, though it names no environment, whatever became of its requests."""
+"""What the trace searches ask for is on a real service's spans, though it names no environment, whatever became of its
+requests.
+"""
 
 from __future__ import annotations
 

@@ -41,8 +41,9 @@ def assembly(timeline: Timeline, *, sampled: bool = True) -> Assembly:
 def request(frames: int = 2, steps: int = 2, *, opened: int = 0) -> Timeline:
     """A request as a healthy service makes it; every moment is a whole millisecond.
 
-    accept 1, work 3, voice 3-5, preprocess 5-6, generate 7; prefill 8-10; each frame takes 10 ms: sampling entry, base 1 ms later,
-    steps 2 ms apart, decode right after the last step for 1 ms; sent 1 ms later; the language model's passes fill the rest.
+    accept 1, work 3, voice 3-5, preprocess 5-6, generate 7; prefill 8-10; each frame takes 10 ms: sampling entry, base
+    1 ms later, steps 2 ms apart, decode right after the last step for 1 ms; sent 1 ms later; the language model's
+    passes fill the rest.
     """
     t = Timeline(
         1,
@@ -121,7 +122,10 @@ def tree(batch: Batch) -> list[str]:
                 (
                     start,
                     -end,
-                    f"{block.span} {start / MS:g}-{end / MS:g} {block.span_id[row]}<{block.parent_id[row]}{_text(attributes)}",
+                    (
+                        f"{block.span} {start / MS:g}-{end / MS:g} "
+                        f"{block.span_id[row]}<{block.parent_id[row]}{_text(attributes)}"
+                    ),
                 )
             )
     return [line for _, _, line in sorted(lines)]

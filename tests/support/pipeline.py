@@ -1,4 +1,6 @@
-"""The whole pipeline in this process: a FastAPI application, OpenTelemetry's middleware, our hooks, exporters in memory."""
+"""The whole pipeline in this process: a FastAPI application, OpenTelemetry's middleware, our hooks, exporters in
+memory.
+"""
 
 from __future__ import annotations
 

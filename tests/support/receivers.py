@@ -1,4 +1,6 @@
-"""Receivers of OTLP on loopback ports, and exporters that end at one: what the fast path and the stock encoder both talk to."""
+"""Receivers of OTLP on loopback ports, and exporters that end at one: what the fast path and the stock encoder both
+talk to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Providers of all three signals with exporters in memory, and requests through an application's own entry as a server makes them."""
+"""Providers of all three signals with exporters in memory, and requests through an application's own entry as a server
+makes them.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,8 @@ async def ask(
     app: App, kind: str, path: str, query: str = "", headers: Sequence[tuple[bytes, bytes]] = (),
     says: Sequence[str | bytes | float] = (), **scope: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One request, as uvicorn makes it: what the application raises is logged, not passed on. Returns the messages it sent.
+    """One request, as uvicorn makes it: what the application raises is logged, not passed on. Returns the messages it
+    sent.
 
     ``says`` are the client's messages, and where one is a number so many seconds in which it says nothing.
     """

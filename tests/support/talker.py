@@ -1,4 +1,6 @@
-"""A service of upstream's surface without a model: two chunks for a text, none for a blank one. Its class is hooked as upstream's is."""
+"""A service of upstream's surface without a model: two chunks for a text, none for a blank one. Its class is hooked as
+upstream's is.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,9 @@ def threads() -> set[str]:
 
 
 def test_an_application_that_was_built_before_is_observed_by_the_next() -> None:
-    """Its stack is as it was in between, and the requests of that time are nobody's; then the new providers get everything."""
+    """Its stack is as it was in between, and the requests of that time are nobody's; then the new providers get
+    everything.
+    """
     app = speaking_app()
     with pipeline(app=app) as first:
         first.run(b"text=one")
@@ -107,8 +109,8 @@ class Pausing:
 
 
 def test_uninstrument_while_streams_are_in_flight() -> None:
-    """20 streams and one request that stands in a middleware between our layers: each client gets its bytes and the endpoint the true text;
-    what was open is dropped and counted, in no objective; no span tells the text.
+    """20 streams and one request that stands in a middleware between our layers: each client gets its bytes and the
+    endpoint the true text; what was open is dropped and counted, in no objective; no span tells the text.
     """
     Pausing.paused, Pausing.go_on = asyncio.Event(), asyncio.Event()
     app, texts = FastAPI(), list[str]()
@@ -299,7 +301,9 @@ def test_with_a_wrong_setting_the_text_is_hidden_all_the_same(monkeypatch: pytes
 
 @pytest.fixture
 def wrap() -> Iterator[Callable[[], None]]:
-    """A program that wraps functions which are ours at that time: a coroutine's, and an ordinary one's. It never takes that back."""
+    """A program that wraps functions which are ours at that time: a coroutine's, and an ordinary one's. It never takes
+    that back.
+    """
     undo: list[tuple[Any, str, Any]] = []
 
     def around(owner: Any, name: str) -> None:
@@ -318,7 +322,9 @@ def wrap() -> Iterator[Callable[[], None]]:
 
 
 def test_what_others_have_wrapped_passes_on_and_serves_again(wrap: Callable[[], None]) -> None:
-    """Our functions inside theirs do nothing once we have left, hold nothing of ours, and are used again by the next: none is added."""
+    """Our functions inside theirs do nothing once we have left, hold nothing of ours, and are used again by the next:
+    none is added.
+    """
     app = speaking_app()
     with pipeline(app=app) as first:
         first.run(b"text=one")

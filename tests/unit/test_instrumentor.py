@@ -81,7 +81,9 @@ def test_own_providers_get_trace_and_metrics(
     reader: InMemoryMetricReader,
     speech: StreamingTTSService,
 ) -> None:
-    """In a program without a web server the call of stream() is the request: a trace and metrics through the given providers."""
+    """In a program without a web server the call of stream() is the request: a trace and metrics through the given
+    providers.
+    """
     chunks = list(speech.stream("Hello there.", cfg_scale=2.0, inference_steps=3, voice_key="en-Emma_woman"))
     assert instrumented.recorder is not None
     assert instrumented.recorder.flush()
@@ -112,7 +114,9 @@ def test_instrumenting_twice_is_harmless(
 def test_two_streams_that_are_read_in_turn_are_two_requests(
     instrumented: VibeVoiceInstrumentor, exporter: InMemorySpanExporter, speech: StreamingTTSService
 ) -> None:
-    """A program that interleaves streams on one thread, or leaves one open: each is a request of its own, with its own text's length."""
+    """A program that interleaves streams on one thread, or leaves one open: each is a request of its own, with its own
+    text's length.
+    """
     first, second = speech.stream("one", inference_steps=2), speech.stream("the second one", inference_steps=2)
     next(first)
     next(second)

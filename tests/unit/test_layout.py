@@ -1,4 +1,6 @@
-"""The rooms of the package: imports run down, from room to room without a circle. docs/development.md says what each room is."""
+"""The rooms of the package: imports run down, from room to room without a circle. docs/development.md says what each
+room is.
+"""
 
 from __future__ import annotations
 

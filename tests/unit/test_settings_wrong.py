@@ -59,7 +59,8 @@ def test_all_problems_are_told_at_once_and_a_misspelling_is_a_warning(
         assert [level for level, _ in told] == ["ERROR", "ERROR", "WARNING"]
         assert all("runs without VibeVoice telemetry" in each for level, each in told if level == "ERROR")
         assert told[2][1] == (
-            "VIBEVOICE_OTEL_CAPTURE_TXT is not a setting; the nearest is VIBEVOICE_OTEL_CAPTURE_TEXT. It changes nothing."
+            "VIBEVOICE_OTEL_CAPTURE_TXT is not a setting; the nearest is VIBEVOICE_OTEL_CAPTURE_TEXT. It changes "
+            "nothing."
         )
         assert instrumentor.recorder is None
         assert all("hiding" in point.part for point in instrumentor.hook_points)

@@ -52,7 +52,9 @@ def _ours(one: Pipeline) -> list[str]:
 
 
 def test_a_suppressed_request_is_in_nothing(one: Pipeline) -> None:
-    """No span, no measurement, no timeline while it speaks, on the event loop, the worker and the generation thread; the audio is whole."""
+    """No span, no measurement, no timeline while it speaks, on the event loop, the worker and the generation thread;
+    the audio is whole.
+    """
     recorder = one.instrumentor.recorder
     assert recorder is not None
     seen: list[int] = []

@@ -1,1 +1,3 @@
-"""The unmodified microsoft/VibeVoice, observed: against a double always, against a checkout by ``make test-upstream UPSTREAM=path``."""
+"""The unmodified microsoft/VibeVoice, observed: against a double always, against a checkout by ``make test-upstream
+UPSTREAM=path``.
+"""

@@ -33,7 +33,9 @@ class Heard:
 async def listen(
     port: int, *, leave_after: int | None = None, hold: asyncio.Event | None = None, **query: object
 ) -> Heard:
-    """Speak to /stream. ``leave_after`` hangs up, without a close frame, after so many chunks; ``hold`` is set at the first one."""
+    """Speak to /stream. ``leave_after`` hangs up, without a close frame, after so many chunks; ``hold`` is set at the
+    first one.
+    """
     trace_id = secrets.token_hex(16)
     url = f"ws://127.0.0.1:{port}/stream?{urllib.parse.urlencode(query)}"
     headers = {"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}

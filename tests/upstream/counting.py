@@ -1,8 +1,9 @@
 """A witness inside the observed process: how often each function of the model ran, counted by the interpreter itself.
 
-``sys.setprofile`` sees every call of a Python function by its code object, wrapped or not, so the figures owe nothing to the
-hooks under test. The server's test harness puts this file on the path with an ``opentelemetry_pre_instrument`` entry point; the
-counts are written to $UPSTREAM_COUNTS at each SIGUSR1 (by renaming, so that a reader never sees half a file).
+``sys.setprofile`` sees every call of a Python function by its code object, wrapped or not, so the figures owe nothing
+to the hooks under test. The server's test harness puts this file on the path with an ``opentelemetry_pre_instrument``
+entry point; the counts are written to $UPSTREAM_COUNTS at each SIGUSR1 (by renaming, so that a reader never sees half a
+file).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A program inside which upstream's service speaks once, without a socket, instrumented and then not. Prints what it saw as JSON.
+"""A program inside which upstream's service speaks once, without a socket, instrumented and then not. Prints what it
+saw as JSON.
 
 Run with the tree as its argument; the tree goes on the path.
 """

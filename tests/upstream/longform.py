@@ -22,7 +22,9 @@ CONSTANT_CHANNEL = 0
 
 
 def make_model(where: Path) -> None:
-    """Save tiny weights whose every hidden state has one constant channel, which the head turns into the diffusion token."""
+    """Save tiny weights whose every hidden state has one constant channel, which the head turns into the diffusion
+    token.
+    """
     import torch
     from make_tiny import HIDDEN, _acoustic_settings, _decoder_settings, _head_settings, make_audible, make_tokenizer
     from vibevoice.modular.configuration_vibevoice import VibeVoiceConfig

@@ -1,15 +1,16 @@
-"""Make a runnable tree out of an upstream checkout: its code as it is, tiny random weights, a tokenizer and voice presets.
+"""Make a runnable tree out of an upstream checkout: its code as it is, tiny random weights, a tokenizer and voice
+presets.
 
     python tests/upstream/make_tiny.py CHECKOUT OUT [VOICE ...]
 
-OUT then holds demo/ and vibevoice/ (copies of the checkout's files, not a byte changed), demo/voices/streaming_model/*.pt and
-model/. From OUT, ``MODEL_PATH=model MODEL_DEVICE=cpu uvicorn demo.web.app:app`` serves noise in upstream's own way on a CPU.
-Nothing is downloaded and the checkout itself is left as it was.
+OUT then holds demo/ and vibevoice/ (copies of the checkout's files, not a byte changed),
+demo/voices/streaming_model/*.pt and model/. From OUT, ``MODEL_PATH=model MODEL_DEVICE=cpu uvicorn demo.web.app:app``
+serves noise in upstream's own way on a CPU. Nothing is downloaded and the checkout itself is left as it was.
 
-The weights are random except for one circuit that gives speech a length that follows its text: the first layer of the speech
-language model attends evenly to all that it has read and so knows how many text and how many speech tokens there were; the
-end-of-speech classifier reads that balance and fires at the first frame past ``FRAMES_PER_TOKEN`` x text tokens +
-``FRAMES_BEYOND``, whatever the noise of the diffusion.
+The weights are random except for one circuit that gives speech a length that follows its text: the first layer of the
+speech language model attends evenly to all that it has read and so knows how many text and how many speech tokens there
+were; the end-of-speech classifier reads that balance and fires at the first frame past ``FRAMES_PER_TOKEN`` x text
+tokens + ``FRAMES_BEYOND``, whatever the noise of the diffusion.
 """
 
 from __future__ import annotations
@@ -240,7 +241,8 @@ def make_tree(checkout: Path, out: Path, voices: tuple[str, ...] = VOICES) -> No
     presets.mkdir(parents=True, exist_ok=True)
     for seed, voice in enumerate(voices):
         torch.save(make_preset(model, seed), presets / f"{voice}.pt")
-    # Three ways for a voice to fail: unreadable, readable but useless to the processor, and useless only to the generation thread.
+    # Three ways for a voice to fail: unreadable, readable but useless to the processor, and useless only to the
+    # generation thread.
     (presets / "zz-Corrupt_man.pt").write_bytes(b"not a voice")
     broken = make_preset(model, 99)
     torch.save({**broken, "tts_lm": None}, presets / "zz-Headless_man.pt")

@@ -1,4 +1,6 @@
-"""Start the observed server as a user does, under opentelemetry-instrument, with the witness inside and a sink for what it sends."""
+"""Start the observed server as a user does, under opentelemetry-instrument, with the witness inside and a sink for what
+it sends.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,9 @@ def renamed(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 
 
 def test_uninstrumenting_restores_every_function(report: dict[str, Any]) -> None:
-    """Not one function of upstream or Starlette differs afterwards, though instrumented twice, and the service speaks on."""
+    """Not one function of upstream or Starlette differs afterwards, though instrumented twice, and the service speaks
+    on.
+    """
     assert len(report["hooked"]) >= 20
     assert report["left"] == []
     assert report["unobserved"] > 0
@@ -86,7 +88,9 @@ def test_uninstrumenting_restores_every_function(report: dict[str, Any]) -> None
 
 
 def test_a_program_without_a_socket_is_observed(report: dict[str, Any]) -> None:
-    """A script that uses the service directly has its request's trace, and the model's and the voices' loads theirs; no objective."""
+    """A script that uses the service directly has its request's trace, and the model's and the voices' loads theirs; no
+    objective.
+    """
     assert report["counters"][semconv.REQUESTS.name] == 1
     assert report["counters"].get(semconv.FIRST_AUDIO_SLI.name, 0) == 0
     names = [span["name"] for span in report["spans"]]
@@ -107,7 +111,9 @@ def test_a_program_without_a_socket_is_observed(report: dict[str, Any]) -> None:
 def test_a_renamed_function_costs_its_part_and_one_warning(
     report: dict[str, Any], renamed: dict[str, dict[str, Any]], name: str
 ) -> None:
-    """Whatever upstream renames, the service speaks as before, the rest is measured in the same trace, and one warning names it."""
+    """Whatever upstream renames, the service speaks as before, the rest is measured in the same trace, and one warning
+    names it.
+    """
     lost, warned = RENAMED[name]
     seen = renamed[name]
     assert seen["chunks"] == report["chunks"]

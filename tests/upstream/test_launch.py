@@ -36,7 +36,9 @@ def command(way: str, tree: Tree) -> Sequence[str]:
 
 @pytest.mark.parametrize("way", ["script", "reload", "renamed"])
 def test_every_way_to_start_the_server_is_observed(tree: Tree, way: str, tmp_path: Path) -> None:
-    """demo/vibevoice_realtime_demo.py, --reload, and a copy of the server under a name of its own give the same whole trace."""
+    """demo/vibevoice_realtime_demo.py, --reload, and a copy of the server under a name of its own give the same whole
+    trace.
+    """
     environment = {"UPSTREAM_COUNTS": ""} if way == "reload" else {}
     with Sink() as sink, serve(tree, sink, tmp_path, command=command(way, tree), environment=environment) as server:
         heard = ask(server.port, text=TEXT, voice="en-Emma_woman", steps=4)

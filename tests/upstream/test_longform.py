@@ -1,4 +1,6 @@
-"""The long-form model, as the PyPI package vibevoice 0.0.1 has it, with transformers 4.51.3, tiny and random, in its own environment."""
+"""The long-form model, as the PyPI package vibevoice 0.0.1 has it, with transformers 4.51.3, tiny and random, in its
+own environment.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The unmodified server, request by request: what it did not say in its logs, its trace and metrics say, and their numbers are true.
+"""The unmodified server, request by request: what it did not say in its logs, its trace and metrics say, and their
+numbers are true.
 
-Every number is compared with what the interpreter itself counted inside the server (counting.py) and with what the listener heard.
+Every number is compared with what the interpreter itself counted inside the server (counting.py) and with what the
+listener heard.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def test_a_request_is_one_whole_trace(server: Server, sink: Sink, voice: str, te
 
 
 def test_speech_that_the_length_budget_cuts_off_says_so(server: Server, sink: Sink, tree: Tree) -> None:
-    """The close is 1000 and the status a success, as upstream means it; why the speech ended stands beside it, on the span and counted."""
+    """The close is 1000 and the status a success, as upstream means it; why the speech ended stands beside it, on the
+    span and counted.
+    """
     if not tree.is_double:
         pytest.skip("the checkout's budget is thousands of frames")
     assert speak(server, sink, text=SHORT).trace.value(semconv.FINISH_REASON) == "eos"
@@ -119,7 +123,9 @@ def test_metrics_are_the_spans_and_the_witness(server: Server, sink: Sink) -> No
 
 
 def test_an_unknown_voice_says_who_spoke_instead(server: Server, sink: Sink) -> None:
-    """Upstream takes the default voice without a word; the span says so. (What was asked for instead might be the text itself.)"""
+    """Upstream takes the default voice without a word; the span says so. (What was asked for instead might be the text
+    itself.)
+    """
     trace = speak(server, sink, text=SHORT, voice="en-Nobody", steps=5).trace
     assert trace.value(semconv.VOICE) == "en-Carter_man"
     assert trace.value(semconv.VOICE_REQUESTED) == "other"
@@ -137,7 +143,9 @@ def test_replaced_parameters_are_shown(server: Server, sink: Sink) -> None:
 
 
 def test_steps_that_stick_are_shown(server: Server, sink: Sink) -> None:
-    """A request without steps runs with those of the one before it; once they are the initial ones again, nothing sticks."""
+    """A request without steps runs with those of the one before it; once they are the initial ones again, nothing
+    sticks.
+    """
     assert speak(server, sink, text=SHORT, steps=8).trace.value(semconv.STEPS_STICKY) is None
     stuck = speak(server, sink, text=SHORT)
     assert_counts(stuck, 8)
@@ -148,7 +156,9 @@ def test_steps_that_stick_are_shown(server: Server, sink: Sink) -> None:
 
 
 def test_audio_that_is_not_a_number_is_an_error(server: Server, sink: Sink) -> None:
-    """cfg=nan is served as full-length silence and a normal close; here it is an error with every frame counted as defective."""
+    """cfg=nan is served as full-length silence and a normal close; here it is an error with every frame counted as
+    defective.
+    """
     before = total(sink, semconv.DEFECTIVE_FRAMES, kind="nan")
     seen = speak(server, sink, text=SHORT, cfg="nan", steps=5)
     trace = seen.trace

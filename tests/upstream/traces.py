@@ -1,4 +1,6 @@
-"""A request's trace, and what must hold of any: it is whole, its spans nest in time, its numbers are those that the witness counted."""
+"""A request's trace, and what must hold of any: it is whole, its spans nest in time, its numbers are those that the
+witness counted.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,9 @@ class Compose:
         return found
 
     def kill(self, service: str) -> None:
-        """SIGKILL to the service's first process from outside, which a restart policy sees as a crash (docker kill is a stop)."""
+        """SIGKILL to the service's first process from outside, which a restart policy sees as a crash (docker kill is a
+        stop).
+        """
         container = self.container(service)
         pid, hostname = container["State"]["Pid"], Path(f"/proc/{container['State']['Pid']}/root/etc/hostname")
         with contextlib.suppress(OSError):
@@ -91,7 +93,8 @@ def _program() -> list[str]:
 
 
 def supply(compose: Compose) -> list[str]:
-    """Give the engine an image for each service: what it has, what a registry gives, what can be made. Returns the services left without.
+    """Give the engine an image for each service: what it has, what a registry gives, what can be made. Returns the
+    services left without.
 
     A service that docker-compose.yml builds is left to compose wherever the registry answers.
     """
@@ -111,7 +114,9 @@ def supply(compose: Compose) -> list[str]:
 
 
 def stand_in(folder: Path, services: dict[str, Any], without: list[str]) -> Path:
-    """A compose file for images made here: packages and project mounted, the small trace store for a Tempo that is missing."""
+    """A compose file for images made here: packages and project mounted, the small trace store for a Tempo that is
+    missing.
+    """
     packages = sysconfig.get_path("purelib")
     mounts = [f"{packages}:{images.PACKAGES}:ro", f"{ROOT}:{images.PROJECT}:ro"]
     image = services["service"]["image"]

@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 from tools.stack.process import STOP_S, NotReadyError, Process, Running
 
-#: What the engine may give to networks: of the range kept for benchmarks (RFC 2544), so no route of the host is shadowed.
+#: What the engine may give to networks: of the range kept for benchmarks (RFC 2544), so no route of the host is
+#: shadowed.
 POOL: Final = "198.18.0.0/16"
 FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 INTERFACES: Final = Path("/sys/class/net")
@@ -42,8 +43,9 @@ def running(host: str | None = None) -> bool:
 class Engine(Running):
     """A running dockerd; ``host`` is its DOCKER_HOST. A context manager that ends it.
 
-    Data, sockets and state lie in a folder of this run alone. It lives in a mount namespace of its own, whose root has the
-    ``propagation`` asked for: ``private`` is what Docker Desktop, WSL and containers have, ``shared`` what a plain Linux host has.
+    Data, sockets and state lie in a folder of this run alone. It lives in a mount namespace of its own, whose root has
+    the ``propagation`` asked for: ``private`` is what Docker Desktop, WSL and containers have, ``shared`` what a plain
+    Linux host has.
 
     Raises:
         FileNotFoundError: a program is missing; the message names its package.

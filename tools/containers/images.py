@@ -1,7 +1,8 @@
-"""Images of the stack made from what a machine without a registry has: built programs, busybox-static, Debian's packages.
+"""Images of the stack made from what a machine without a registry has: built programs, busybox-static, Debian's
+packages.
 
-Each stands under the name that docker-compose.yml gives it. The service's image holds Python alone: its packages and the project
-are mounted from the environment that the tests use, 5 GB that need no second copy.
+Each stands under the name that docker-compose.yml gives it. The service's image holds Python alone: its packages and
+the project are mounted from the environment that the tests use, 5 GB that need no second copy.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def alertmanager() -> tuple[bytes, list[str]]:
 
 
 def service() -> tuple[bytes, list[str]]:
-    """Debian's Python of this interpreter's minor version, and the console scripts; PACKAGES and PROJECT are to be mounted."""
+    """Debian's Python of this interpreter's minor version, and the console scripts; PACKAGES and PROJECT are to be
+    mounted.
+    """
     suite = SUITES.get(sys.version_info[:2])
     if suite is None:
         raise CannotMakeError(f"no Debian release has Python {sys.version_info[0]}.{sys.version_info[1]}")
@@ -140,7 +143,8 @@ def _layer(
 ) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        # Every folder by name: one that only a file's path implies is closed to all but root where the engine runs without root.
+        # Every folder by name: one that only a file's path implies is closed to all but root where the engine runs
+        # without root.
         for name, owner in {"tmp": 0, "etc": 0, "bin": 0, **(folders or {})}.items():
             entry = tarfile.TarInfo(name)
             entry.type, entry.uid, entry.gid = tarfile.DIRTYPE, owner, owner

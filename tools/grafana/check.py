@@ -1,8 +1,8 @@
 """``make grafana-check GRAFANA=url``: our dashboards in a running Grafana.
 
-Loads the data sources (where there are none of ours: PROMETHEUS_URL, TEMPO_URL as Grafana reaches them) and the dashboards by the HTTP API,
-runs every variable's and panel's query through it, and takes a picture of each dashboard at 1440 and 2560 pixels with Chromium.
-GRAFANA_TOKEN is a service account's token where anonymous visitors may not edit.
+Loads the data sources (where there are none of ours: PROMETHEUS_URL, TEMPO_URL as Grafana reaches them) and the
+dashboards by the HTTP API, runs every variable's and panel's query through it, and takes a picture of each dashboard at
+1440 and 2560 pixels with Chromium. GRAFANA_TOKEN is a service account's token where anonymous visitors may not edit.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def packages() -> Path:
 
 
 def table_frames(results: Iterable[tuple[str, list[dict[str, Any]]]]) -> list[Frame]:
-    """Instant vectors of Prometheus as its data source hands them to a table: time, labels, value; a frame for each query.
+    """Instant vectors of Prometheus as its data source hands them to a table: time, labels, value; a frame for each
+    query.
 
     Args:
         results: (refId, ``data.result`` of the API's answer) of each query.

@@ -1,8 +1,9 @@
-"""``make tempo-check TEMPO_URL=http://...``: a real Tempo finds the traces that it should by every TraceQL expression of the dashboards.
+"""``make tempo-check TEMPO_URL=http://...``: a real Tempo finds the traces that it should by every TraceQL expression
+of the dashboards.
 
-It sends requests of its own (services ``tempo-check-*``) and asks for them: with and without deployment.environment.name, for one voice,
-several and all, odd characters included, late, failed, rejected. It prints what it found of what it sent; 0 when nothing is missing
-and nothing else was found.
+It sends requests of its own (services ``tempo-check-*``) and asks for them: with and without
+deployment.environment.name, for one voice, several and all, odd characters included, late, failed, rejected. It prints
+what it found of what it sent; 0 when nothing is missing and nothing else was found.
 """
 
 from __future__ import annotations
@@ -171,14 +172,16 @@ def main() -> int:
             continue
         wrong += got != wanted
         print(
-            f"{'ok     ' if got == wanted else 'WRONG  '}  {asked}: {len(got & wanted)} of {len(wanted)}, {len(got - wanted)} others"
+            f"{'ok     ' if got == wanted else 'WRONG  '}  {asked}: {len(got & wanted)} of {len(wanted)}, "
+            f"{len(got - wanted)} others"
         )
     late = next(each for each in sent if each.outcome == "late")
     steps = found(url, traceql(queries.STEPS_OF_TRACE, {"trace": (late.trace_id,)})).get(late.trace_id, [])
     wrong += len(steps) != 3
     slowest = max((int(step["durationNanos"]) / MS for step in steps), default=0)
     print(
-        f"{'ok     ' if len(steps) == 3 else 'WRONG  '}  Diffusion steps of a trace: {len(steps)} of 3, the slowest {slowest:g} ms"
+        f"{'ok     ' if len(steps) == 3 else 'WRONG  '}  Diffusion steps of a trace: {len(steps)} of 3, the slowest "
+        f"{slowest:g} ms"
     )
     print(f"{len(sent)} requests sent; {wrong} expressions wrong")
     return 1 if wrong else 0

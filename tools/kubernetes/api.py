@@ -1,4 +1,6 @@
-"""A real Kubernetes API on this machine: etcd, kube-apiserver and, where asked for, kube-controller-manager; no node, no container."""
+"""A real Kubernetes API on this machine: etcd, kube-apiserver and, where asked for, kube-controller-manager; no node,
+no container.
+"""
 
 from __future__ import annotations
 

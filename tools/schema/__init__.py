@@ -1,4 +1,6 @@
-"""``python -m tools.schema``: the telemetry's names as a semantic-convention registry and as a reference page, from semconv.py."""
+"""``python -m tools.schema``: the telemetry's names as a semantic-convention registry and as a reference page, from
+semconv.py.
+"""
 
 from __future__ import annotations
 

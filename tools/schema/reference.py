@@ -20,7 +20,8 @@ Histograms in Prometheus end in `_bucket`, `_sum` and `_count`. Every series car
 """
 
 SERIES = (
-    f"Of one process with {series.VOICES} voices, {series.SETTINGS} settings of cfg and steps ({series.STEPS} steps each) and a GPU, "
+    f"Of one process with {series.VOICES} voices, {series.SETTINGS} settings of cfg and steps ({series.STEPS} steps "
+    "each) and a GPU, "
     f"when every combination has occurred. A test fails above {series.BOUND:,}."
 )
 
@@ -83,7 +84,10 @@ def text() -> str:
     )
     lines += ["", "### Metrics of the conventions of generative AI", ""]
     lines += [
-        "With `OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental` alone; the names above stay as they are, and nothing sums both.",
+        (
+            "With `OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental` alone; the names above stay as they are, and "
+            "nothing sums both."
+        ),
         "",
     ]
     lines += _table(

@@ -10,7 +10,8 @@ from vibevoice_otel.semconv import Attribute, Metric
 VOICES, SETTINGS, STEPS, DEVICES = 25, 3, 5, 1
 #: Above so many series the reference page cannot be generated without a failing test.
 BOUND = 30_000
-#: Values that a label takes where semconv.py does not list them all. cfg and steps are one setting; a model is timed by one clock.
+#: Values that a label takes where semconv.py does not list them all. cfg and steps are one setting; a model is timed by
+#: one clock.
 VALUES = {
     semconv.M_VOICE: VOICES,
     semconv.M_CFG: SETTINGS,
@@ -38,7 +39,9 @@ def values(label: Attribute) -> int:
 
 
 def of(metric: Metric) -> int:
-    """Series of one metric: a histogram has one for each bucket, the last one without a bound included, and _sum and _count."""
+    """Series of one metric: a histogram has one for each bucket, the last one without a bound included, and _sum and
+    _count.
+    """
     sets = math.prod(values(label) for label in metric.attributes)
     return sets * (len(metric.buckets) + 3 if metric.instrument == "histogram" else 1)
 

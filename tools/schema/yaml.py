@@ -1,4 +1,6 @@
-"""YAML as this project's generated files have it: PyYAML's, with keys in their order, and text of several lines as it stands."""
+"""YAML as this project's generated files have it: PyYAML's, with keys in their order, and text of several lines as it
+stands.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ def _run(chosen: argparse.Namespace, folder: Path, running: contextlib.ExitStack
 
 
 def _traces(folder: Path, running: contextlib.ExitStack, port: int) -> Traces:
-    """An existing Tempo (TEMPO_URL, its OTLP port 4317), one started from PATH, Jaeger where it is built, or the small store."""
+    """An existing Tempo (TEMPO_URL, its OTLP port 4317), one started from PATH, Jaeger where it is built, or the small
+    store.
+    """
     given = os.environ.get("TEMPO_URL", "").rstrip("/")
     if given:
         endpoint = os.environ.get("TEMPO_OTLP") or f"{urlsplit(given).hostname}:4317"
@@ -177,7 +179,8 @@ def _follow(
 
     trace = wait(whole)
     say(
-        f"  Prometheus    vibevoice_first_audio_latency_seconds of {exemplar['seriesLabels']['voice']}: {float(exemplar['value']):.3f} s"
+        f"  Prometheus    vibevoice_first_audio_latency_seconds of {exemplar['seriesLabels']['voice']}: "
+        f"{float(exemplar['value']):.3f} s"
     )
     say(f"  its exemplar  trace_id {trace_id}")
     say(f"  its trace     {traces.page}{trace_id}")

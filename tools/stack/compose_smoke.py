@@ -1,7 +1,8 @@
 """``make compose-smoke``: docker-compose.yml run for real, killed, taken down and up again, both tiers; then all gone.
 
-It uses the Docker engine that runs. Where none does, and VIBEVOICE_OTEL_CI_DOCKER=1 or CI=true as root, it starts Debian's docker.io
-apart from everything and ends it. Where no registry answers it makes the images (tools/containers/images.py) and names what it leaves out.
+It uses the Docker engine that runs. Where none does, and VIBEVOICE_OTEL_CI_DOCKER=1 or CI=true as root, it starts
+Debian's docker.io apart from everything and ends it. Where no registry answers it makes the images
+(tools/containers/images.py) and names what it leaves out.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def main() -> int:
         if not engine.running():
             if not engine.may_start():
                 print(
-                    "make compose-smoke needs a running Docker; as root VIBEVOICE_OTEL_CI_DOCKER=1 starts one of its own"
+                    "make compose-smoke needs a running Docker; as root VIBEVOICE_OTEL_CI_DOCKER=1 starts one of its "
+                    "own"
                 )
                 return 2
             try:

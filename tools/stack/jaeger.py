@@ -65,12 +65,16 @@ class Jaeger(Running):
     def search(
         self, service: str, operation: str, tags: dict[str, str], minimum: str = "0s", limit: int = 20
     ) -> list[str]:
-        """Ids of traces with a span of that operation with those attributes that took at least ``minimum`` (such as 100ms)."""
+        """Ids of traces with a span of that operation with those attributes that took at least ``minimum`` (such as
+        100ms).
+        """
         query = {"service": service, "operation": operation, "minDuration": minimum, "limit": str(limit)}
         return [each["traceID"] for each in self._get("/api/traces", tags=json.dumps(tags), **query)["data"] or ()]
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:
-        """The spans of a trace as OTLP's JSON has them, the resource's attributes under ``resource``; empty for an unknown id."""
+        """The spans of a trace as OTLP's JSON has them, the resource's attributes under ``resource``; empty for an
+        unknown id.
+        """
         try:
             parts = self._get(f"/api/v3/traces/{trace_id}")["result"]["resourceSpans"]
         except urllib.error.HTTPError as error:

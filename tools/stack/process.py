@@ -1,4 +1,6 @@
-"""A program started here: ready when its own endpoint says so, its log in a file, ended by SIGTERM and, failing that, SIGKILL."""
+"""A program started here: ready when its own endpoint says so, its log in a file, ended by SIGTERM and, failing that,
+SIGKILL.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ class Prometheus(Running, Api):
 
     Args:
         folder: receives the configuration, the targets, the data and the log.
-        targets: name of a file in deploy/prometheus/targets (without .yml) -> host:port list. What is not named has no target.
+        targets: name of a file in deploy/prometheus/targets (without .yml) -> host:port list. What is not named has no
+            target.
         config: file in deploy/prometheus.
         interval: scrape and evaluation interval in place of the shipped 15 s, for tests that cannot wait that long.
         features: what --enable-feature asks for.

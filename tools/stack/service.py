@@ -56,7 +56,8 @@ def speak(
     voice: str = "en-Carter_man",
     headers: dict[str, str] | None = None,
 ) -> int:
-    """One request to host:port as a listener makes it; returns the number of audio chunks. Raises what websockets raises.
+    """One request to host:port as a listener makes it; returns the number of audio chunks. Raises what websockets
+    raises.
 
     Args:
         address: the service's host:port.

@@ -1,7 +1,7 @@
 """A trace store in memory: OTLP/gRPC in, Tempo's by-id API and a plain waterfall out.
 
-It stands where neither Tempo nor Jaeger has a binary: `make stack` follows an exemplar to its trace with it, and the tests look at what
-left the Collector.
+It stands where neither Tempo nor Jaeger has a binary: `make stack` follows an exemplar to its trace with it, and the
+tests look at what left the Collector.
 """
 
 from __future__ import annotations

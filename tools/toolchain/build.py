@@ -109,7 +109,9 @@ def _sources(recipe: Recipe, command: str, work: Path) -> tuple[Path, list[str]]
 
 
 def _generated(recipe: Recipe, manifest: Path, work: Path) -> Path:
-    """The Collector's main package, generated from the manifest, with the versions and checksums that are committed beside it."""
+    """The Collector's main package, generated from the manifest, with the versions and checksums that are committed
+    beside it.
+    """
     ocb = _ensure(BY_NAME["ocb"]) / "ocb"
     # output_path in the manifest is relative to where the builder runs.
     _run([str(ocb), "--config", str(manifest), "--skip-compilation", "--skip-get-modules"], work)
@@ -132,7 +134,9 @@ def lock() -> None:
 
 
 def _with_page(recipe: Recipe, command: str, work: Path) -> Path:
-    """A go.mod that takes the module from a copy with the missing page put in; the module's own checksum was verified on fetching."""
+    """A go.mod that takes the module from a copy with the missing page put in; the module's own checksum was verified
+    on fetching.
+    """
     original = _run([command, "mod", "download", "-json", recipe.module], recipe.directory)
     directory = Path(json.loads(original)["Dir"])
     copy = work / "module"

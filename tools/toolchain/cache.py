@@ -1,4 +1,6 @@
-"""Where built programs lie: ``$VIBEVOICE_OTEL_CACHE`` (default ~/.cache/vibevoice-otel), keyed by the hash of what pins them."""
+"""Where built programs lie: ``$VIBEVOICE_OTEL_CACHE`` (default ~/.cache/vibevoice-otel), keyed by the hash of what pins
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Models of forks: the same surface under another module, another name, or in transformers' own realtime port.
 
-A model class is hooked as it is defined (surface.py). What its generation calls (scheduler, tokenizers, connectors, audio queue) is hooked
-by the objects that the model holds when it generates; modules that lie where upstream's do are hooked as upstream's.
+A model class is hooked as it is defined (surface.py). What its generation calls (scheduler, tokenizers, connectors,
+audio queue) is hooked by the objects that the model holds when it generates; modules that lie where upstream's do are
+hooked as upstream's.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class ForksAdapter:
             self._windowed(model)
 
     def _windowed(self, model: type) -> None:
-        """Transformers' vibevoice_realtime: its loop is ``_sample``, in which a frame begins with the scheduler's set_timesteps."""
+        """Transformers' vibevoice_realtime: its loop is ``_sample``, in which a frame begins with the scheduler's
+        set_timesteps.
+        """
         hook_generate(self.hooks, self._recorder, model, self._parts)
         upstream.hook_preparation(self.hooks, model)
         realtime.hook_passes(self.hooks, model, speech="forward")

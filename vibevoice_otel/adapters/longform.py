@@ -1,7 +1,9 @@
-"""The long-form model of the same repository (multi-speaker, voices cloned from samples), as the PyPI package vibevoice 0.0.1 has it.
+"""The long-form model of the same repository (multi-speaker, voices cloned from samples), as the PyPI package vibevoice
+0.0.1 has it.
 
-It has no server: a request is one call of ``generate``, and the processor's call before it is its preprocessing. Threads: everything
-runs on the thread that calls ``generate``. A batch of scripts is one request; its frame is one step of all of them together.
+It has no server: a request is one call of ``generate``, and the processor's call before it is its preprocessing.
+Threads: everything runs on the thread that calls ``generate``. A batch of scripts is one request; its frame is one step
+of all of them together.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ MODEL = "VibeVoiceForConditionalGenerationInference"
 
 
 class LongFormAdapter:
-    """Attaches as the long-form model's modules of ``package`` are imported: upstream's, or a copy's under another name."""
+    """Attaches as the long-form model's modules of ``package`` are imported: upstream's, or a copy's under another
+    name.
+    """
 
     def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
@@ -65,7 +69,9 @@ def hook_passes(hooks: Hooks, model: type) -> None:
 
 
 def _pass_begins(run: Run, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, int]:
-    """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one only the last."""
+    """The prefill alone brings the voices' samples; a negative pass keeps the logits of all positions, a positive one
+    only the last.
+    """
     if "speech_tensors" not in kwargs:
         return upstream.pass_begins(run, Leaf.LM_POSITIVE if kwargs.get("logits_to_keep") else Leaf.LM_NEGATIVE)
     run.prefilling = True

@@ -1,7 +1,7 @@
 """microsoft/VibeVoice's realtime model, in its own WebSocket server (demo/web/app.py) or in any program.
 
-Threads: the service's ``stream`` and the processor run on an asyncio.to_thread worker, ``generate`` and all below it on a thread of
-its own, the close of an abandoned stream on the event loop.
+Threads: the service's ``stream`` and the processor run on an asyncio.to_thread worker, ``generate`` and all below it on
+a thread of its own, the close of an abandoned stream on the event loop.
 """
 
 from __future__ import annotations

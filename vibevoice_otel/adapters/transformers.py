@@ -81,7 +81,8 @@ class TransformersAdapter:
             note(projector, "forward", "vibevoice.connector", *times(Leaf.CONNECTOR, outside_prefill=True))
 
     def _guidance(self, module: ModuleType) -> None:
-        # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional pass a token.
+        # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional
+        # pass a token.
         processor = getattr(module, "UnbatchedClassifierFreeGuidanceLogitsProcessor", None)
         if processor is not None:
             self.hooks.note(

@@ -1,4 +1,6 @@
-"""What microsoft/VibeVoice's realtime and long-form models share: scheduler, tokenizers, audio streamer, server, loading, passes."""
+"""What microsoft/VibeVoice's realtime and long-form models share: scheduler, tokenizers, audio streamer, server,
+loading, passes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from vibevoice_otel.semconv import Cache
 
 #: The service class of upstream's server, by whichever module name the server was loaded.
 SERVICE = "StreamingTTSService"
-#: Module names by which the server is known to be loaded: ``uvicorn demo.web.app:app`` and demo/vibevoice_realtime_demo.py.
+#: Module names by which the server is known to be loaded: ``uvicorn demo.web.app:app`` and
+#: demo/vibevoice_realtime_demo.py.
 SERVERS = ("demo.web.app", "web.app")
 
 
@@ -33,7 +36,9 @@ NAME = "upstream"
 
 
 class UpstreamAdapter:
-    """Attaches to the modules that the realtime and the long-form package both have, and to the server, as they are imported."""
+    """Attaches to the modules that the realtime and the long-form package both have, and to the server, as they are
+    imported.
+    """
 
     def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
@@ -163,7 +168,7 @@ def hook_preparation(hooks: Hooks, model: type) -> None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- frames
+# --------------------------------------------------------------------------------------------------------------- frames
 
 NUMBER = (int, float)  # made once, for every frame asks
 
@@ -184,9 +189,9 @@ def _frame_begins(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         used.cfg = float(cfg)
 
 
-# ----------------------------------------------------------------------------------------------------------------- passes
-# A pass of the language model is spread over calls that the generation loop makes one after the other: its inputs are prepared,
-# it runs, its caches and masks are carried on.
+# --------------------------------------------------------------------------------------------------------------- passes
+# A pass of the language model is spread over calls that the generation loop makes one after the other: its inputs are
+# prepared, it runs, its caches and masks are carried on.
 
 
 def _pass_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
@@ -195,7 +200,9 @@ def _pass_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
 
 
 def pass_begins(run: Run, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, int]:
-    """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it already."""
+    """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it
+    already.
+    """
     started, run.pass_start, run.pass_run = run.pass_start or now(), 0, None
     if run.device is not None and not entered:
         run.device.enter(leaf)
@@ -220,7 +227,7 @@ def _pass_carried_on(run: Run, leaf: Leaf, _result: Any) -> None:
         passes[-1] = now()
 
 
-# ------------------------------------------------------------------------------------------------------------------ steps
+# ---------------------------------------------------------------------------------------------------------------- steps
 
 #: Attribute of a model: the steps that were set outside any request, to which a request that names none should return.
 INITIAL_STEPS = "_vibevoice_otel_initial_steps"
@@ -241,7 +248,8 @@ def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
                 timeline, steps
             )
         if not any(note.span is semconv.MODEL_LOAD for note in timeline.notes):
-            # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it ready.
+            # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it
+            # ready.
             timeline.note(semconv.MODEL_LOAD, started, now(), **{semconv.CACHE.key: Cache.HIT})
         return result
 
@@ -255,7 +263,7 @@ def _asked_for(timeline: Timeline | Candidate, steps: int) -> bool:
         return False
 
 
-# ---------------------------------------------------------------------------------------------------------------- loading
+# -------------------------------------------------------------------------------------------------------------- loading
 
 
 def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,6 @@
-"""``vibevoice-otel doctor``: what would be measured in this environment, where it would go, what is wrong and how to mend it."""
+"""``vibevoice-otel doctor``: what would be measured in this environment, where it would go, what is wrong and how to
+mend it.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,8 @@ def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def exports(environ: Mapping[str, str], workers: int | None = None, *, send: bool = False) -> Iterator[Finding]:
-    """What the SDK makes of the environment or the configuration file, and what came back from an empty export to each exporter.
+    """What the SDK makes of the environment or the configuration file, and what came back from an empty export to each
+    exporter.
 
     Args:
         environ: the service's variables.
@@ -146,13 +149,17 @@ def temporality(environ: Mapping[str, str]) -> Iterator[Finding]:
     """What Prometheus does not take of what the OTLP exporter may be told to send."""
     chosen = environ.get(TEMPORALITY, "").strip().lower()
     if chosen in {"delta", "lowmemory"}:
-        yield Finding("note", TEMPORALITY, f"{chosen}: Prometheus takes no delta temporality, and its exporters drop it without a word. "
+        yield Finding("note", TEMPORALITY, f"{chosen}: Prometheus takes no delta temporality, and its exporters drop "
+                                           "it without a word. "
                       "The shipped agent makes it cumulative; Prometheus' own OTLP endpoint needs "
                       "--enable-feature=otlp-deltatocumulative")  # fmt: skip
     if environ.get(AGGREGATION, "").strip().lower() == "base2_exponential_bucket_histogram":
-        yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: the shipped agent counts them in the buckets that "
-                      "dashboards and alerts read, but for playback gaps and underruns, leading silence, memory per step and the "
-                      "parts of first audio: their panels are empty. Another Collector leaves no series that ends in _bucket")  # fmt: skip
+        yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: the shipped agent counts them in the "
+                                           "buckets that "
+                      "dashboards and alerts read, but for playback gaps and underruns, leading silence, memory per "
+                      "step and the "
+                      "parts of first audio: their panels are empty. Another Collector leaves no series that ends in "
+                      "_bucket")  # fmt: skip
 
 
 def _page(environ: Mapping[str, str], workers: int | None) -> Finding | None:
@@ -210,7 +217,9 @@ def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator
 
 
 def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
-    """Import whatever model code is installed with the hooks on; findings, and (part, where, found or missing) of each hook."""
+    """Import whatever model code is installed with the hooks on; findings, and (part, where, found or missing) of each
+    hook.
+    """
     findings: list[Finding] = []
     os.environ.pop(
         "OTEL_PROPAGATORS", None

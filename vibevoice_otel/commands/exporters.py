@@ -1,7 +1,9 @@
-"""``python -m vibevoice_otel.commands.exporters``: makes what the SDK would make from this environment, and sends one empty export to each.
+"""``python -m vibevoice_otel.commands.exporters``: makes what the SDK would make from this environment, and sends one
+empty export to each.
 
-Run by doctor in a process of its own: a component that raises, hangs or prints costs one line of the report. Each is made alone, by the
-SDK's own factories; nothing becomes global, no metrics page is opened, and each export has three seconds and one attempt.
+Run by doctor in a process of its own: a component that raises, hangs or prints costs one line of the report. Each is
+made alone, by the SDK's own factories; nothing becomes global, no metrics page is opened, and each export has three
+seconds and one attempt.
 """
 
 from __future__ import annotations
@@ -214,7 +216,8 @@ def _of_file(report: Report) -> Made:
             if any(
                 getattr(v.stream.aggregation, "base2_exponential_bucket_histogram", None) is not None for v in views
             ):
-                report("wrong", f"{path} views", "the Prometheus exporter of Python raises on exponential histograms, and the whole page "
+                report("wrong", f"{path} views", "the Prometheus exporter of Python raises on exponential histograms, "
+                                                 "and the whole page "
                        "with it. Mend: a periodic reader with an otlp exporter, and a Collector")  # fmt: skip
         elif reader.periodic is not None:
             yield "metrics", f"{path} metrics", partial(metrics._create_push_metric_exporter, reader.periodic.exporter)
@@ -225,7 +228,8 @@ def _sampler(create: Callable[[Any], Any], chosen: Any, report: Report) -> None:
         report(
             "wrong",
             f"{os.environ[CONFIGURATION]} sampler",
-            "vibevoice_tail inside parent_based: the spans below the first are dropped, and with them what it would keep "
+            "vibevoice_tail inside parent_based: the spans below the first are dropped, and with them what it would "
+            "keep "
             "later. Mend: sampler: vibevoice_tail: alone, which follows the caller itself",
         )
 

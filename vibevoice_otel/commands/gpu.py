@@ -1,9 +1,10 @@
-"""``vibevoice-otel gpu sample``: how busy the card's kernels are, by its profiler, in one frame of one synthetic request.
+"""``vibevoice-otel gpu sample``: how busy the card's kernels are, by its profiler, in one frame of one synthetic
+request.
 
-The service takes the sample where ``VIBEVOICE_OTEL_GPU_PROFILE`` is ``on-demand`` or a number of minutes, while no other request is open,
-and at most once in ten seconds. The request is marked (W3C baggage ``vibevoice.synthetic=true``, ``vibevoice.gpu.sample=true``) and
-counts in no objective and no latency. The answer is read from the service's metrics page; it also stands on the frame's span and in
-``vibevoice_kernel_share``.
+The service takes the sample where ``VIBEVOICE_OTEL_GPU_PROFILE`` is ``on-demand`` or a number of minutes, while no
+other request is open, and at most once in ten seconds. The request is marked (W3C baggage ``vibevoice.synthetic=true``,
+``vibevoice.gpu.sample=true``) and counts in no objective and no latency. The answer is read from the service's metrics
+page; it also stands on the frame's span and in ``vibevoice_kernel_share``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not found:
         print(
-            "no sample was taken. Is VIBEVOICE_OTEL_GPU_PROFILE set, does the model lie on a CUDA device, was another request open, "
+            "no sample was taken. Is VIBEVOICE_OTEL_GPU_PROFILE set, does the model lie on a CUDA device, was another "
+            "request open, "
             "or the last sample less than ten seconds ago?",
             file=sys.stderr,
         )

@@ -1,11 +1,12 @@
 """``vibevoice-otel load``: how many streams a service holds, found by driving it with listeners, step by step.
 
-A *stream* is a listener being spoken to, as in ``vibevoice-otel insight capacity``: at N streams requests come as often as keeps N
-listeners listening on average. They come independently of each other, as people with their own thinking times do, at moments that are
-fixed beforehand; a step whose own requests left more than 20 ms late is void, for it measured the machine that drives. The first step that
-misses the objective ends the climb, and the numbers between it and the one before are tried. W3C baggage marks the requests as synthetic
-unless --count-them is given: then they are in the service's metrics, and ``--prometheus`` holds the answer of ``insight capacity`` against
-what was found. Only this machine is driven unless --remote is given.
+A *stream* is a listener being spoken to, as in ``vibevoice-otel insight capacity``: at N streams requests come as often
+as keeps N listeners listening on average. They come independently of each other, as people with their own thinking
+times do, at moments that are fixed beforehand; a step whose own requests left more than 20 ms late is void, for it
+measured the machine that drives. The first step that misses the objective ends the climb, and the numbers between it
+and the one before are tried. W3C baggage marks the requests as synthetic unless --count-them is given: then they are in
+the service's metrics, and ``--prometheus`` holds the answer of ``insight capacity`` against what was found. Only this
+machine is driven unless --remote is given.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ LEAST_REQUESTS = 20
 TEXTS = (
     "Good morning.",
     "The next train to the coast leaves from platform four in twelve minutes.",
-    "Thank you for calling. I have found your order, and it is on its way to you: it should arrive before noon tomorrow.",
+    (
+        "Thank you for calling. I have found your order, and it is on its way to you: it should arrive before noon "
+        "tomorrow."
+    ),
 )
 
 
@@ -281,7 +285,7 @@ def local(address: str) -> bool:
     return all(ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found)
 
 
-# ------------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------------------- the command
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -415,7 +419,8 @@ def show(found: Found, console: Console) -> None:
             high = "up" if told["high"] is None else told["high"]
             agrees = {True: "agrees", False: "does not agree", None: "cannot be compared"}[told["agrees"]]
             console.print(
-                f"insight capacity says {told['streams']} ({told['low']} to {high}; {told['binds']} binds first): it {agrees}."
+                f"insight capacity says {told['streams']} ({told['low']} to {high}; {told['binds']} binds first): it "
+                f"{agrees}."
             )
 
 

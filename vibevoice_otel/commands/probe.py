@@ -1,8 +1,10 @@
-"""``vibevoice-otel probe``: a synthetic request every minute against any service, so that alerts see when nobody speaks.
+"""``vibevoice-otel probe``: a synthetic request every minute against any service, so that alerts see when nobody
+speaks.
 
 It measures from outside, so it also sees what the service cannot say: that it is gone. W3C baggage marks its requests
 (``vibevoice.synthetic=true``); the service puts them in traces and in no series, so that they are in no objective. Put
-``opentelemetry-instrument`` before the command and it exports ``vibevoice_probe_*`` and a CLIENT span, the parent of the service's trace.
+``opentelemetry-instrument`` before the command and it exports ``vibevoice_probe_*`` and a CLIENT span, the parent of
+the service's trace.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Outcome:
 
     def __str__(self) -> str:
         heard = (
-            f"first audio after {self.first_audio:.3f} s, {self.audio_seconds:.1f} s of audio, worst gap {self.worst_gap or 0:.3f} s"
+            f"first audio after {self.first_audio:.3f} s, {self.audio_seconds:.1f} s of audio, worst gap "
+            f"{self.worst_gap or 0:.3f} s"
             if self.first_audio is not None
             else "no audio"
         )

@@ -1,7 +1,7 @@
 """Putting hooks into foreign code, and taking them out again.
 
-A hook attaches when the module that holds it is imported, so nothing heavy is imported on our account. A function that an
-upstream release renamed costs its own part and one warning, never the service.
+A hook attaches when the module that holds it is imported, so nothing heavy is imported on our account. A function that
+an upstream release renamed costs its own part and one warning, never the service.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class HookPoint:
 class _Slot:
     """What a replacement calls: a hook, or, once that is taken out, nothing but the original.
 
-    A replacement that somebody has wrapped stays inside the wrapper when its hook leaves. The next hook for that place is put into it.
+    A replacement that somebody has wrapped stays inside the wrapper when its hook leaves. The next hook for that place
+    is put into it.
     """
 
     def __init__(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]], where: str) -> None:
@@ -126,11 +127,11 @@ class Hooks:
     ) -> bool:
         """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
 
-        What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a coroutine's, sees to
-        that itself (:meth:`failed`).
+        What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a
+        coroutine's, sees to that itself (:meth:`failed`).
 
-        ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is harmless, by
-        another adapter too (they share what upstream's models share): the second time does nothing.
+        ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is
+        harmless, by another adapter too (they share what upstream's models share): the second time does nothing.
         """
         where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace(
             "..", "."
@@ -173,7 +174,8 @@ class Hooks:
     def note(
         self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None
     ) -> bool:
-        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as :meth:`replace`.
+        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as
+        :meth:`replace`.
 
         For the functions that every frame calls; :meth:`replace` is for those that need more than a note.
         """

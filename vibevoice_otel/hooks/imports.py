@@ -1,4 +1,6 @@
-"""One import hook a module, for the life of the process (wrapt takes none back): it calls those who wait for the module by then."""
+"""One import hook a module, for the life of the process (wrapt takes none back): it calls those who wait for the module
+by then.
+"""
 
 from __future__ import annotations
 

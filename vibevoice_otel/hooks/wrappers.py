@@ -11,8 +11,8 @@ from typing import Any
 from vibevoice_otel.recording.timeline import thread
 
 Failed = Callable[[BaseException], None]
-#: Called before the original with the Run that the thread makes (or what Find found) and the call's arguments; None says that
-#: there is nothing to note after it.
+#: Called before the original with the Run that the thread makes (or what Find found) and the call's arguments; None
+#: says that there is nothing to note after it.
 Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 #: Called after the original with the same, what Before returned, and the result (None where the original raised).
 After = Callable[[Any, Any, Any], None]
@@ -39,7 +39,8 @@ _running = _Running()
 
 
 def traced() -> Callable[[], bool]:
-    """A function that is false, except where torch.compile reads a hook into a graph: there it is true, and the hook is left out.
+    """A function that is false, except where torch.compile reads a hook into a graph: there it is true, and the hook is
+    left out.
 
     Ask for it when a hook is put in; by then whatever is hooked has imported torch.
     """
@@ -60,9 +61,11 @@ def always(_run: Any, _args: Any, _kwargs: Any) -> bool:
 def noted(
     original: Callable[..., Any], before: Before, after: After | None, failed: Failed, find: Find | None = None
 ) -> Callable[..., Any]:
-    """``original`` with a note made before and after each call that serves a request; by default the one this thread generates for.
+    """``original`` with a note made before and after each call that serves a request; by default the one this thread
+    generates for.
 
-    For what every frame calls: it never stands between the caller and the original, so its guard costs less than half of :func:`guarded`'s.
+    For what every frame calls: it never stands between the caller and the original, so its guard costs less than half
+    of :func:`guarded`'s.
     """
     local, compiling = thread, traced()
 
@@ -96,8 +99,8 @@ def guarded(
 ) -> Callable[..., Any]:
     """``make(original)``, but an Exception of the hook's own is given to ``failed`` and not to the caller.
 
-    The original is called once, whatever the hook does: by the hook, or after it has failed. For synchronous functions that call the
-    original, if at all, before they return.
+    The original is called once, whatever the hook does: by the hook, or after it has failed. For synchronous functions
+    that call the original, if at all, before they return.
     """
     running, compiling = _running, traced()
 

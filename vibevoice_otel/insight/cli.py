@@ -358,20 +358,23 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--voice", metavar="NAME", help="the voice that will speak (default: any)")
     recommend.add_argument(
         "--prefer", choices=["model", "long-text"], default="model",
-        help="model: the model's own cfg of 1.5 for every text; long-text: 1.3 for texts from 200 characters (docs/insight.md)",
+        help="model: the model's own cfg of 1.5 for every text; long-text: 1.3 for texts from 200 characters "
+             "(docs/insight.md)",
     )  # fmt: skip
     compare = questions.add_parser(
         "compare",
         parents=[shared],
         help="what a change changed, with intervals: before and after, or a canary beside its stable",
-        description="Ends with 0 where nothing is worse, 3 where something is, 4 where it cannot be told, 1 on an error.",
+        description="Ends with 0 where nothing is worse, 3 where something is, 4 where it cannot be told, 1 on an "
+        "error.",
     )
     for name, other in (("before", "2d..1d"), ("after", "1d..now")):
         compare.add_argument(f"--{name}", metavar="FROM..TO", type=_span, help=f"its stretch of time, such as {other}")
     for name in ("a", "b"):
         compare.add_argument(
             f"--{name}", metavar="LABEL=VALUE", type=_pair, action="append", default=[],
-            help="its label, such as service_version=1.2 or environment=canary; any label of the series, of target_info or "
+            help="its label, such as service_version=1.2 or environment=canary; any label of the series, of "
+                 "target_info or "
             "of vibevoice_build_info; repeatable",
         )  # fmt: skip
     changes = questions.add_parser(

@@ -1,7 +1,7 @@
 """``insight cost``: what a minute of audio takes of cards, hosts and energy, and what that is in the operator's money.
 
-A card and its energy are shared by all that speaks on it: a voice's part is allocated by the seconds that it generated. That is an
-allocation, not a measurement; only the totals are measured.
+A card and its energy are shared by all that speaks on it: a voice's part is allocated by the seconds that it generated.
+That is an allocation, not a measurement; only the totals are measured.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class VoiceCost:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """Totals as measured, and each voice's allocation. Energy in joules, ``idle`` of it what the cards draw at their least."""
+    """Totals as measured, and each voice's allocation. Energy in joules, ``idle`` of it what the cards draw at their
+    least.
+    """
 
     origin: Origin
     audio_minutes: float
@@ -80,7 +82,8 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
         present = _by_device(source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or [])
         if present:
             notes.append(
-                "NVML is not read (pip install 'vibevoice-otel[gpu]'): no energy, and a card that two processes share counts twice."
+                "NVML is not read (pip install 'vibevoice-otel[gpu]'): no energy, and a card that two processes share "
+                "counts twice."
             )
     hours = sum(_seconds(track) for track in present.values()) / 3600 if present else None
     joules = sum(_growth(track.values) for track in energy.values()) if energy else None

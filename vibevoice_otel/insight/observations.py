@@ -23,7 +23,9 @@ Key = frozenset[tuple[str, str]]
 
 @dataclass(slots=True)
 class Process:
-    """One observed process. Counters are increments a grid step; gauges as sampled, NaN where absent. Arrays are (steps,)."""
+    """One observed process. Counters are increments a grid step; gauges as sampled, NaN where absent. Arrays are
+    (steps,).
+    """
 
     labels: dict[str, str]
     active: Floats
@@ -37,7 +39,8 @@ class Process:
     waits_sum: Floats
     waits_felt: Floats  # waits above the smallest that a person could notice
     device_seconds: Floats  # NaN throughout where no device clock reported
-    #: Seconds of frames by semconv.Limit, and (sum, count) of kernels' shares of sampled frames: of the window as a whole.
+    #: Seconds of frames by semconv.Limit, and (sum, count) of kernels' shares of sampled frames: of the window as a
+    #: whole.
     limits: dict[str, float] = field(default_factory=dict)
     kernel_shares: tuple[float, float] = (0.0, 0.0)
     devices: dict[str, Device] = field(default_factory=dict)
@@ -74,8 +77,8 @@ def _key(track: Track) -> Key:
 def increments(values: Floats) -> Floats:
     """Growth of a counter a step. Gaps (NaN) are bridged, nothing precedes the first value.
 
-    Where it falls, its process restarted or one of the series summed in it vanished: what it shows then is not growth, and at
-    most one step's worth is lost.
+    Where it falls, its process restarted or one of the series summed in it vanished: what it shows then is not growth,
+    and at most one step's worth is lost.
     """
     out = np.zeros_like(values)
     seen = np.flatnonzero(~np.isnan(values))
@@ -203,7 +206,9 @@ def block_steps(window: Window, processes: Sequence[Process]) -> int:
 
 
 def blocks(values: Floats, size: int) -> Floats:
-    """Sums over consecutive blocks of ``size`` steps, (..., blocks); a last, incomplete block is left out, NaN counts as zero."""
+    """Sums over consecutive blocks of ``size`` steps, (..., blocks); a last, incomplete block is left out, NaN counts
+    as zero.
+    """
     count = values.shape[-1] // size
     kept = np.nan_to_num(values[..., : count * size])
     result: Floats = kept.reshape(*values.shape[:-1], count, size).sum(axis=-1)

@@ -1,7 +1,7 @@
 """Recommendations as a policy inside a service: decided in the background, looked up in the request's path.
 
-A request never waits for the store: :meth:`Policy.decide` is a dictionary look-up and two span attributes. While the store has
-not answered yet, or has not for long, the service's own defaults are used and the span says so.
+A request never waits for the store: :meth:`Policy.decide` is a dictionary look-up and two span attributes. While the
+store has not answered yet, or has not for long, the service's own defaults are used and the span says so.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ _POSTERIOR_DRAWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """In what a voice differs from the others, how much (odds or rate ratio) and how surely (false discovery rate controlled)."""
+    """In what a voice differs from the others, how much (odds or rate ratio) and how surely (false discovery rate
+    controlled).
+    """
 
     what: str
     ratio: float
@@ -38,7 +40,8 @@ class Outlier:
 class Sensitivity:
     """Effect of one more diffusion step and of 1.0 more cfg: seconds of first audio, and the odds ratio of failing.
 
-    None where the voice was not observed at settings that tell them apart. ``shrunk``: pulled towards the fleet's effect.
+    None where the voice was not observed at settings that tell them apart. ``shrunk``: pulled towards the fleet's
+    effect.
     """
 
     latency_per_step: Estimate | None
@@ -167,7 +170,8 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     gone = [p.voice for p in profiles if p.vanished]
     if gone:
         notes.append(
-            f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service is down)."
+            f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service "
+            "is down)."
         )
     few = [n for n in names if n not in unhappy]
     if few:
@@ -196,7 +200,9 @@ def _share(counted: dict[str, float], which: str) -> Estimate | None:
 def _unhappy(
     names: Sequence[str], mine: dict[str, list[Cell]], slo: float, rng: np.random.Generator
 ) -> tuple[dict[str, Estimate], dict[str, Floats]]:
-    """Share of requests that failed or came late, shrunk towards the fleet so that a small sample cannot rank high by luck."""
+    """Share of requests that failed or came late, shrunk towards the fleet so that a small sample cannot rank high by
+    luck.
+    """
     tried: dict[str, tuple[float, float]] = {}
     for name in names:
         n = sum(c.ended for c in mine[name])
@@ -242,7 +248,9 @@ def _most_stable(
 
 
 def _dispersion(events: Sequence[float], exposure: Sequence[float]) -> float:
-    """How much more than Poisson the voices' rates scatter, from the middle of the crowd so that an outlier does not hide itself."""
+    """How much more than Poisson the voices' rates scatter, from the middle of the crowd so that an outlier does not
+    hide itself.
+    """
     from scipy.stats import chi2
 
     rows = [(e, x) for e, x in zip(events, exposure, strict=True) if x > 0]
@@ -298,7 +306,9 @@ def _add(strata: dict[tuple[str, ...], list[float]], key: tuple[str, ...], at: i
 def _rate_excess(
     name: str, voices_: Sequence[str], events: dict[str, float], audio: dict[str, float]
 ) -> tuple[float, float]:
-    """Rate ratio against the rest and its p-value: conditional binomial test of two Poisson rates, clusters allowed for."""
+    """Rate ratio against the rest and its p-value: conditional binomial test of two Poisson rates, clusters allowed
+    for.
+    """
     from scipy.stats import binom
 
     mine, exposure = events.get(name, 0.0), audio.get(name, 0.0)
@@ -312,7 +322,7 @@ def _rate_excess(
     return ratio, float(binom.sf(k - 1, n, exposure / (exposure + rest_exposure)))
 
 
-# ------------------------------------------------------------------------------------------------------------ sensitivity
+# ---------------------------------------------------------------------------------------------------------- sensitivity
 
 _EFFECTS = ("latency_per_step", "latency_per_cfg", "failure_odds_per_step", "failure_odds_per_cfg")
 

@@ -36,8 +36,8 @@ class PrometheusSource:
         headers: more headers to send (``X-Scope-OrgID`` ...).
         ca_file: PEM file of the authority that signed the server's certificate, when it is not a public one.
         timeout: seconds for each query.
-        of: labels of ``target_info`` or ``vibevoice_build_info`` that a process must carry (``{"service_version": "1.3"}``); joined
-            on job and instance.
+        of: labels of ``target_info`` or ``vibevoice_build_info`` that a process must carry (``{"service_version":
+            "1.3"}``); joined on job and instance.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class PrometheusSource:
 
     def _growth(self, series: str, by: Sequence[str], seconds: int) -> str:
         # increase() extrapolates to fractions and misses what a series counted before its first scrape. Here: the exact
-        # difference where the series was there at both ends without a restart, its last value where it was born within the
-        # window, and increase() only around a restart.
+        # difference where the series was there at both ends without a restart, its last value where it was born within
+        # the window, and increase() only around a restart.
         name, window = self._select(series), f"[{seconds}s]"
         restarted = f"(resets({name}{window}) > 0)"
         before = f"{name} offset {seconds}s"
@@ -148,7 +148,8 @@ class PrometheusSource:
             rows: list[dict[str, Any]] = answer["data"]["result"]
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(
-                f"{self._base} does not answer as Prometheus' HTTP API does: check the address (a store behind a path needs it, "
+                f"{self._base} does not answer as Prometheus' HTTP API does: check the address (a store behind a path "
+                "needs it, "
                 "such as http://host/prometheus)"
             ) from error
         return rows

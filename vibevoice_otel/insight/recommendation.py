@@ -14,13 +14,13 @@ from vibevoice_otel.insight import stats
 from vibevoice_otel.insight.cells import Cell, Setting, by_voice, read_cells, total
 from vibevoice_otel.insight.source import Origin, Source
 
-#: The realtime server's own. Its cfg is the target for every text: a measurement of the realtime checkpoint by speech recognition found
-#: syllable loops from 1.1 to 1.4 and exact speech from 1.5 to 1.8 (wildminder/ComfyUI-VibeVoice).
+#: The realtime server's own. Its cfg is the target for every text: a measurement of the realtime checkpoint by speech
+#: recognition found syllable loops from 1.1 to 1.4 and exact speech from 1.5 to 1.8 (wildminder/ComfyUI-VibeVoice).
 DEFAULT = Setting("1.5", "5")
 DEFAULT_CFG = 1.5
 Preference = Literal["model", "long-text"]
-#: What ``prefer="long-text"`` aims at for long texts: advice given for VibeVoice in general, which that measurement contradicts for the
-#: realtime checkpoint.
+#: What ``prefer="long-text"`` aims at for long texts: advice given for VibeVoice in general, which that measurement
+#: contradicts for the realtime checkpoint.
 CFG_FOR_LONG_TEXT = 1.3
 _STEPS_WORTH = (
     0.5  # twice the steps make up for a cfg this far from the one preferred; every further doubling shows less
@@ -29,7 +29,9 @@ _STEPS_WORTH = (
 
 @dataclass(frozen=True, slots=True)
 class Rails:
-    """What is never recommended, however good it looks. ``sure``: the probability with which the objectives must be met."""
+    """What is never recommended, however good it looks. ``sure``: the probability with which the objectives must be
+    met.
+    """
 
     steps: tuple[int, int] = (2, 50)
     cfg: tuple[float, float] = (1.0, 3.0)
@@ -106,7 +108,8 @@ def recommend(
     if estimate is not None and estimate.value > 0:
         whose = voice if voice in minutes else "all voices"
         notes.append(
-            f"Listeners of {whose} ran out of audio {estimate.value:.2f} times a minute ({estimate.low:.2f} to {estimate.high:.2f})."
+            f"Listeners of {whose} ran out of audio {estimate.value:.2f} times a minute ({estimate.low:.2f} to "
+            f"{estimate.high:.2f})."
         )
     return Recommendation(
         answer.steps,
@@ -130,7 +133,8 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
     rest: dict[Setting, list[Cell]] = {}
     for cell in cells:
         (mine if voice is None or cell.voice == voice else rest).setdefault(cell.setting, []).append(cell)
-    # A voice that fails alike at every setting is not mended by one: only what fails more often than its others is ruled out.
+    # A voice that fails alike at every setting is not mended by one: only what fails more often than its others is
+    # ruled out.
     of = [c for group in (mine or rest).values() for c in group]
     ended, failed = sum(c.ended for c in of), sum(c.failed for c in of)
     common = failed / ended if ended else 0.0
@@ -234,7 +238,8 @@ def _judge(
         faults.append("its speed was not recorded")
     elif fed < rails.sure:
         faults.append(f"a real-time factor below {rails.slowest:g} is {fed:.0%} sure")
-    # Proof of 99 % success takes hundreds of requests: a setting is ruled out by proof of failing, not for want of proof.
+    # Proof of 99 % success takes hundreds of requests: a setting is ruled out by proof of failing, not for want of
+    # proof.
     if sound < doubt:
         faults.append(f"it fails more than {failing:.1%} of requests, {1 - sound:.0%} sure")
     return Candidate(steps, cfg, n, basis, in_time, fed, sound, not faults, "; ".join(faults) or "keeps up")
@@ -248,7 +253,9 @@ def _sure(bad: float, n: float, allowed: float) -> float:
 
 
 def _untried(best: Candidate, candidates: Sequence[Candidate], cells: Sequence[Cell], rails: Rails) -> list[str]:
-    """More steps than were ever seen might do as well; that is said as the extrapolation that it is, and not recommended."""
+    """More steps than were ever seen might do as well; that is said as the extrapolation that it is, and not
+    recommended.
+    """
     most = max(c.steps for c in candidates)
     if best.steps < most:
         return []
@@ -268,5 +275,8 @@ def _untried(best: Candidate, candidates: Sequence[Candidate], cells: Sequence[C
     if reach <= most:
         return [f"{text}; by a straight line through what was seen they would be too slow."]
     return [
-        f"{text}; a straight line through what was seen would allow about {reach}, but that is extrapolated, not observed."
+        (
+            f"{text}; a straight line through what was seen would allow about {reach}, but that is extrapolated, not "
+            "observed."
+        )
     ]

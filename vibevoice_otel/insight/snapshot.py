@@ -12,7 +12,9 @@ _ACCEPT = "text/plain; version=0.0.4"
 
 
 class SnapshotSource:
-    """A single scrape. What needs more than one instant (how memory follows streams, how waiting follows load) it cannot answer."""
+    """A single scrape. What needs more than one instant (how memory follows streams, how waiting follows load) it
+    cannot answer.
+    """
 
     def __init__(
         self,

@@ -41,7 +41,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One series over the window. All tracks of a source share one grid; ``values[i]`` is NaN where the series is absent."""
+    """One series over the window. All tracks of a source share one grid; ``values[i]`` is NaN where the series is
+    absent.
+    """
 
     labels: Mapping[str, str]
     times: Floats

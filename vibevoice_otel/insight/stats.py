@@ -44,7 +44,8 @@ def proportion(k: float, n: float, confidence: float = CONFIDENCE) -> Estimate |
 def rate(events: float, exposure: float, confidence: float = CONFIDENCE, dispersion: float = 1.0) -> Estimate | None:
     """Events per unit of exposure with Garwood's exact Poisson interval.
 
-    Events that come in clusters carry less information than their number: ``dispersion`` (variance over mean) divides it.
+    Events that come in clusters carry less information than their number: ``dispersion`` (variance over mean) divides
+    it.
     """
     if exposure <= 0:
         return None
@@ -78,7 +79,9 @@ class Histogram:
         return Histogram(self.edges, self.counts + other.counts, self.total + other.total)
 
     def above(self, limit: float) -> float:
-        """How many values lie above ``limit``. Exact at an edge; elsewhere the whole bucket counts as above (the safe side)."""
+        """How many values lie above ``limit``. Exact at an edge; elsewhere the whole bucket counts as above (the safe
+        side).
+        """
         return float(self.counts[np.searchsorted(self.edges * (1 - 1e-12), limit, side="right") :].sum())
 
     def variance(self) -> float:
@@ -95,8 +98,9 @@ class Histogram:
 class Quantile:
     """A quantile read from buckets.
 
-    ``value`` is interpolated; None when it lies in the last, open bucket, beyond ``above``. ``low`` and ``high`` bound the true
-    quantile at ``CONFIDENCE`` whatever the distribution within the buckets: they are edges, and high may be infinite.
+    ``value`` is interpolated; None when it lies in the last, open bucket, beyond ``above``. ``low`` and ``high`` bound
+    the true quantile at ``CONFIDENCE`` whatever the distribution within the buckets: they are edges, and high may be
+    infinite.
     """
 
     value: float | None
@@ -113,7 +117,8 @@ def quantile(histogram: Histogram, q: float, confidence: float = CONFIDENCE) -> 
     from scipy.stats import binom
 
     tail = (1 - confidence) / 2
-    # Order statistics: the true quantile lies between ranks l and u whose binomial probabilities leave `tail` on each side.
+    # Order statistics: the true quantile lies between ranks l and u whose binomial probabilities leave `tail` on each
+    # side.
     first = int(binom.ppf(tail, n, q))
     last = int(binom.ppf(1 - tail, n, q)) + 1
     cumulative = np.cumsum(histogram.counts)
@@ -134,7 +139,9 @@ def quantile(histogram: Histogram, q: float, confidence: float = CONFIDENCE) -> 
 
 
 def discoveries(p_values: Sequence[float], rate: float = 0.05) -> list[bool]:
-    """Which of many tests stand out when at most ``rate`` of the named ones may be false alarms (Benjamini and Hochberg)."""
+    """Which of many tests stand out when at most ``rate`` of the named ones may be false alarms (Benjamini and
+    Hochberg).
+    """
     if not p_values:
         return []
     from scipy.stats import false_discovery_control
@@ -149,8 +156,8 @@ def stratified_excess(strata: Sequence[tuple[float, float, float, float]]) -> tu
         strata: (group bad, group n, rest bad, rest n) for each stratum.
 
     Returns:
-        the common odds ratio (Mantel-Haenszel) and the one-sided p-value. Where the strata hold too few events for the normal
-        approximation, p is Fisher's exact of the one informative stratum, or of the sum over several.
+        the common odds ratio (Mantel-Haenszel) and the one-sided p-value. Where the strata hold too few events for the
+        normal approximation, p is Fisher's exact of the one informative stratum, or of the sum over several.
     """
     from scipy.stats import hypergeom, norm
 
@@ -171,7 +178,8 @@ def stratified_excess(strata: Sequence[tuple[float, float, float, float]]) -> tu
     ratio = upper / lower if lower > 0 else math.inf
     if variance >= 5:
         return ratio, float(norm.sf((observed - expected - 0.5) / math.sqrt(variance)))
-    # The sum of independent hypergeometric counts, exactly, by convolution (Gart's exact conditional test of no difference).
+    # The sum of independent hypergeometric counts, exactly, by convolution (Gart's exact conditional test of no
+    # difference).
     mass = np.ones(1)
     offset = 0
     for bad, n, rest_bad, rest_n in informative:
@@ -242,8 +250,8 @@ def weighted_line(design: Floats, means: Floats, variances: Floats) -> tuple[Flo
     """Generalised least squares of cell means whose variances are known.
 
     Returns:
-        coefficients and standard errors, both (k,); None where the settings cannot be told apart. Errors grow by the misfit
-        (Birge's ratio) when the cells scatter more than their variances allow.
+        coefficients and standard errors, both (k,); None where the settings cannot be told apart. Errors grow by the
+        misfit (Birge's ratio) when the cells scatter more than their variances allow.
     """
     information = design.T @ (design / variances[:, None])
     if design.shape[0] < design.shape[1] or np.linalg.cond(information) > 1e12:

@@ -58,7 +58,7 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
-# --------------------------------------------------------------------------------------------------------------- capacity
+# ------------------------------------------------------------------------------------------------------------- capacity
 
 
 def _capacity(report: CapacityReport, console: Console) -> None:
@@ -143,7 +143,7 @@ def _basis(card: CardAnswer) -> str:
     return f"Rests on {card.requests} requests, {hours}{processes}; {card.slots} slot(s): {card.slots_source}.{naive}"
 
 
-# ----------------------------------------------------------------------------------------------------------------- voices
+# --------------------------------------------------------------------------------------------------------------- voices
 
 
 def _voices(report: VoicesReport, console: Console) -> None:
@@ -255,7 +255,7 @@ def _sensitivity(s: Sensitivity) -> list[str]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- recommend
+# ------------------------------------------------------------------------------------------------------------ recommend
 
 
 def _recommendation(report: Recommendation, console: Console) -> None:
@@ -282,7 +282,7 @@ def _sure(candidate: Candidate) -> list[str]:
     return [_NONE if p is None else f"{p:.0%}" for p in (candidate.in_time, candidate.fed, candidate.sound)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- compare
+# -------------------------------------------------------------------------------------------------------------- compare
 
 _COLOURS = {"worse": "bold red", "better": "bold green", "no different": "green", "cannot be told": "yellow"}
 

@@ -279,7 +279,9 @@ class FromSpans:
         return False
 
     def _warm_up(self, batch: Batch) -> None:
-        """The service speaks to itself before it is ready: what it loads is told as ever, and that it spoke; nothing else."""
+        """The service speaks to itself before it is ready: what it loads is told as ever, and that it spoke; nothing
+        else.
+        """
         loads = [each for each in batch.operations if each.span in {semconv.MODEL_LOAD, semconv.VOICE_LOAD}]
         with self._ledger.lock:
             self._operations(replace(batch, operations=loads))

@@ -1,8 +1,9 @@
-"""The conventions of generative AI beside our own names, where ``OTEL_SEMCONV_STABILITY_OPT_IN`` has ``gen_ai_latest_experimental``.
+"""The conventions of generative AI beside our own names, where ``OTEL_SEMCONV_STABILITY_OPT_IN`` has
+``gen_ai_latest_experimental``.
 
-What the revision semconv.GEN_AI_REVISION defines and nothing else. It knows no operation for speech, so the operation is
-``generate_content``; its time to first token is of tokens, and audio handed to a listener is none. Our own names stay as they are, and
-no dashboard reads these.
+What the revision semconv.GEN_AI_REVISION defines and nothing else. It knows no operation for speech, so the operation
+is ``generate_content``; its time to first token is of tokens, and audio handed to a listener is none. Our own names
+stay as they are, and no dashboard reads these.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from vibevoice_otel.semconv import Status
 VARIABLE = "OTEL_SEMCONV_STABILITY_OPT_IN"
 OPT_IN = "gen_ai_latest_experimental"
 OPERATION, PROVIDER = "generate_content", "vibevoice"
-#: Requests whose duration is the service's: one that was refused did no work, and one that the listener left ended when he left.
+#: Requests whose duration is the service's: one that was refused did no work, and one that the listener left ended when
+#: he left.
 COUNTED = (Status.SUCCESS, Status.ERROR, Status.TIMEOUT)
 
 

@@ -1,4 +1,6 @@
-"""Memory of the devices, by their allocators' own counters, read at each collection. A process without a device has none of these."""
+"""Memory of the devices, by their allocators' own counters, read at each collection. A process without a device has
+none of these.
+"""
 
 from __future__ import annotations
 

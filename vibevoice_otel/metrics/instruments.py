@@ -96,7 +96,9 @@ class Exemplars:
         return exemplar_context(self.trace_ids[self.requests[row]], span_id) if span_id else NO_TRACE
 
     def time(self, row: int) -> int:
-        """When the value in this row was recorded. That of a later row is never earlier: Prometheus refuses exemplars that go back."""
+        """When the value in this row was recorded. That of a later row is never earlier: Prometheus refuses exemplars
+        that go back.
+        """
         return self.times[self.requests[row]]
 
     def take(self, rows: NDArray[np.intp] | slice) -> Exemplars:
@@ -122,7 +124,9 @@ class BulkWriter(Protocol):
 
 
 class _Cell:
-    """The one callback of an observable instrument: the SDK takes none back, so it asks those who observe now, if anybody does."""
+    """The one callback of an observable instrument: the SDK takes none back, so it asks those who observe now, if
+    anybody does.
+    """
 
     collect: Callable[[], Iterable[Observation]] | None = None
 
@@ -134,7 +138,9 @@ _CELLS: weakref.WeakKeyDictionary[Meter, dict[str, _Cell]] = weakref.WeakKeyDict
 
 
 def _cells(meter: Meter) -> dict[str, _Cell]:
-    """The callbacks of a meter's observables, by name. One that was made before the global provider was set stands for the real one."""
+    """The callbacks of a meter's observables, by name. One that was made before the global provider was set stands for
+    the real one.
+    """
     for known, cells in list(_CELLS.items()):
         if known is meter or getattr(known, "_real_meter", None) is meter:
             return cells
@@ -221,7 +227,9 @@ class Instruments:
         self._before.append(write)
 
     def observe(self, metric: Metric, read: Observe) -> None:
-        """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value, attributes)."""
+        """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value,
+        attributes).
+        """
 
         def collect() -> Iterable[Observation]:
             for write in self._before:
@@ -248,6 +256,6 @@ class Instruments:
         self._cells.clear()
 
 
-#: A context with no span in it, but not an empty one: the SDK takes an empty one for none and falls back on the recording thread's own,
-#: where the threading instrumentation has left the span of the request that started the thread.
+#: A context with no span in it, but not an empty one: the SDK takes an empty one for none and falls back on the
+#: recording thread's own, where the threading instrumentation has left the span of the request that started the thread.
 NO_TRACE = trace.set_span_in_context(trace.INVALID_SPAN, Context())

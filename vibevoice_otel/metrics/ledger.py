@@ -1,7 +1,8 @@
 """Measurements of many requests, kept by series until somebody asks for them, then written a series at a time.
 
-An SDK histogram takes microseconds a value and a block of values costs hardly more than one, so what from_spans.py finds waits here
-until a reader collects (or much has gathered). Nothing waits where no collection would ask, nor where values are written one by one.
+An SDK histogram takes microseconds a value and a block of values costs hardly more than one, so what from_spans.py
+finds waits here until a reader collects (or much has gathered). Nothing waits where no collection would ask, nor where
+values are written one by one.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class _Blocks:
 
 
 class Ledger:
-    """Gathers what is recorded into ``instruments``. Safe for any thread; hold :attr:`lock` around the records of a batch."""
+    """Gathers what is recorded into ``instruments``. Safe for any thread; hold :attr:`lock` around the records of a
+    batch.
+    """
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
@@ -122,7 +125,9 @@ class Ledger:
             self.write()
 
     def write(self) -> None:
-        """Write all that waits into the instruments. A series that cannot be written costs the others nothing, and is counted."""
+        """Write all that waits into the instruments. A series that cannot be written costs the others nothing, and is
+        counted.
+        """
         with self.lock:
             sums, singles, blocks = self._sums, self._singles, self._blocks
             self._sums, self._singles, self._blocks, self._waiting = {}, {}, {}, 0

@@ -16,7 +16,9 @@ def voice_of(recorder: Recorder, timeline: Timeline) -> str:
 
 
 def active(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
-    """Open requests by voice; zero for every voice that has none, else the Collector goes on showing its last number for minutes."""
+    """Open requests by voice; zero for every voice that has none, else the Collector goes on showing its last number
+    for minutes.
+    """
     counts = dict.fromkeys((*recorder.bounds.voices, semconv.OTHER), 0)
     for timeline in recorder.timelines:
         if not timeline.parts:
@@ -27,7 +29,8 @@ def active(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
 
 
 class Backlog:
-    """The largest audio backlog among each voice's open streams, in chunks; zero for a voice whose streams have all ended.
+    """The largest audio backlog among each voice's open streams, in chunks; zero for a voice whose streams have all
+    ended.
 
     Without that zero a Collector shows the last backlog for minutes after the stream.
     """

@@ -1,6 +1,8 @@
-"""The cards' own figures by NVML: utilisation, power, energy, clocks, throttling, errors. With the extra ``nvidia``; else there are none.
+"""The cards' own figures by NVML: utilisation, power, energy, clocks, throttling, errors. With the extra ``nvidia``;
+else there are none.
 
-Read on the collection's thread alone. A driver that answers slowly is asked no more, so that a collection never waits for it twice.
+Read on the collection's thread alone. A driver that answers slowly is asked no more, so that a collection never waits
+for it twice.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from vibevoice_otel.semconv import Metric
 logger = logging.getLogger(__name__)
 #: Seconds for which one look serves all instruments of a collection.
 FRESH = 0.2
-#: A look at one card that took longer than this, seconds, was the last one: the usual one takes 4 ms (an H100). The first look at a card is
-#: not judged: the driver prepares what it tells, which took 1.4 s there.
+#: A look at one card that took longer than this, seconds, was the last one: the usual one takes 4 ms (an H100). The
+#: first look at a card is not judged: the driver prepares what it tells, which took 1.4 s there.
 SLOW = 0.5
 #: Bit of NVML's clock event reasons -> the metric's ``reason``. Bits that mean idleness or a setting are no throttling.
 REASONS = {

@@ -1,7 +1,8 @@
-"""Records to OTLP bytes: a block's spans differ only in ids, times and a few small values, so they are written as one array.
+"""Records to OTLP bytes: a block's spans differ only in ids, times and a few small values, so they are written as one
+array.
 
-Each row is laid out from a template whose fields all have fixed places; numpy fills them column by column. The result is the same
-protobuf that the stock encoder writes, byte by byte, at about a hundredth of its cost.
+Each row is laid out from a template whose fields all have fixed places; numpy fills them column by column. The result
+is the same protobuf that the stock encoder writes, byte by byte, at about a hundredth of its cost.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Encoder:
         if all(kind.of_row is None for kind in kinds):
             yield self._write(block.span.name, fixed, columns, [kind.values[0] for kind in kinds], times, trace)
             return
-        # Rows of one shape at a time: the same attributes present, the same widths. Their order in a message means nothing.
+        # Rows of one shape at a time: the same attributes present, the same widths. Their order in a message means
+        # nothing.
         shape = np.zeros(len(times[0]), np.int64)
         for kind in kinds:
             shape *= len(kind.values)
@@ -179,7 +181,8 @@ class Encoder:
         return layout
 
 
-#: How a value of a column stands in its row: a number's width in bytes, _DOUBLE, a whole string, or None for "left out".
+#: How a value of a column stands in its row: a number's width in bytes, _DOUBLE, a whole string, or None for "left
+#: out".
 _Kind = int | str | None
 _DOUBLE = -1
 

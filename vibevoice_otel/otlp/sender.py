@@ -15,7 +15,8 @@ from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest, Envelope
 
 logger = logging.getLogger(__name__)
-#: Bytes that wait at most while a receiver is slow or away (about 100,000 spans); past it the oldest are dropped and counted.
+#: Bytes that wait at most while a receiver is slow or away (about 100,000 spans); past it the oldest are dropped and
+#: counted.
 MAX_QUEUE_BYTES = 16 * 1024 * 1024
 #: A request's size: well below the 4 MiB that a gRPC receiver takes by default.
 MAX_REQUEST_BYTES = 1024 * 1024

@@ -1,7 +1,7 @@
 """Protocol Buffers on the wire, as little of it as OTLP spans need. Pure functions from values to bytes.
 
-Written by hand because a whole block of spans is laid out at once: the message classes take one span at a time. Every function is
-tested against those classes.
+Written by hand because a whole block of spans is laid out at once: the message classes take one span at a time. Every
+function is tested against those classes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The page's own web application: a handful of routes in plain ASGI, so that it needs no framework and is never observed itself."""
+"""The page's own web application: a handful of routes in plain ASGI, so that it needs no framework and is never
+observed itself.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class PageApp:
     Args:
         settings: the operator's.
         store, feed, listeners: what is shown, and who takes reports.
-        service: returns where the service listens: scheme, host ("" for the browser's own), port and path; None while unknown.
+        service: returns where the service listens: scheme, host ("" for the browser's own), port and path; None while
+            unknown.
         voices: the voices that the recorder knows of, for a service that has no /config.
     """
 
@@ -119,7 +122,7 @@ class PageApp:
             return await self._report(headers, receive)
         raise Refused(404, "not here")
 
-    # ------------------------------------------------------------------------------------------------------------- answers
+    # ---------------------------------------------------------------------------------------------------------- answers
 
     async def _file(self, path: str, headers: dict[str, str], common: Headers, send: Send) -> None:
         found = self._files.get("index.html" if path == "/" else path.lstrip("/"))
@@ -149,7 +152,9 @@ class PageApp:
         }  # fmt: skip
 
     async def _about_service(self) -> dict[str, Any]:
-        """Where the service's socket is and what it says of itself; fetched here, because a browser may not read another port's answer."""
+        """Where the service's socket is and what it says of itself; fetched here, because a browser may not read
+        another port's answer.
+        """
         where = self._service()
         known: dict[str, Any] = {
             "where": where,

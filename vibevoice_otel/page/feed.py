@@ -1,4 +1,6 @@
-"""What the browser is told as it happens: newline-delimited JSON messages, paced, so that looking costs the service little."""
+"""What the browser is told as it happens: newline-delimited JSON messages, paced, so that looking costs the service
+little.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ class Feed:
         self._recorder, self._store = recorder, store
         self._memory: tuple[float, list[dict[str, Any]]] = (0.0, [])
 
-    # ------------------------------------------------------------------------------------------------------ all requests
+    # ----------------------------------------------------------------------------------------------------- all requests
 
     async def status(self) -> AsyncIterator[bytes]:
         """First every finished request, then changes, the open ones, and memory. Never ends."""
@@ -98,10 +100,11 @@ class Feed:
             self._memory = (time.monotonic(), memory.read())
         return self._memory[1]
 
-    # ------------------------------------------------------------------------------------------------------- one request
+    # ------------------------------------------------------------------------------------------------------ one request
 
     async def request(self, key: str) -> AsyncIterator[bytes]:
-        """One request's rows, growing while it is made; the last message is ``done``, or ``gone`` when there is no such request.
+        """One request's rows, growing while it is made; the last message is ``done``, or ``gone`` when there is no such
+        request.
 
         ``settled`` rows are final. ``open`` rows stand for everything after them and are replaced by the next message.
         """

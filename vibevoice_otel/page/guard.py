@@ -1,4 +1,6 @@
-"""Who may read the page, and what his browser may do with it: Host and Origin, bearer token, rates, and security headers."""
+"""Who may read the page, and what his browser may do with it: Host and Origin, bearer token, rates, and security
+headers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def host_of(header: str) -> str | None:
 def host_allowed(header: str, names: Collection[str]) -> bool:
     """Whether a Host header may be answered.
 
-    DNS rebinding needs a name that the attacker controls: an address or ``localhost`` is none, any other name must be ours.
+    DNS rebinding needs a name that the attacker controls: an address or ``localhost`` is none, any other name must be
+    ours.
     """
     host = host_of(header)
     if host is None:
@@ -51,7 +54,9 @@ def token_allowed(headers: Mapping[str, str], token: str) -> bool:
 
 
 def security_headers(host: str, service: str) -> list[tuple[bytes, bytes]]:
-    """Headers of every answer. ``service`` is the configured WebSocket address, "" for one on the host that the browser names."""
+    """Headers of every answer. ``service`` is the configured WebSocket address, "" for one on the host that the browser
+    names.
+    """
     sockets = "ws: wss:"
     if service:
         sockets = service.partition("://")[0] + "://" + service.partition("://")[2].partition("/")[0]

@@ -1,7 +1,8 @@
-"""What a browser on the page reports of its own listening: checked, then a CLIENT span with the id that its requests already name.
+"""What a browser on the page reports of its own listening: checked, then a CLIENT span with the id that its requests
+already name.
 
-It comes from outside, so it is believed only about itself: it must belong to a request that the page saw arrive, once, in bounds;
-it has a span and metrics of its own and touches none of the server's.
+It comes from outside, so it is believed only about itself: it must belong to a request that the page saw arrive, once,
+in bounds; it has a span and metrics of its own and touches none of the server's.
 """
 
 from __future__ import annotations

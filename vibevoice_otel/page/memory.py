@@ -11,7 +11,9 @@ STATM = Path("/proc/self/statm")
 
 
 def read() -> list[dict[str, Any]]:
-    """One entry a device: ``device`` ("GPU 0" or "process"), ``used`` bytes, ``total`` bytes or None. Never initialises CUDA."""
+    """One entry a device: ``device`` ("GPU 0" or "process"), ``used`` bytes, ``total`` bytes or None. Never initialises
+    CUDA.
+    """
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_available() and cuda.is_initialized():

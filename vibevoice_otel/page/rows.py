@@ -26,9 +26,11 @@ KINDS: dict[semconv.Span, str] = {
     semconv.CONNECTOR: "connector",
     semconv.FIRST_CHUNK: "first_chunk",
 }
-#: Never shown, even where the operator lets it into the traces: whoever may see the page need not be whoever may see those.
+#: Never shown, even where the operator lets it into the traces: whoever may see the page need not be whoever may see
+#: those.
 HIDDEN = frozenset({semconv.TEXT.key})
-#: Rows in one message, so that a large trace is never encoded in one go: that would hold the interpreter against the model.
+#: Rows in one message, so that a large trace is never encoded in one go: that would hold the interpreter against the
+#: model.
 CHUNK = 500
 #: A message's columns, all of one length.
 Rows = dict[str, list[Any]]
@@ -37,9 +39,9 @@ Rows = dict[str, list[Any]]
 def encode(batch: Batch, origin: int) -> Iterator[Rows]:
     """``batch`` in messages of at most CHUNK rows.
 
-    Columns: ``kind`` (a word of KINDS), ``id`` and ``parent`` (16 hex digits, parent "" for none), ``start`` and ``end`` (nanoseconds
-    after ``origin``, itself nanoseconds since 1970), ``info`` (attributes; ``error.type`` among them) and ``kept`` (False for a span
-    that the span budget leaves out of the export).
+    Columns: ``kind`` (a word of KINDS), ``id`` and ``parent`` (16 hex digits, parent "" for none), ``start`` and
+    ``end`` (nanoseconds after ``origin``, itself nanoseconds since 1970), ``info`` (attributes; ``error.type`` among
+    them) and ``kept`` (False for a span that the span budget leaves out of the export).
     """
     operations = [op for op in batch.operations if op.span in KINDS]
     if operations:

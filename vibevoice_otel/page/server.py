@@ -1,4 +1,6 @@
-"""Serves the page beside the observed service: a uvicorn of its own, on a thread of its own, that can never fail the service."""
+"""Serves the page beside the observed service: a uvicorn of its own, on a thread of its own, that can never fail the
+service.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ OURS = "_vibevoice_otel_page"
 
 
 class LivePage:
-    """Everything of the page in one process. It starts when the process begins to serve, so a supervisor of workers has none.
+    """Everything of the page in one process. It starts when the process begins to serve, so a supervisor of workers has
+    none.
 
     Args:
         settings: the operator's; ``page`` is set.
@@ -69,7 +72,8 @@ class LivePage:
         self._lock = threading.Lock()
 
     def show(self, tracer: Tracer, instruments: Instruments, judge: Judge) -> Store:
-        """The sink whose requests the page shows. Listeners' spans are made in ``tracer``'s name; their metrics are opt-in.
+        """The sink whose requests the page shows. Listeners' spans are made in ``tracer``'s name; their metrics are
+        opt-in.
 
         ``judge`` says whether a request met the first-audio objective.
         """
@@ -78,7 +82,7 @@ class LivePage:
         self._store = Store(chosen.page_requests, chosen.page_memory * 1024 * 1024, judge)
         return self._store
 
-    # ------------------------------------------------------------------------------------------------------ the service seen
+    # ------------------------------------------------------------------------------------------------- the service seen
 
     def instrument(self) -> None:
         self.hooks.on_import("uvicorn.server", self._attach)
@@ -111,7 +115,9 @@ class LivePage:
             self._on_drop("hooks", "page_error", 1)
 
     def scope(self, scope: Scope) -> Scope:
-        """See a scope before the application does: the page starts with the first, and remembers whom a browser's traceparent names."""
+        """See a scope before the application does: the page starts with the first, and remembers whom a browser's
+        traceparent names.
+        """
         try:
             if self._owner != os.getpid():
                 self.start()
@@ -145,7 +151,7 @@ class LivePage:
                 "path": self._settings.routes[0],
             }
 
-    # ---------------------------------------------------------------------------------------------------------- life cycle
+    # ------------------------------------------------------------------------------------------------------- life cycle
 
     def start(self) -> None:
         """Serve, unless that was tried before in this process. Whatever goes wrong is one error that names the setting."""
@@ -161,7 +167,8 @@ class LivePage:
             import uvicorn  # noqa: PLC0415 - belongs to the service, and may be missing
         except ImportError:
             logger.error(  # noqa: TRY400 - the sentence says it all
-                "VIBEVOICE_OTEL_PAGE=%s: the live page is served by uvicorn, which is not installed (pip install uvicorn). "
+                "VIBEVOICE_OTEL_PAGE=%s: the live page is served by uvicorn, which is not installed (pip install "
+                "uvicorn). "
                 "The service runs on without the page.", address,
             )  # fmt: skip
             return
@@ -170,7 +177,8 @@ class LivePage:
         except OSError as error:
             logger.error(  # noqa: TRY400
                 "VIBEVOICE_OTEL_PAGE=%s cannot be served: %s. The service runs on without the page; "
-                "choose a free address, or port 0 for any (with several workers each needs its own, or the first one shows its part).",
+                "choose a free address, or port 0 for any (with several workers each needs its own, or the first one "
+                "shows its part).",
                 address, error.strerror or error,
             )  # fmt: skip
             return
@@ -236,7 +244,9 @@ def _bind(address: str) -> socket.socket:
 
 
 def _serve(server: Any, listening: socket.socket) -> None:
-    """The thread. The steps of uvicorn.Server.serve without its signal handlers and its log lines, which are the service's."""
+    """The thread. The steps of uvicorn.Server.serve without its signal handlers and its log lines, which are the
+    service's.
+    """
 
     async def serve() -> None:
         server.lifespan = server.config.lifespan_class(server.config)

@@ -1,4 +1,6 @@
-"""The recorder's finished records in a bounded ring. No span is built for it: it keeps references to the records themselves."""
+"""The recorder's finished records in a bounded ring. No span is built for it: it keeps references to the records
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,10 @@ class Store:
 
     Args:
         max_requests: finished requests kept.
-        max_bytes: reckoned weight of all that is kept; one open request may hold a quarter of it, many open ones share it.
-        judge: whether a request met the first-audio objective, None when it does not count (metrics.from_spans decides).
+        max_bytes: reckoned weight of all that is kept; one open request may hold a quarter of it, many open ones share
+            it.
+        judge: whether a request met the first-audio objective, None when it does not count (metrics.from_spans
+            decides).
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class Store:
             self._weight -= self._finished.popleft().weight
         self.version += 1
 
-    # ------------------------------------------------------------------------------------------------------------- reading
+    # ---------------------------------------------------------------------------------------------------------- reading
 
     def summaries(self) -> list[dict[str, Any]]:
         """What is known of each finished request, oldest first."""
@@ -138,7 +142,9 @@ def weight(batch: Batch) -> int:
 
 
 def summary(kept: Kept, root: Operation) -> dict[str, Any]:
-    """What the list, the tiles and the charts show of a finished request. Durations in seconds, ``started`` in milliseconds since 1970."""
+    """What the list, the tiles and the charts show of a finished request. Durations in seconds, ``started`` in
+    milliseconds since 1970.
+    """
     final, said = kept.final, root.attributes
     parts = next((batch.first_audio_parts for batch in kept.batches if batch.first_audio_parts is not None), None)
     return {

@@ -1,7 +1,8 @@
 """Exceptions without what they say: a message may quote the spoken text, the type and the place cannot.
 
-Instrumentations record an exception on the SERVER span with its message and its stack, and put the message into the span's status.
-For the spans of a web request, and for those made while one is served, both are written without messages here.
+Instrumentations record an exception on the SERVER span with its message and its stack, and put the message into the
+span's status. For the spans of a web request, and for those made while one is served, both are written without messages
+here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class _Served:
         forking.renew_in_child(self._begin_anew)
 
     def _begin_anew(self) -> None:
-        """The blocks of a parent's other threads never end in its child; what is open on the forking thread is let go with them."""
+        """The blocks of a parent's other threads never end in its child; what is open on the forking thread is let go
+        with them.
+        """
         self._lock = threading.Lock()
         self._open = 0
 
@@ -68,7 +71,9 @@ when_none_is_served = _served.when_none
 
 @contextmanager
 def protected(span: Span) -> Iterator[None]:
-    """Let no exception's message onto ``span``, nor onto any that records one before the block ends, nor that of one that ends it."""
+    """Let no exception's message onto ``span``, nor onto any that records one before the block ends, nor that of one
+    that ends it.
+    """
     _private.add(span)
     token = _serving.set(True)
     _served.enter()

@@ -1,4 +1,6 @@
-"""Puts in what hides the spoken text: from URLs, exceptions and log records. It leaves last, after the last request that it serves."""
+"""Puts in what hides the spoken text: from URLs, exceptions and log records. It leaves last, after the last request
+that it serves.
+"""
 
 from __future__ import annotations
 

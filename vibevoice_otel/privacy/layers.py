@@ -1,8 +1,10 @@
-"""OpenTelemetry's own ASGI layers read a request's scope without the spoken text; everything else reads the scope as it came.
+"""OpenTelemetry's own ASGI layers read a request's scope without the spoken text; everything else reads the scope as it
+came.
 
-A layer is recognised by module and class, wherever it stands: around the application, between its middlewares, in a mount, or inside
-FastAPI itself. Its ``__call__`` is given a :class:`Told`, a view of the scope, and whatever it calls next is given the scope again.
-Nothing is put into an application, so nothing has to leave one, and a request in flight at uninstrument ends as it began.
+A layer is recognised by module and class, wherever it stands: around the application, between its middlewares, in a
+mount, or inside FastAPI itself. Its ``__call__`` is given a :class:`Told`, a view of the scope, and whatever it calls
+next is given the scope again. Nothing is put into an application, so nothing has to leave one, and a request in flight
+at uninstrument ends as it began.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Told(MutableMapping[str, Any]):
-    """A scope as it may be told: ``hidden`` stands in place of the scope's own values, all else is read from and written to it.
+    """A scope as it may be told: ``hidden`` stands in place of the scope's own values, all else is read from and
+    written to it.
 
     Args:
         scope: the true one.
@@ -142,7 +145,9 @@ class LayerGuard:
 
 
 def readable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """``headers`` in UTF-8: contrib's layer takes others for Python's escapes, and a stray backslash then fails the request."""
+    """``headers`` in UTF-8: contrib's layer takes others for Python's escapes, and a stray backslash then fails the
+    request.
+    """
     return [(name, value if _is_utf8(value) else value.decode("latin-1").encode()) for name, value in headers]
 
 

@@ -1,7 +1,9 @@
-"""Exported log records without what the exceptions of a served request say: type and stack stay, the message may quote the text.
+"""Exported log records without what the exceptions of a served request say: type and stack stay, the message may quote
+the text.
 
-Loggers that an SDK's handler exports (``exc_info``) and FastAPI's own telemetry (``exception``) both turn an exception into attributes.
-They are given a stand-in of the same type, with the same stack. What the service prints to its own console stays as it is.
+Loggers that an SDK's handler exports (``exc_info``) and FastAPI's own telemetry (``exception``) both turn an exception
+into attributes. They are given a stand-in of the same type, with the same stack. What the service prints to its own
+console stays as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy import exceptions
 
 PART = "the hiding of exception messages in exported log records (they may quote the spoken text)"
-#: Where the SDK's logger and its handlers for Python's logging stand, by version: module, class, whether it is a handler.
+#: Where the SDK's logger and its handlers for Python's logging stand, by version: module, class, whether it is a
+#: handler.
 TARGETS = (
     ("opentelemetry.sdk._logs._internal", "Logger", False),
     ("opentelemetry.sdk._logs._internal", "LoggingHandler", True),

@@ -10,10 +10,12 @@ from typing import Any
 
 from vibevoice_otel.hooks.hooks import Hooks
 
-#: Loggers on which uvicorn (the opening and the refusal of a WebSocket are on its error log), gunicorn and hypercorn print URLs.
+#: Loggers on which uvicorn (the opening and the refusal of a WebSocket are on its error log), gunicorn and hypercorn
+#: print URLs.
 LOGGERS = ("uvicorn.access", "uvicorn.error", "gunicorn.access", "hypercorn.access")
-#: A path and its query string as they stand in a log line: up to white space or a quotation mark, which a URL cannot have. A path is tried
-#: from its first character alone: tried from each of them, a long line without a query string would cost the square of its length.
+#: A path and its query string as they stand in a log line: up to white space or a quotation mark, which a URL cannot
+#: have. A path is tried from its first character alone: tried from each of them, a long line without a query string
+#: would cost the square of its length.
 _URL = re.compile(r"(?<![^\s\"'<>?])([^\s\"'<>?]*)\?([^\s\"<>]+)")
 #: gunicorn's atoms that hold a bare query string.
 _BARE = ("q",)
@@ -61,7 +63,8 @@ class HideQuery(logging.Filter):
 
 
 class LogGuard:
-    """Puts the filter on the servers' loggers, whether they are there already or not (a filter outlives their configuration).
+    """Puts the filter on the servers' loggers, whether they are there already or not (a filter outlives their
+    configuration).
 
     Args:
         hooks: where taking the filter off again is remembered.
@@ -82,8 +85,8 @@ class LogGuard:
 class Heard(logging.Handler):
     """Prints our own warnings where nobody else would.
 
-    Python prints warnings of a program that has configured no logging. The launcher's log handler on the root ends that, though it
-    only exports: an error that names a wrong setting would be seen by nobody.
+    Python prints warnings of a program that has configured no logging. The launcher's log handler on the root ends
+    that, though it only exports: an error that names a wrong setting would be seen by nobody.
     """
 
     def __init__(self) -> None:

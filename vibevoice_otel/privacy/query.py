@@ -37,8 +37,9 @@ def _plain(name: bytes) -> bytes:
 class Redactor:
     """Query strings as they may be told.
 
-    On the speech routes only what is known to be harmless stays: numbers for cfg and steps, voices that the service has. Whatever
-    else a client sends there, under whatever name, may be what he wants spoken. Elsewhere only ``text`` is hidden.
+    On the speech routes only what is known to be harmless stays: numbers for cfg and steps, voices that the service
+    has. Whatever else a client sends there, under whatever name, may be what he wants spoken. Elsewhere only ``text``
+    is hidden.
 
     Args:
         routes: paths of speech requests.

@@ -1,6 +1,8 @@
-"""Runs in ``opentelemetry-instrument`` itself, before it becomes the program: its entry point group is asked for modules of variables.
+"""Runs in ``opentelemetry-instrument`` itself, before it becomes the program: its entry point group is asked for
+modules of variables.
 
-The only place from which a metrics port that is taken can be mended: later the SDK raises, and the launcher instruments nothing.
+The only place from which a metrics port that is taken can be mended: later the SDK raises, and the launcher instruments
+nothing.
 """
 
 import logging

@@ -1,8 +1,10 @@
-"""A token and TLS for every page of prometheus_client that shows OpenTelemetry metrics; its exporter has no setting for either.
+"""A token and TLS for every page of prometheus_client that shows OpenTelemetry metrics; its exporter has no setting for
+either.
 
-A page is ours to guard when its registry holds a collector of opentelemetry-exporter-prometheus, by whatever means its reader was made:
-``OTEL_METRICS_EXPORTER``, ``OTEL_CONFIG_FILE`` or the program itself, before or after us. The registry is asked at each request. A page
-without such a collector is the program's own: one line names it, and it is served as it was.
+A page is ours to guard when its registry holds a collector of opentelemetry-exporter-prometheus, by whatever means its
+reader was made: ``OTEL_METRICS_EXPORTER``, ``OTEL_CONFIG_FILE`` or the program itself, before or after us. The registry
+is asked at each request. A page without such a collector is the program's own: one line names it, and it is served as
+it was.
 """
 
 from __future__ import annotations
@@ -133,7 +135,8 @@ class MetricsPages:
             return "403 Forbidden", "/metrics is closed until the service's configuration file is mended\n"
         if self._cert and not encrypted:
             self._tell(
-                "/metrics is closed: the program opened its page without VIBEVOICE_OTEL_METRICS_CERT. Open it after the "
+                "/metrics is closed: the program opened its page without VIBEVOICE_OTEL_METRICS_CERT. Open it after "
+                "the "
                 "reader and before VibeVoiceInstrumentor().instrument(), or by OTEL_METRICS_EXPORTER=prometheus"
             )
             return "403 Forbidden", "/metrics is served encrypted alone (VIBEVOICE_OTEL_METRICS_CERT)\n"

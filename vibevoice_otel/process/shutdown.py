@@ -1,8 +1,9 @@
-"""The last export: whatever ends the process, requests that ended are exported, and those that are open end as ``error``, ``shutdown``.
+"""The last export: whatever ends the process, requests that ended are exported, and those that are open end as
+``error``, ``shutdown``.
 
-uvicorn stops gracefully on SIGTERM and then raises the signal again, which ends the process without atexit. So its shutdown is hooked,
-and a handler of our own waits on SIGTERM where nobody else does. Together they wait no longer than the setting, whatever the Collector,
-the event loop's executor and the model's threads do.
+uvicorn stops gracefully on SIGTERM and then raises the signal again, which ends the process without atexit. So its
+shutdown is hooked, and a handler of our own waits on SIGTERM where nobody else does. Together they wait no longer than
+the setting, whatever the Collector, the event loop's executor and the model's threads do.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class LastExport:
     def flush(self, *, end_open: bool) -> bool:
         """Export what has ended, with ``end_open`` what is open too; False when the time ran out.
 
-        Runs on threads of its own: the caller may hold any lock, and force_flush of the SDK's processors heeds no timeout.
+        Runs on threads of its own: the caller may hold any lock, and force_flush of the SDK's processors heeds no
+        timeout.
         """
         deadline = self._deadline(end_open=end_open)
         if not self._once.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -203,7 +205,8 @@ def hook_multiprocessing(hooks: Hooks, util: ModuleType, export: LastExport) -> 
 class SignalGuard:
     """Where SIGTERM would end the process at once, the last export comes first.
 
-    A handler that the program sets later replaces ours. One that it had set before is left alone: it ends by other ways.
+    A handler that the program sets later replaces ours. One that it had set before is left alone: it ends by other
+    ways.
     """
 
     def __init__(self, export: LastExport) -> None:

@@ -1,8 +1,9 @@
 """Workers that share a service.instance.id set from outside are told apart: ``pod-7`` becomes ``pod-7.1``, ``pod-7.2``.
 
-The OpenTelemetry Operator gives every process of a container the same id. A back end then keeps one series for all of them, and each
-overwrites the others. The number is the lowest that no living worker has, so a worker that replaces another takes its place. Where the
-parent cannot hand a number over (forkserver, a parent without this package) it is a short random part.
+The OpenTelemetry Operator gives every process of a container the same id. A back end then keeps one series for all of
+them, and each overwrites the others. The number is the lowest that no living worker has, so a worker that replaces
+another takes its place. Where the parent cannot hand a number over (forkserver, a parent without this package) it is a
+short random part.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class WorkerIdentity:
 
     @contextmanager
     def _numbered(self, alive: Callable[[], bool]) -> Iterator[None]:
-        """While a worker is started: its number stands where it will look. ``alive`` says later whether it still has it."""
+        """While a worker is started: its number stands where it will look. ``alive`` says later whether it still has
+        it.
+        """
         with self._lock:
             for number in [number for number, lives in self._alive.items() if not lives()]:
                 del self._alive[number]

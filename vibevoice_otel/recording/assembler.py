@@ -1,7 +1,8 @@
 """Facts to span records. Pure: reads a timeline's columns, builds a Batch; no SDK, no clock, no thread.
 
-The rules of the tree stand here: every vibevoice.* record lies inside its parent in time, a frame runs from its sampling's entry
-to the next frame's or the end, a step from the end of set_timesteps or of the step before to the return of scheduler.step.
+The rules of the tree stand here: every vibevoice.* record lies inside its parent in time, a frame runs from its
+sampling's entry to the next frame's or the end, a step from the end of set_timesteps or of the step before to the
+return of scheduler.step.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Assembly:
         """There is no valid trace (no SDK): records get ids all the same, and nothing is exported."""
         self._trace = (0, root_id, 0, False, False)
 
-    # ------------------------------------------------------------------------------------------------------------ batches
+    # ---------------------------------------------------------------------------------------------------------- batches
 
     def drain(self) -> Batch | None:
         """The frames that are complete in a request that is still open; None when there are fewer than one."""
@@ -144,10 +145,11 @@ class Assembly:
         return batch
 
     def peek(self, at: int) -> Batch:
-        """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live view.
+        """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live
+        view.
 
-        Ids but the trace's, the request's and its parent's are provisional, and what still runs ends at ``at``. Called from any
-        thread; while the recorder drains the same request at that moment, some of it may be missing.
+        Ids but the trace's, the request's and its parent's are provisional, and what still runs ends at ``at``. Called
+        from any thread; while the recorder drains the same request at that moment, some of it may be missing.
         """
         twin = copy.copy(self)
         twin.timeline = copy.copy(self.timeline)
@@ -173,7 +175,9 @@ class Assembly:
         return self._generations
 
     def _batch(self, cuts: dict[Generation, int], end: int | None, *, shutdown: bool = False) -> Batch:
-        """What is complete: of each generation in ``cuts`` up to that moment, or all of all where the request has an ``end``."""
+        """What is complete: of each generation in ``cuts`` up to that moment, or all of all where the request has an
+        ``end``.
+        """
         batch = self._empty(final=end is not None)
         ends: dict[Generation, int] = {}  # of the generations, in the last batch
         made: list[tuple[Generation, list[Block]]] = []
@@ -227,7 +231,7 @@ class Assembly:
         to_wall = self.timeline.anchor.to_wall
         return Operation(span, to_wall(start), to_wall(end), span_id if span_id is not None else self._new_id(), parent)
 
-    # -------------------------------------------------------------------------------------------------- everything around it
+    # --------------------------------------------------------------------------------------------- everything around it
 
     def _notes(self, batch: Batch) -> None:
         t = self.timeline
@@ -277,14 +281,18 @@ class Assembly:
             del t.puts[: max(0, len(t.puts) - 1)]
 
     def _defective_frames(self, batch: Batch, found: dict[str, NDArray[np.bool_]]) -> None:
-        """Count defects, and remember of which frames until these have records: the k-th frame handed over is the k-th frame made."""
+        """Count defects, and remember of which frames until these have records: the k-th frame handed over is the k-th
+        frame made.
+        """
         batch.defects = {kind: int(mask.sum()) for kind, mask in found.items()}
         for kind, mask in found.items():
             self._defects[kind] += batch.defects[kind]
             self._defective.update(dict.fromkeys((np.nonzero(mask)[0] + self._delivered).tolist(), kind))
 
     def _mark_defects(self, made: list[tuple[Generation, list[Block]]]) -> None:
-        """Say of the frames in ``made`` which are defective: the runs of a request follow one another, so do their frames."""
+        """Say of the frames in ``made`` which are defective: the runs of a request follow one another, so do their
+        frames.
+        """
         if not self._defective:
             return
         first = {}
@@ -304,7 +312,9 @@ class Assembly:
                 frames.attributes[semconv.FRAME_DEFECT.key] = names
 
     def _tell_rate(self) -> None:
-        """The rate of the PCM that a WebSocket carries, from the first chunks and the first sends: a service may resample."""
+        """The rate of the PCM that a WebSocket carries, from the first chunks and the first sends: a service may
+        resample.
+        """
         t = self.timeline
         count = min(len(t.sends) // 3, len(t.audio_samples))
         if self._sent or t.byte_rate != PCM_BYTES_PER_SECOND or not count or not sum(t.audio_samples[:count]):
@@ -357,7 +367,9 @@ class Assembly:
         batch.operations.append(root)
 
     def _asked_voice(self) -> str:
-        """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text too."""
+        """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text
+        too.
+        """
         return self._bounds.voice(self.timeline.asked.voice)
 
     def _root_attributes(
@@ -425,7 +437,9 @@ class Assembly:
 
 
 def _differing(asked: str | None, used: float | None) -> str | None:
-    """What was asked for where something else was used: the number, or 'other' (a client may put anything there, his text too)."""
+    """What was asked for where something else was used: the number, or 'other' (a client may put anything there, his
+    text too).
+    """
     if not asked or used is None:
         return None
     try:

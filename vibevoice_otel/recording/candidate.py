@@ -1,6 +1,7 @@
 """A request that has come in and may turn out to be speech: what is needed to open it later, as of its arrival.
 
-Every HTTP request of a program that speaks leaves one. It costs no span and no series; a generation that is linked to it opens it.
+Every HTTP request of a program that speaks leaves one. It costs no span and no series; a generation that is linked to
+it opens it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class Candidate:
         self.notes.append(Note(span, start, end, {k.replace("__", "."): v for k, v in attributes.items()}, error_type))
 
     def open(self) -> Timeline | None:
-        """The request's timeline, opened now if it was not yet; None when the request is over without having been one of speech."""
+        """The request's timeline, opened now if it was not yet; None when the request is over without having been one
+        of speech.
+        """
         with _opening:
             if self.timeline is None and not self.over:
                 timeline = self._opens(self.asked)

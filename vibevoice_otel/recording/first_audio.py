@@ -25,8 +25,8 @@ class FirstAudioParts:
     def divide(self, begun: int, first_send_end: int) -> dict[str, float]:
         """Seconds of each part from ``begun`` to ``first_send_end`` (monotonic nanoseconds); the sum is their distance.
 
-        Where two intervals overlap the earlier one keeps the time. Time under none is ``delivery`` after the first decode,
-        ``other`` before.
+        Where two intervals overlap the earlier one keeps the time. Time under none is ``delivery`` after the first
+        decode, ``other`` before.
         """
         border = min(self._first_decode, first_send_end) if self._first_decode is not None else first_send_end
         totals = dict.fromkeys(Part.ALL, 0)

@@ -1,7 +1,9 @@
-"""A generation's columns to blocks of records: frames, their diffusion steps, decodes, passes and prefills. Pure, as assembler.py is.
+"""A generation's columns to blocks of records: frames, their diffusion steps, decodes, passes and prefills. Pure, as
+assembler.py is.
 
-A frame runs from its sampling's entry to the next frame's or the end, a step from the end of set_timesteps or of the step before to the
-return of scheduler.step. Everything is computed for all rows of all kinds at once: of a short request the calls cost more than the rows.
+A frame runs from its sampling's entry to the next frame's or the end, a step from the end of set_timesteps or of the
+step before to the return of scheduler.step. Everything is computed for all rows of all kinds at once: of a short
+request the calls cost more than the rows.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class Generation:
         return max(0, until - since) / 1e9 if since is not None else 0.0
 
     def blocks(self, limit: int, until: int, parts: FirstAudioParts | None, *, final: bool) -> list[Block]:
-        """Blocks of what was done by ``limit``, the last frame ending at ``until`` (monotonic ns); ``parts`` hears of the first."""
+        """Blocks of what was done by ``limit``, the last frame ending at ``until`` (monotonic ns); ``parts`` hears of
+        the first.
+        """
         if not self.span_id:
             self.span_id = int(self.ids.take(1)[0])
         starts, bases, step_ends, *leaves = self._take(limit, final=final)

@@ -15,7 +15,9 @@ POOL = 4096
 
 
 class RandomIds:
-    """Uniform 64-bit ids from numpy's generator, seeded by the operating system and again after a fork. Safe for any thread."""
+    """Uniform 64-bit ids from numpy's generator, seeded by the operating system and again after a fork. Safe for any
+    thread.
+    """
 
     def __init__(self) -> None:
         self._seed()

@@ -12,7 +12,8 @@ DISCONNECTS = frozenset({"WebSocketDisconnect", "ClientDisconnected", "ClientDis
                          "ConnectionClosedOK", "BrokenPipeError", "ConnectionResetError"})  # fmt: skip
 #: The one of them that stands for a send that failed because the peer had gone, whatever the server raised.
 PEER_GONE = "ClientDisconnected"
-#: Raised into a task that is cancelled: because the listener left, but also by a timeout around it, or by the service as it stops.
+#: Raised into a task that is cancelled: because the listener left, but also by a timeout around it, or by the service
+#: as it stops.
 CANCELLED = "CancelledError"
 #: The application returned before it had sent the last of its body.
 INCOMPLETE = "incomplete_response"
@@ -64,7 +65,8 @@ def of_close(code: int) -> tuple[Status, str | None]:
 
 
 def peer_gone(error: BaseException) -> bool:
-    """Whether ``error``, which a send raised, says that the peer has gone: an OSError (ASGI's word for it) or a server's own name for it.
+    """Whether ``error``, which a send raised, says that the peer has gone: an OSError (ASGI's word for it) or a
+    server's own name for it.
 
     A TimeoutError without an errno is not the socket's: some limit on the send ran out.
     """

@@ -12,7 +12,8 @@ from vibevoice_otel.semconv import PCM_BYTES_PER_SECOND
 
 
 class Playback:
-    """The buffer of a listener who plays as soon as ``ahead`` seconds of audio have arrived, and never waits on purpose again.
+    """The buffer of a listener who plays as soon as ``ahead`` seconds of audio have arrived, and never waits on purpose
+    again.
 
     Whenever the buffer is empty, that is an underrun: silence until the next send returns.
 
@@ -40,7 +41,9 @@ class Playback:
         return self._worst / 1e9
 
     def play(self, sends: Sequence[int], byte_rate: int = PCM_BYTES_PER_SECOND) -> int:
-        """Feed flat (start, end, bytes) triples of sends not seen before, ``byte_rate`` bytes a second; returns the underruns."""
+        """Feed flat (start, end, bytes) triples of sends not seen before, ``byte_rate`` bytes a second; returns the
+        underruns.
+        """
         before = self.underruns
         for position in range(0, len(sends), 3):
             arrived = sends[position + 1]
@@ -57,7 +60,9 @@ class Playback:
         return self.underruns - before
 
     def give_up(self, at: int) -> int:
-        """The stream ends unfinished at ``at`` (ns): what the listener waited in silence until then counts. Returns 0 or 1 underrun."""
+        """The stream ends unfinished at ``at`` (ns): what the listener waited in silence until then counts. Returns 0
+        or 1 underrun.
+        """
         if not self.started or at <= self._empty_at:
             return 0
         self._silence(at)
@@ -87,7 +92,9 @@ class Cadence:
         return self._varied / self._changes if self._changes else None
 
     def take(self, sends: Ints) -> NDArray[np.float64]:
-        """Seconds between the sends (n, 3), and between the first of them and the one before; returns shape (n,) or (n - 1,)."""
+        """Seconds between the sends (n, 3), and between the first of them and the one before; returns shape (n,) or (n
+        - 1,).
+        """
         if not len(sends):
             return np.empty(0)
         ends = sends[:, 1]

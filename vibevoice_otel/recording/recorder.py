@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 
 #: After so much work the thread yields for a moment, so that a backlog never starves the model of the interpreter.
 WORK_NS, BREATH_SECONDS = 1_000_000, 0.0005
-#: Requests that end within this time of each other are assembled in one go: to wake a thread costs as much as to assemble a short one.
+#: Requests that end within this time of each other are assembled in one go: to wake a thread costs as much as to
+#: assemble a short one.
 GATHER_SECONDS = 0.02
 #: After so many of them long streams and devices are looked at again.
 MOST_GATHERED = 100
-#: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has close bounds too.
+#: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has
+#: close bounds too.
 DEVICE_POLL_SECONDS = 0.05
 
 
-#: Requests that are open or ending at most. All else that is kept by request leaves with a request's last batch, so this bounds it too.
+#: Requests that are open or ending at most. All else that is kept by request leaves with a request's last batch, so
+#: this bounds it too.
 MAX_OPEN = 10_000
 
 
@@ -61,13 +64,15 @@ class _Ask(threading.Event):
 class Recorder:
     """Opens timelines, watches them, and hands finished records to the sinks.
 
-    A request is open while a part (a thread of control) holds it, ending from the last release until the background thread takes it,
-    and gone from then on. One that is ending and is held again is open again; one that is gone cannot be held.
+    A request is open while a part (a thread of control) holds it, ending from the last release until the background
+    thread takes it, and gone from then on. One that is ending and is held again is open again; one that is gone cannot
+    be held.
 
     Args:
         settings: the operator's.
         emitter: opens and makes the spans; the last to read each batch.
-        sinks: read every batch, in order, on the background thread, before the emitter. ``wiring`` says which, and why so.
+        sinks: read every batch, in order, on the background thread, before the emitter. ``wiring`` says which, and why
+            so.
         on_drop: told (what, reason, count) of anything lost.
         id_source: of spans; numpy's by default.
         on_voices: told the labels of each voice that the service names.
@@ -110,7 +115,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._checker = Checker() if self.settings.audio_checks else None
 
-    # ------------------------------------------------------------------------------------------------------------ requests
+    # --------------------------------------------------------------------------------------------------------- requests
 
     @property
     def timelines(self) -> list[Timeline]:
@@ -127,7 +132,9 @@ class Recorder:
         return timeline in self._open
 
     def peek(self, timeline: Timeline) -> Batch | None:
-        """What is known now of an open request (:meth:`Assembly.peek`); None when it has ended or cannot be read at this moment."""
+        """What is known now of an open request (:meth:`Assembly.peek`); None when it has ended or cannot be read at
+        this moment.
+        """
         with self._lock:
             assembly = self._open.get(timeline)
         if assembly is not None:
@@ -178,7 +185,9 @@ class Recorder:
         return "stopped" if self._stopped else "too_many_open" if len(self._open) >= MAX_OPEN else None
 
     def hold(self, timeline: Timeline, part: str) -> bool:
-        """Another thread of control now works for the request; False, and counted, when that is gone: what it notes is in no record."""
+        """Another thread of control now works for the request; False, and counted, when that is gone: what it notes is
+        in no record.
+        """
         with self._lock:
             if timeline in self._open:
                 timeline.parts.add(part)
@@ -233,7 +242,7 @@ class Recorder:
         for name in self.bounds.learn_voices(names):
             self._on_voices(Labels(name, self.bounds.cfg(cfg), self.bounds.steps(steps), semconv.OTHER))
 
-    # -------------------------------------------------------------------------------------------------- the background thread
+    # -------------------------------------------------------------------------------------------- the background thread
 
     def _ensure_thread(self) -> None:
         """Start the thread. Where the system refuses one, requests wait, and the next that begins or ends tries again."""
@@ -250,7 +259,8 @@ class Recorder:
                     self._thread = thread
 
     def _run(self) -> None:
-        # Where threads inherit the context, this one would work for ever in the name of the request that happened to start it.
+        # Where threads inherit the context, this one would work for ever in the name of the request that happened to
+        # start it.
         attach(Context())
         due = time.monotonic() + self.settings.drain_interval
         while True:
@@ -348,7 +358,7 @@ class Recorder:
                     self.on_drop, f"{name}, a sink of a request's records,", error, "records", f"{name}_error"
                 )
 
-    # ---------------------------------------------------------------------------------------------------------- life cycle
+    # ------------------------------------------------------------------------------------------------------- life cycle
 
     @property
     def alive(self) -> bool:
@@ -356,11 +366,15 @@ class Recorder:
         return self._thread is not None and self._thread.is_alive()
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until every request that has ended by now is assembled and delivered; False when ``timeout`` seconds passed."""
+        """Wait until every request that has ended by now is assembled and delivered; False when ``timeout`` seconds
+        passed.
+        """
         return self._ask(_Ask(), timeout)
 
     def end_open(self, timeout: float = 5.0) -> bool:
-        """End what is open with status error, error.type=shutdown, once; False when ``timeout`` seconds passed before that was done."""
+        """End what is open with status error, error.type=shutdown, once; False when ``timeout`` seconds passed before
+        that was done.
+        """
         return self._ask(_Ask(self._end_open), timeout)
 
     def _ask(self, ask: _Ask, timeout: float) -> bool:
@@ -392,7 +406,8 @@ class Recorder:
 
         Args:
             timeout: seconds to wait at most.
-            judge: end what is open with status error, error.type=shutdown; else drop it, counted: the observation ends, not the request.
+            judge: end what is open with status error, error.type=shutdown; else drop it, counted: the observation ends,
+                not the request.
         """
         if self._open:
             self._ensure_thread()

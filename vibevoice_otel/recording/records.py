@@ -1,7 +1,7 @@
 """The finished facts: one record for each operation, single or in columns. Every sink reads these and nothing else.
 
-Times are nanoseconds since 1970. Ids are the span ids that exporters will use, chosen here so that a child can be exported
-before its parent ends, and an exemplar can name a span that is yet to be sent.
+Times are nanoseconds since 1970. Ids are the span ids that exporters will use, chosen here so that a child can be
+exported before its parent ends, and an exemplar can name a span that is yet to be sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The hot path: what the observed threads write down while they work, and nothing more.
 
-A Timeline is one request. Its columns are plain lists, each appended to by one thread only; ``list.append`` is atomic, so no
-lock is taken. A diffusion step costs one clock read and one append. Nothing here builds a span, records a metric or formats
-a value; recording/assembler.py reads the columns later, on a thread of its own.
+A Timeline is one request. Its columns are plain lists, each appended to by one thread only; ``list.append`` is atomic,
+so no lock is taken. A diffusion step costs one clock read and one append. Nothing here builds a span, records a metric
+or formats a value; recording/assembler.py reads the columns later, on a thread of its own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class DeviceNotes(Protocol):
         """``leaf`` has returned, and the timeline has noted it."""
 
     def seen(self) -> None:
-        """The model may just have waited for the device by itself: a moment at which to see how far it got, without waiting."""
+        """The model may just have waited for the device by itself: a moment at which to see how far it got, without
+        waiting.
+        """
 
     @property
     def placing(self) -> Placing:
@@ -99,7 +101,9 @@ class DeviceNotes(Protocol):
 
 
 class Run:
-    """What one call of ``generate`` noted. Its columns are appended to by the thread that generates, emptied by the recorder's."""
+    """What one call of ``generate`` noted. Its columns are appended to by the thread that generates, emptied by the
+    recorder's.
+    """
 
     __slots__ = (
         "bases", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run", "pass_start", "prefilling", "request",
@@ -126,7 +130,9 @@ class Run:
         self.pass_run: Leaf | None = None  # the pass that has just run, until its caches have been carried on
 
     def leave(self, leaf: Leaf, started: int) -> None:
-        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start, then end."""
+        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start,
+        then end.
+        """
         self.leaves[leaf].extend((started, now()))
         if self.device is not None:
             self.device.leave(leaf)
@@ -209,7 +215,9 @@ class Timeline:
 
     @property
     def begun(self) -> int:
-        """From when on the service is waited for: the arrival, or where the URL does not say what to speak the message that does."""
+        """From when on the service is waited for: the arrival, or where the URL does not say what to speak the message
+        that does.
+        """
         return self.opened if self.said is None or self.asked.by_url else self.said
 
     def sent(self, start: int, end: int, size: int) -> None:

@@ -1,4 +1,6 @@
-"""Whether an application of this process is starting up: what is spoken meanwhile is the service's own warm-up, no user's request."""
+"""Whether an application of this process is starting up: what is spoken meanwhile is the service's own warm-up, no
+user's request.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The span budget: what is exported when there is too much of it. It degrades by value, not by chance, and says so.
 
-Two limits stand in the settings: spans a second of this process, and spans of one trace (Tempo refuses a trace of over 5 MB). Past
-either, the frames of the first chunk, defective frames, each batch's slowest frames and a spread of the rest keep their children;
-the others keep a frame span with the statistics of its steps. Metrics read every record all the same.
+Two limits stand in the settings: spans a second of this process, and spans of one trace (Tempo refuses a trace of over
+5 MB). Past either, the frames of the first chunk, defective frames, each batch's slowest frames and a spread of the
+rest keep their children; the others keep a frame span with the statistics of its steps. Metrics read every record all
+the same.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from vibevoice_otel.settings import Settings
 
 Mask = NDArray[np.bool_]
 Places = NDArray[np.intp]
-#: Of a trace's spans this share is spent in full detail; the rest is kept for the frames of a stream whose length nobody knows yet.
+#: Of a trace's spans this share is spent in full detail; the rest is kept for the frames of a stream whose length
+#: nobody knows yet.
 FULL_DETAIL = 0.5
-#: From then on a batch may spend this share of what is left on detail, so that a long stream still shows its worst frames.
+#: From then on a batch may spend this share of what is left on detail, so that a long stream still shows its worst
+#: frames.
 DETAIL_SHARE = 1 / 256
 #: Kept for the operations that end a request: vibevoice.generate, vibevoice.first_chunk, vibevoice.synthesize ...
 RESERVE = 16
@@ -42,7 +45,8 @@ class _Spent:
 
 
 class SpanBudget:
-    """Decides which records of each batch are exported as spans: the sink before all others. Lives on the recorder's thread.
+    """Decides which records of each batch are exported as spans: the sink before all others. Lives on the recorder's
+    thread.
 
     Args:
         settings: max_spans_per_second, max_trace_spans; drain_interval, over which the former is averaged.
@@ -63,7 +67,9 @@ class SpanBudget:
         self._requests: dict[int, _Spent] = {}
 
     def consume(self, batch: Batch) -> None:
-        """Set ``Block.exported`` where there is too much, and vibevoice.spans.omitted on the last batch of a trace that lost spans."""
+        """Set ``Block.exported`` where there is too much, and vibevoice.spans.omitted on the last batch of a trace that
+        lost spans.
+        """
         if not batch.recording:
             return
         spent = self._requests.setdefault(batch.request, _Spent())
@@ -125,7 +131,9 @@ def _reduce(batch: Batch, allowed: int, first_audio: int | None) -> int:
 
 
 def _by_value(frames: Block, first_audio: int | None) -> Places:
-    """Places of the frames, the most telling first: the first chunk's, defective ones, then in turn the slowest and a spread."""
+    """Places of the frames, the most telling first: the first chunk's, defective ones, then in turn the slowest and a
+    spread.
+    """
     count = len(frames)
     places = np.arange(count)
     numbers = np.asarray(frames.attributes.get(semconv.FRAME_INDEX.key, places))
@@ -174,7 +182,9 @@ def _summarise(frames: Block, steps: Block, owner: Places, detailed: Mask) -> No
 
 
 def _drop_frames(batch: Batch, frames: Block, owners: dict[int, Places], kept: Mask) -> None:
-    """Leave out frames too. What exemplars would have named them for is then named after vibevoice.generate, their parent."""
+    """Leave out frames too. What exemplars would have named them for is then named after vibevoice.generate, their
+    parent.
+    """
     frames.exported = kept
     for block in batch.blocks:
         if block is not frames:

@@ -1,7 +1,9 @@
-"""``OTEL_TRACES_SAMPLER=vibevoice_tail``: every request is recorded, a share is sampled at once, the rest waits for its outcome.
+"""``OTEL_TRACES_SAMPLER=vibevoice_tail``: every request is recorded, a share is sampled at once, the rest waits for its
+outcome.
 
-``OTEL_TRACES_SAMPLER_ARG`` is the share (0 to 1) that is kept whatever happens. A trace outside it is recorded without the sampled
-flag: metrics read it, no exporter takes it, and sampling/tail.py exports it whole once it has failed, been slow, or run dry.
+``OTEL_TRACES_SAMPLER_ARG`` is the share (0 to 1) that is kept whatever happens. A trace outside it is recorded without
+the sampled flag: metrics read it, no exporter takes it, and sampling/tail.py exports it whole once it has failed, been
+slow, or run dry.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ class TailSampler(Sampler):
     """Samples ``share`` of the traces that begin here and records the others; a caller's decision is his own.
 
     Args:
-        share: 0 to 1, of traces that are kept whatever their outcome; None for what the settings say at the first decision.
-        override: record what a caller decided not to sample too, so that it is kept when it fails. Read from the settings
-            as well where ``share`` is None.
+        share: 0 to 1, of traces that are kept whatever their outcome; None for what the settings say at the first
+            decision.
+        override: record what a caller decided not to sample too, so that it is kept when it fails. Read from the
+            settings as well where ``share`` is None.
     """
 
     #: Says to the instrumentor that a TailProcessor belongs beside this sampler, whatever wraps or names the class.
@@ -85,13 +88,16 @@ class TailSampler(Sampler):
 def from_settings() -> TailSampler:
     """The sampler of a configuration file (``sampler: vibevoice_tail:``), which the SDK makes without arguments.
 
-    Its share is the setting ``tail_share``. What the file says is read at the first decision, after the file has been applied.
+    Its share is the setting ``tail_share``. What the file says is read at the first decision, after the file has been
+    applied.
     """
     return TailSampler(None)
 
 
 def from_environment(argument: str | None) -> TailSampler:
-    """The sampler for ``OTEL_TRACES_SAMPLER_ARG`` (the entry point). A wrong value is told, and every trace kept: none is lost by it."""
+    """The sampler for ``OTEL_TRACES_SAMPLER_ARG`` (the entry point). A wrong value is told, and every trace kept: none
+    is lost by it.
+    """
     try:
         chosen = settings.load()
     except settings.SettingsError:  # the instrumentor says what is wrong
@@ -104,7 +110,8 @@ def from_environment(argument: str | None) -> TailSampler:
                 raise ValueError
         except ValueError:
             logger.error(  # noqa: TRY400 - the sentence says it all
-                "%s=%r is not valid for %s: allowed is the share of traces to keep whatever their outcome, from 0 to 1. "
+                "%s=%r is not valid for %s: allowed is the share of traces to keep whatever their outcome, from 0 to "
+                "1. "
                 "Every trace is kept until it is mended.", ARGUMENT, argument, NAME,
             )  # fmt: skip
             share = 1.0

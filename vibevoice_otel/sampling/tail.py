@@ -1,8 +1,10 @@
-"""Keeps or drops whole traces once their outcome is known, in this process, for traces that ``vibevoice_tail`` only recorded.
+"""Keeps or drops whole traces once their outcome is known, in this process, for traces that ``vibevoice_tail`` only
+recorded.
 
-A trace is held from its first span's start until none of its spans is open. The first sign of trouble (a span with status error, a
-first audio beyond the objective, a playback that ran dry) decides: what is held goes out at once, and all that follows straight
-through. Without a sign it is dropped. So nothing is ever half kept, and what has been promised by an exemplar is never taken back.
+A trace is held from its first span's start until none of its spans is open. The first sign of trouble (a span with
+status error, a first audio beyond the objective, a playback that ran dry) decides: what is held goes out at once, and
+all that follows straight through. Without a sign it is dropped. So nothing is ever half kept, and what has been
+promised by an exemplar is never taken back.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ class TailProcessor(SpanProcessor):
     """Holds ended spans that were recorded but not sampled, and hands kept ones to ``targets`` as sampled.
 
     Args:
-        targets: the processors that export, asked for whenever there is something to hand over. They ignore unsampled spans, so
-            they see each kept span once.
+        targets: the processors that export, asked for whenever there is something to hand over. They ignore unsampled
+            spans, so they see each kept span once.
         slow: seconds of first-audio latency beyond which a trace is kept.
-        limit: spans that are held at most, and traces that are not over; beyond, the oldest undecided (or the oldest at all) is dropped
-            and counted.
+        limit: spans that are held at most, and traces that are not over; beyond, the oldest undecided (or the oldest at
+            all) is dropped and counted.
         on_drop: told (what, reason, count) of spans that were lost for want of room.
         room: spans that a target takes right now; None when that cannot be known.
     """
@@ -98,7 +100,7 @@ class TailProcessor(SpanProcessor):
         self._handing = 0  # spans that the thread has taken and not yet handed over
         self._thread: threading.Thread | None = None
 
-    # ---------------------------------------------------------------------------------------------------- what the SDK calls
+    # ----------------------------------------------------------------------------------------------- what the SDK calls
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         del parent_context  # the span knows its parent
@@ -177,10 +179,11 @@ class TailProcessor(SpanProcessor):
             self._stopped = True
             self._changed.notify_all()
 
-    # ------------------------------------------------------------------------------------------------------------- verdicts
+    # --------------------------------------------------------------------------------------------------------- verdicts
 
     def foresee(self, batch: Batch) -> bool:
-        """Whether the request's trace is kept, as far as ``batch`` tells; a verdict that it tells is final from here on.
+        """Whether the request's trace is kept, as far as ``batch`` tells; a verdict that it tells is final from here
+        on.
 
         Called before the batch's metrics are recorded: an exemplar may name a span only when this is True.
         """
@@ -235,7 +238,7 @@ class TailProcessor(SpanProcessor):
                 return lost
         return 0
 
-    # ------------------------------------------------------------------------------------------------------ on their way out
+    # ------------------------------------------------------------------------------------------------- on their way out
 
     def _leave(self, spans: Sequence[ReadableSpan]) -> None:
         self._leaving.extend(spans)

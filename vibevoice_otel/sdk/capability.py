@@ -1,6 +1,7 @@
 """What this package takes from the insides of an OpenTelemetry SDK, each tried once on a provider made for the purpose.
 
-A release may rename, move or change any of it. Then the public API serves, one warning says so, and ``doctor`` shows it.
+A release may rename, move or change any of it. Then the public API serves, one warning says so, and ``doctor`` shows
+it.
 """
 
 from __future__ import annotations

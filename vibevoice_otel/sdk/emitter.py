@@ -1,4 +1,5 @@
-"""Records to spans: ordinary ReadableSpans through the SDK's own processors, with the ids and times that the records carry.
+"""Records to spans: ordinary ReadableSpans through the SDK's own processors, with the ids and times that the records
+carry.
 
 This is the plain path, valid for every processor and exporter.
 """
@@ -31,7 +32,8 @@ class BatchWriter(Protocol):
 
 
 class SpanEmitter:
-    """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest from records.
+    """Opens vibevoice.synthesize through the API (a sampler decides, log lines and user code see it), emits the rest
+    from records.
 
     Args:
         tracer: makes the spans.

@@ -1,7 +1,8 @@
 """The operator's own OTLP exporter, made to send bytes that are encoded already.
 
-A copy of the exporter's inner client sends them: endpoint, headers, TLS, compression, timeout and retry are what the operator
-configured, in every release. Where that client is not as known, :func:`adopt` refuses, and spans go the ordinary way.
+A copy of the exporter's inner client sends them: endpoint, headers, TLS, compression, timeout and retry are what the
+operator configured, in every release. Where that client is not as known, :func:`adopt` refuses, and spans go the
+ordinary way.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def adopt(exporter: SpanExporter) -> ByteExporter:
 
 
 class _Http:
-    """Bytes by the exporter's own HTTP client, over connections of its own: a requests session is not made for two threads."""
+    """Bytes by the exporter's own HTTP client, over connections of its own: a requests session is not made for two
+    threads.
+    """
 
     def __init__(self, exporter: Any) -> None:
         import requests  # noqa: PLC0415 - the exporter needs it, so it is there
@@ -58,7 +61,8 @@ class _Http:
         self._client._shutdown_event = threading.Event()
         self._session: requests.Session | None = None
         transport = self._client._transport
-        # urllib3's pool (SDK 1.45.0) serves any thread, and a session of the operator's own class is the operator's to share.
+        # urllib3's pool (SDK 1.45.0) serves any thread, and a session of the operator's own class is the operator's to
+        # share.
         if type(transport).__name__ != "Urllib3HTTPTransport" and type(transport._session) is requests.Session:
             self._client._transport = copy.copy(transport)
             self._session = self._client._transport._session = copy.deepcopy(transport._session)
@@ -88,7 +92,8 @@ class _Grpc:
         clone._shutdown_in_progress = threading.Event()
         clone._stub = _EncodedStub
         clone._translate_data = lambda request: request
-        clone._initialize_channel_and_stub()  # a channel of its own, with the operator's credentials, options, compression
+        # a channel of its own, with the operator's credentials, options, compression
+        clone._initialize_channel_and_stub()
         self._exporter = clone
 
     def send(self, request: EncodedRequest) -> bool:

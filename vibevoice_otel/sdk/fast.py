@@ -1,7 +1,8 @@
 """The fast path: spans written as OTLP bytes and histograms incremented a block at a time.
 
-It serves where nobody can tell the difference: the SDK's own processors, exporters and aggregations. Everywhere else the plain path
-does, which is also the reference that this one is tested against. :func:`path` and :func:`explain` are the whole interface.
+It serves where nobody can tell the difference: the SDK's own processors, exporters and aggregations. Everywhere else
+the plain path does, which is also the reference that this one is tested against. :func:`path` and :func:`explain` are
+the whole interface.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class FastPath:
 def path(tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> FastPath | None:
     """The fast path for ``tracer``'s spans and for measurements, taken wherever it is open.
 
-    None, with one warning, where this SDK release has not even the names that it is built on. ``on_drop`` is told (what, reason, count) of
-    spans that are lost.
+    None, with one warning, where this SDK release has not even the names that it is built on. ``on_drop`` is told
+    (what, reason, count) of spans that are lost.
     """
     try:
         from vibevoice_otel.sdk.histograms import FastMetrics  # noqa: PLC0415 - a release may have moved what they import

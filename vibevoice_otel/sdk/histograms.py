@@ -1,8 +1,9 @@
 """Histogram and counter increments a block at a time, straight into the SDK's aggregations.
 
-All that is taken from the metrics SDK's insides stands in this file. What comes out of a collection is the same as after the public
-API's ``record`` and ``add`` of every value, which :func:`probe` proves on the installed release before anything is written this way.
-Views, temporality, exemplar filter and reservoirs stay the SDK's own; whatever is not as known here is left to the public API.
+All that is taken from the metrics SDK's insides stands in this file. What comes out of a collection is the same as
+after the public API's ``record`` and ``add`` of every value, which :func:`probe` proves on the installed release before
+anything is written this way. Views, temporality, exemplar filter and reservoirs stay the SDK's own; whatever is not as
+known here is left to the public API.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class FastMetrics:
         self._refusals: dict[str, str] = {}
 
     def ready(self) -> bool:
-        """Whether the installed release is as known. Call it without any lock held: the first answer takes the SDK's own."""
+        """Whether the installed release is as known. Call it without any lock held: the first answer takes the SDK's
+        own.
+        """
         return self._proven or AGGREGATIONS.works()
 
     def record_many(
@@ -229,15 +232,17 @@ def _add_to_histogram(
 
 
 def _offer(reservoir: Any, value: float, at: int, attributes: Attributes, context: Context) -> None:
-    """Offer an exemplar. A view's own reservoir may do anything; the value it belongs to has been counted, and must not be again."""
+    """Offer an exemplar. A view's own reservoir may do anything; the value it belongs to has been counted, and must not
+    be again.
+    """
     try:
         reservoir.offer(value, at, attributes, context)
     except Exception:
         logger.debug("an exemplar was refused", exc_info=True)
 
 
-# Both add one value after another, as the public API does: the sum is the same to the last bit. Both return the rows, in order, of
-# the last value in each bucket, counting only those with a span id when span ids are given.
+# Both add one value after another, as the public API does: the sum is the same to the last bit. Both return the rows,
+# in order, of the last value in each bucket, counting only those with a span id when span ids are given.
 
 
 def _add_list(aggregation: Any, values: Sequence[float], span_ids: SpanIds | None) -> list[int]:
@@ -278,7 +283,7 @@ def _add_array(aggregation: Any, values: NDArray[np.float64], span_ids: SpanIds 
     return sorted(last[last >= 0].tolist())
 
 
-# ---------------------------------------------------------------------------------------------------------------- the proof
+# ------------------------------------------------------------------------------------------------------------ the proof
 
 
 def probe() -> None:

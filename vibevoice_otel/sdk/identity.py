@@ -17,7 +17,8 @@ OURS = "_vibevoice_otel_instance_id"
 
 
 def begin_anew(meter_provider: object) -> bool:
-    """Forget what our instruments have counted: in a forked child it is the parent's, and would be told twice. The host's stay as they are.
+    """Forget what our instruments have counted: in a forked child it is the parent's, and would be told twice. The
+    host's stay as they are.
 
     Locks are replaced: a thread of the parent's may have held them. False where the SDK is not as known.
     """
@@ -69,7 +70,9 @@ def _change(resource: Resource, attributes: Mapping[str, str]) -> None:
 
 
 def ensure_instance_id(providers: Iterable[object]) -> None:
-    """Give each provider's resource a service.instance.id of this process where it has none (SDKs before 1.45 set none)."""
+    """Give each provider's resource a service.instance.id of this process where it has none (SDKs before 1.45 set
+    none).
+    """
     identity = str(uuid.uuid4())
     for resource in resources(providers):
         # Another than ours is the operator's, or the SDK's own.

@@ -9,12 +9,14 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 Dropped = Callable[[str, str, int], None]
-#: Attribute of a method of ours on an object of the SDK's: whom it tells, a list of one, or of none once that is taken out.
+#: Attribute of a method of ours on an object of the SDK's: whom it tells, a list of one, or of none once that is taken
+#: out.
 TOLD = "_vibevoice_otel_told"
 
 
 def count_losses(processor: SpanProcessor, on_drop: Dropped) -> Callable[[], None]:
-    """Have ``on_drop`` told (what, reason, count) of spans that ``processor`` or its exporter loses, where that is to be seen.
+    """Have ``on_drop`` told (what, reason, count) of spans that ``processor`` or its exporter loses, where that is to
+    be seen.
 
     The SDK says so only in logs, or in metrics of its own that halve its rate.
 

@@ -1,4 +1,6 @@
-"""The fast path of spans: a batch's records to bytes to the operator's receivers, or word that the plain path must serve."""
+"""The fast path of spans: a batch's records to bytes to the operator's receivers, or word that the plain path must
+serve.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ logger = logging.getLogger(__name__)
 class FastSpans:
     """Writes spans as OTLP bytes while the provider's processors are all known.
 
-    The chain is looked at again whenever a processor has been added, so one that comes later gets its spans from then on.
+    The chain is looked at again whenever a processor has been added, so one that comes later gets its spans from then
+    on.
 
     Args:
         tracer: the recorder's.
@@ -47,7 +50,8 @@ class FastSpans:
     def emit(self, batch: Batch, own: SpanContext) -> bool:
         """Write and queue every record of ``batch`` but vibevoice.synthesize, which is the SDK's own span.
 
-        ``own`` is the context of vibevoice.synthesize. False when the plain path must emit the batch; nothing has been queued then.
+        ``own`` is the context of vibevoice.synthesize. False when the plain path must emit the batch; nothing has been
+        queued then.
         """
         if not self._engaged():
             return False
@@ -113,7 +117,9 @@ class FastSpans:
         self._targets = tuple(targets)
 
     def _by(self, processor: SpanProcessor, now: support.Inside) -> Callable[[EncodedRequest, Exception], bool]:
-        """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter is in."""
+        """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter
+        is in.
+        """
 
         def deliver(request: EncodedRequest, error: Exception) -> bool:
             if self._broken is None:

@@ -1,4 +1,6 @@
-"""Spans with chosen ids. The public API can make none, and a child of a long stream is exported before its parent has ended."""
+"""Spans with chosen ids. The public API can make none, and a child of a long stream is exported before its parent has
+ended.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def id_generator(provider: trace.TracerProvider) -> IdGenerator | None:
 def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
     """A factory of spans in ``root``'s trace, with ``root``'s sampling decision.
 
-    It makes spans through the public API, under ids of the SDK's own, where this release cannot make them with chosen ids.
+    It makes spans through the public API, under ids of the SDK's own, where this release cannot make them with chosen
+    ids.
     """
     own = root.get_span_context()
     contexts: dict[int, SpanContext] = {own.span_id: own}
@@ -188,5 +191,6 @@ def _started(span: sdk_trace.Span, start: int) -> sdk_trace.Span:
 CHOSEN_IDS = Capability(
     "spans with chosen ids",
     probe,
-    "spans are made through the public API: they get other ids, so that exemplars of diffusion steps lead to their trace alone",
+    "spans are made through the public API: they get other ids, so that exemplars of diffusion steps lead to their "
+    "trace alone",
 )

@@ -1,8 +1,9 @@
 """The WebSocket interface of the upstream realtime server, in FastAPI.
 
-GET /config, /healthz (the process answers) and /readyz (new streams may come), and WebSocket /stream?text=&voice=&cfg=&steps=
-which answers with binary PCM16 chunks (24 kHz, mono, little-endian) and JSON log messages. Unlike upstream, waiting requests
-queue, a listener who leaves is noticed at once, and a failure closes 1011 instead of 1000.
+GET /config, /healthz (the process answers) and /readyz (new streams may come), and WebSocket
+/stream?text=&voice=&cfg=&steps= which answers with binary PCM16 chunks (24 kHz, mono, little-endian) and JSON log
+messages. Unlike upstream, waiting requests queue, a listener who leaves is noticed at once, and a failure closes 1011
+instead of 1000.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # A request at work holds a worker thread while it waits for audio; asyncio's own pool may have fewer threads than there are slots.
-        # The loop shuts the pool down as it closes.
+        # A request at work holds a worker thread while it waits for audio; asyncio's own pool may have fewer threads
+        # than there are slots. The loop shuts the pool down as it closes.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(chosen.concurrency + 4, "vibevoice-worker"))
         if auto is not None:
             auto.start()
@@ -60,7 +61,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     @app.get("/")
     async def about() -> dict[str, Any]:
         return {
-            "service": "VibeVoice streaming text to speech", "websocket": "/stream?text=&voice=&cfg=&steps=", "config": "/config",
+            "service": "VibeVoice streaming text to "
+                       "speech", "websocket": "/stream?text=&voice=&cfg=&steps=", "config": "/config",
             "notice": service.notice,
         }  # fmt: skip
 
@@ -213,7 +215,8 @@ def _number(text: str | None, default: float, name: str, session: Session, valid
 
 
 def url_bytes(max_text: int) -> int:
-    """How long a request line may be: twice what ``max_text`` characters need, so that a text that is too long is refused in words.
+    """How long a request line may be: twice what ``max_text`` characters need, so that a text that is too long is
+    refused in words.
 
     A character has up to four bytes of UTF-8, each written with three in a URL.
     """
@@ -223,7 +226,8 @@ def url_bytes(max_text: int) -> int:
 def _admit_long_urls(max_text: int) -> None:
     """Raise the limit of websockets, 8192 bytes of a request line: the handshake of a longer one never ends.
 
-    Its variable WEBSOCKETS_MAX_LINE_LENGTH is read as it is imported, which a server has done before it imports an application.
+    Its variable WEBSOCKETS_MAX_LINE_LENGTH is read as it is imported, which a server has done before it imports an
+    application.
     """
     with contextlib.suppress(ImportError):
         from websockets import http11  # noqa: PLC0415 - another WebSocket library has no such limit

@@ -1,4 +1,6 @@
-"""``steps=auto`` and ``cfg=auto``: what was measured decides. Off unless VIBEVOICE_SERVICE_AUTO_PARAMETERS names a Prometheus."""
+"""``steps=auto`` and ``cfg=auto``: what was measured decides. Off unless VIBEVOICE_SERVICE_AUTO_PARAMETERS names a
+Prometheus.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SIGTERM lets open streams end: no new one is taken, the load balancer is told, and uvicorn stops once the last has ended."""
+"""SIGTERM lets open streams end: no new one is taken, the load balancer is told, and uvicorn stops once the last has
+ended.
+"""
 
 from __future__ import annotations
 

@@ -139,8 +139,8 @@ class StreamingTTSService:
         assert self.model is not None
         try:
             if self.is_random:
-                # One scheduler a request: it keeps its position, so two threads must not share one. A checkpoint's generation
-                # configuration names its own, made by generate for each call.
+                # One scheduler a request: it keeps its position, so two threads must not share one. A checkpoint's
+                # generation configuration names its own, made by generate for each call.
                 inputs = {
                     **inputs,
                     "noise_scheduler": self._scheduler(
@@ -168,7 +168,8 @@ class StreamingTTSService:
     ) -> Iterator[NDArray[np.float32]]:
         """Float32 chunks of shape (samples,), at 24 kHz, as they are made.
 
-        The body runs on whichever thread takes the first chunk; generation has a thread of its own, which has ended when this has.
+        The body runs on whichever thread takes the first chunk; generation has a thread of its own, which has ended
+        when this has.
 
         Raises:
             TimeoutError: at ``deadline`` (time.monotonic()).

@@ -1,4 +1,5 @@
-"""Faults for tests: each is a small wrapper around a real part, so that the time really passes, or the failure happens, inside it.
+"""Faults for tests: each is a small wrapper around a real part, so that the time really passes, or the failure happens,
+inside it.
 
 Set by ``VIBEVOICE_SERVICE_FAULTS`` (JSON) alone; no request can reach them.
 """

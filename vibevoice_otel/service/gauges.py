@@ -1,4 +1,6 @@
-"""What the service says of its own slots, by OpenTelemetry's API: what autoscaling reads. Nothing is exported without an SDK."""
+"""What the service says of its own slots, by OpenTelemetry's API: what autoscaling reads. Nothing is exported without
+an SDK.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """transformers' VibeVoice, streaming: each frame goes into the audio queue as soon as it is decoded.
 
-The random model is the real architecture at about a thousandth of its size: the same generation loop, diffusion scheduler and
-acoustic decoder. It makes noise, not speech.
+The random model is the real architecture at about a thousandth of its size: the same generation loop, diffusion
+scheduler and acoustic decoder. It makes noise, not speech.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def schedule(prompt_length: int, frames: int) -> dict[str, Any]:
 def random_config() -> VibeVoiceConfig:
     """The real architecture with about 1.5 million parameters.
 
-    The audio tokenizers' layer scale and initial range are those of a network that was trained from, 1e-6 and 0.01, raised: through so
-    many layers, an untrained decoder's output would be of the order of 1e-9.
+    The audio tokenizers' layer scale and initial range are those of a network that was trained from, 1e-6 and 0.01,
+    raised: through so many layers, an untrained decoder's output would be of the order of 1e-9.
     """
     audio = {
         "hidden_size": 16,
@@ -144,7 +144,9 @@ def random_model(seed: int, faults: Faults) -> StreamingVibeVoice:
 
 
 def inject(model: StreamingVibeVoice, faults: Faults) -> None:
-    """Put the faults into the real parts: a pre-hook of the diffusion head, the language model and the acoustic decoder sleeps."""
+    """Put the faults into the real parts: a pre-hook of the diffusion head, the language model and the acoustic decoder
+    sleeps.
+    """
     model.faults = faults
     inner = model.model
     if faults.step_delay or faults.slow_voices:

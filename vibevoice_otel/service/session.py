@@ -1,4 +1,6 @@
-"""One listener's WebSocket: log messages from any thread, a watch on whether he is still there, and sends that end in time."""
+"""One listener's WebSocket: log messages from any thread, a watch on whether he is still there, and sends that end in
+time.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the service can be told, by ``VIBEVOICE_SERVICE_*``, each validated with a message that names it.
 
-No variable ends in ``_HOST`` or ``_PORT``: Kubernetes sets VIBEVOICE_SERVICE_HOST and VIBEVOICE_SERVICE_PORT in every pod beside a
-Service called ``vibevoice``.
+No variable ends in ``_HOST`` or ``_PORT``: Kubernetes sets VIBEVOICE_SERVICE_HOST and VIBEVOICE_SERVICE_PORT in every
+pod beside a Service called ``vibevoice``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class ServiceSettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """The variable of field ``x_y`` is ``VIBEVOICE_SERVICE_X_Y``; of ``host`` and ``port``, VIBEVOICE_SERVICE_LISTEN=host:port."""
+    """The variable of field ``x_y`` is ``VIBEVOICE_SERVICE_X_Y``; of ``host`` and ``port``,
+    VIBEVOICE_SERVICE_LISTEN=host:port.
+    """
 
     model: str = "random"  # or a path, or a hub id
     device: str = "cpu"

@@ -7,7 +7,9 @@ from collections import deque
 
 
 class Slots:
-    """At most ``concurrency`` requests work and ``queue`` wait, first come, first served. For one event loop, never several threads."""
+    """At most ``concurrency`` requests work and ``queue`` wait, first come, first served. For one event loop, never
+    several threads.
+    """
 
     def __init__(self, concurrency: int, queue: int) -> None:
         self.capacity = concurrency

@@ -1,4 +1,6 @@
-"""The 25 voices of the upstream realtime server, by its names. Without its recordings, each is a random prompt of its own."""
+"""The 25 voices of the upstream realtime server, by its names. Without its recordings, each is a random prompt of its
+own.
+"""
 
 from __future__ import annotations
 

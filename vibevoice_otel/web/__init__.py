@@ -1,1 +1,3 @@
-"""The ASGI side: when a request arrived, when its first audio left, how its socket closed, and what must not be in its URL."""
+"""The ASGI side: when a request arrived, when its first audio left, how its socket closed, and what must not be in its
+URL.
+"""

@@ -1,4 +1,6 @@
-"""What the service tells its caller of the trace and of the time: ``traceresponse`` and, over HTTP, ``Server-Timing``. Off by default."""
+"""What the service tells its caller of the trace and of the time: ``traceresponse`` and, over HTTP, ``Server-Timing``.
+Off by default.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ _PROPAGATOR = TraceResponsePropagator()
 def with_trace(message: Message, server: trace.Span) -> Message:
     """A copy of ``message`` (``http.response.start`` or ``websocket.accept``) with ``traceresponse`` of ``server``.
 
-    Where the program has set a response propagator of its own, OpenTelemetry's middleware answers with that, and nothing is added.
+    Where the program has set a response propagator of its own, OpenTelemetry's middleware answers with that, and
+    nothing is added.
     """
     if get_global_response_propagator() is not None:  # type: ignore[no-untyped-call]
         return message
@@ -47,7 +50,9 @@ def with_trace(message: Message, server: trace.Span) -> Message:
 
 
 def with_timing(message: Message, notes: Iterable[Note], waited: int) -> Message:
-    """A copy of ``http.response.start`` with the parts that are known now, in milliseconds, and ``total``, the ``waited`` ns so far."""
+    """A copy of ``http.response.start`` with the parts that are known now, in milliseconds, and ``total``, the
+    ``waited`` ns so far.
+    """
     parts = [f"{TOLD[note.span]};dur={(note.end - note.start) / 1e6:.1f}" for note in notes if note.span in TOLD]
     value = ", ".join([*parts, f"total;dur={waited / 1e6:.1f}"])
     return {**message, "headers": [*message.get("headers", ()), (b"server-timing", value.encode())]}

@@ -1,6 +1,7 @@
 """HTTP requests that turn out to be speech: a candidate each, opened by the generation that is linked to it.
 
-We call neither ``receive`` nor ``send`` by ourselves and keep no body: messages are looked at as the application takes and gives them.
+We call neither ``receive`` nor ``send`` by ourselves and keep no body: messages are looked at as the application takes
+and gives them.
 """
 
 from __future__ import annotations

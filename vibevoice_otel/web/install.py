@@ -36,7 +36,8 @@ class WebAdapter:
     Args:
         recorder: where timelines are opened.
         starting: called when an application starts, before anything of its own runs.
-        before: sees every scope (the application's life span too) before anything else, and returns the one to go on with.
+        before: sees every scope (the application's life span too) before anything else, and returns the one to go on
+            with.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class WebAdapter:
             self.hooks.on_undo(lambda: adoption.end(self))
 
     def uninstrument(self) -> None:
-        """Leave every application that was seen, also one that is serving: its stack is linked past our layer, and no other is touched."""
+        """Leave every application that was seen, also one that is serving: its stack is linked past our layer, and no
+        other is touched.
+        """
         self.hooks.undo()
         for application in list(self._applications):
             application.__dict__.pop(STACK, None)
@@ -92,7 +95,9 @@ class WebAdapter:
         return call
 
     def _enter(self, application: Any) -> None:
-        """Put RequestMiddleware into the application's stack if it is not there (the stack is built once, on first use)."""
+        """Put RequestMiddleware into the application's stack if it is not there (the stack is built once, on first
+        use).
+        """
         if application.middleware_stack is None:
             application.middleware_stack = application.build_middleware_stack()
         if application.__dict__.get(STACK) is not application.middleware_stack:

@@ -1,4 +1,6 @@
-"""The request's timeline as the socket sees it. A plain ASGI class inside the OpenTelemetry one, whose SERVER span it continues."""
+"""The request's timeline as the socket sees it. A plain ASGI class inside the OpenTelemetry one, whose SERVER span it
+continues.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ class RequestMiddleware:
                 self._ended(request.timeline, server, scope)
 
     def _speaks(self, scope: Scope) -> bool:
-        """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the route."""
+        """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the
+        route.
+        """
         if getattr(self.recorder, "built", self.recorder) is None:
             return self._named and scope["path"] in self._routes
         return True
@@ -246,7 +250,8 @@ def _arrived(scope: Scope) -> int:
 def _is_further_in(scope: Scope) -> bool:
     """Whether another RequestMiddleware of the request is nearer to what makes its SERVER span, or has begun.
 
-    An application without a layer of OpenTelemetry's leaves the request to the one that it has mounted, which may have one.
+    An application without a layer of OpenTelemetry's leaves the request to the one that it has mounted, which may have
+    one.
     """
     arrived = arrival.get()
     if current.get() is not None or (arrived is not None and not arrived.over):

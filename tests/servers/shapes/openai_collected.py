@@ -1,4 +1,6 @@
-"""POST /v1/audio/speech, collected: in a thread of asyncio's, in an executor's, or on the event loop itself. No AudioStreamer."""
+"""POST /v1/audio/speech, collected: in a thread of asyncio's, in an executor's, or on the event loop itself. No
+AudioStreamer.
+"""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,6 @@
-"""POST /v1/audio/speech, streamed: a plain thread generates into an AudioStreamer, the answer reads it as WAV, PCM or events."""
+"""POST /v1/audio/speech, streamed: a plain thread generates into an AudioStreamer, the answer reads it as WAV, PCM or
+events.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,6 @@
-"""What every shape does with the model: load it and its voices, make inputs, run generate. No shape knows that it is observed."""
+"""What every shape does with the model: load it and its voices, make inputs, run generate. No shape knows that it is
+observed.
+"""
 
 import copy
 import os

@@ -16,7 +16,8 @@ from benchmarks import harness, instructions
 pytestmark = pytest.mark.serial
 
 ROOT = Path(__file__).resolve().parents[3]
-#: Instructions may grow by this much before somebody must look; numpy's and the SDK's releases move them by a few percent.
+#: Instructions may grow by this much before somebody must look; numpy's and the SDK's releases move them by a few
+#: percent.
 TOLERANCE = 1.15
 
 
@@ -81,7 +82,9 @@ def test_a_report_says_which_goal_is_not_met() -> None:
 @pytest.mark.skipif(not instructions.available(), reason="no valgrind to count instructions with")
 @pytest.mark.timeout(580)
 def test_the_hot_path_has_not_grown() -> None:
-    """Instructions of the step's hook: at most twice the floor's on every Python, and no more than recorded where that was done."""
+    """Instructions of the step's hook: at most twice the floor's on every Python, and no more than recorded where that
+    was done.
+    """
     found = instructions.count(("floor", "hook"))
     assert found["hook"] <= 2 * found["floor"]
     recorded = instructions.baseline()
@@ -95,7 +98,9 @@ def test_the_hot_path_has_not_grown() -> None:
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("work", ["frame", "encode", "request"])
 def test_the_rest_has_not_grown(work: str) -> None:
-    """Instructions of all notes of a frame, of writing one block of 80 steps, and of a whole request with its background."""
+    """Instructions of all notes of a frame, of writing one block of 80 steps, and of a whole request with its
+    background.
+    """
     recorded = instructions.baseline()
     assert recorded is not None
     assert instructions.count((work,))[work] <= recorded[work] * TOLERANCE

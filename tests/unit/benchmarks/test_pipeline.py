@@ -1,4 +1,6 @@
-"""The pipeline benchmark's accounts: what is sent, what must come out, and what its table says of a rate that was not sustained."""
+"""The pipeline benchmark's accounts: what is sent, what must come out, and what its table says of a rate that was not
+sustained.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def found(wanted: int, rate: float | None = None, **changed: float) -> pipeline.
         ),
         (
             [found(20, rate=15)],
-            "x: nothing lost or refused up to 15 spans/s; 20 wanted: the sender, one connection on the same machine, came no faster.",
+            (
+                "x: nothing lost or refused up to 15 spans/s; 20 wanted: the sender, one connection on the same machine, "
+                "came no faster."
+            ),
         ),
     ],
 )

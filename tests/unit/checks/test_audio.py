@@ -64,7 +64,9 @@ DEFECTS = {
 
 @pytest.mark.parametrize("kind", [*DEFECTS, None], ids=str)
 def test_rates_on_a_simulated_truth(kind: Suspect | None) -> None:
-    """Of 40 streams of 4 s with one defect, or none, at levels from -40 to -12 dBFS: how many show it, and how many anything else."""
+    """Of 40 streams of 4 s with one defect, or none, at levels from -40 to -12 dBFS: how many show it, and how many
+    anything else.
+    """
     hits = alarms = 0
     for level in np.linspace(0.01, 0.25, 40):
         samples = speech(4, float(level))
@@ -77,7 +79,9 @@ def test_rates_on_a_simulated_truth(kind: Suspect | None) -> None:
 
 
 def test_figures() -> None:
-    """A pause of 0.8 s between two sounds, silence before the first and after the last left out; the level of what sounds."""
+    """A pause of 0.8 s between two sounds, silence before the first and after the last left out; the level of what
+    sounds.
+    """
     tone = (0.1 * np.sin(np.arange(SAMPLE_RATE_HZ) * 0.3)).astype(np.float32)
     found = checked(np.concatenate([silence(3), tone, silence(0.8), tone, silence(3)]))
     assert found[semconv.AUDIO_SILENCE.key] == pytest.approx(0.8, abs=0.02)

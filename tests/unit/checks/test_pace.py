@@ -29,7 +29,9 @@ RATES = {0.05: (0.005, 0.95), 0.1: (0.002, 0.75), 0.15: (0.002, 0.45)}
 
 @pytest.mark.parametrize("spread", RATES)
 def test_rates_on_a_simulated_truth(spread: float) -> None:
-    """20 voices of 9 to 20 characters a second, 400 right requests each; loops last 1.6 to 4 times as long, cuts 0.25 to 0.6 times."""
+    """20 voices of 9 to 20 characters a second, 400 right requests each; loops last 1.6 to 4 times as long, cuts 0.25
+    to 0.6 times.
+    """
     chance = random.Random(21)
     alarms = loops = cuts = 0
     voices, each = 20, 400
@@ -58,7 +60,9 @@ def test_rates_on_a_simulated_truth(spread: float) -> None:
 
 
 def test_no_verdict_before_fifty_requests_of_the_voice() -> None:
-    """49 requests say too little; after the 50th an utterance of three times the usual length is a loop, one of a third a cut."""
+    """49 requests say too little; after the 50th an utterance of three times the usual length is a loop, one of a third
+    a cut.
+    """
     paces, chance = Paces(), random.Random(1)
     for _ in range(ENOUGH - 1):
         paces.judge("v", "m", *truth(chance, 15, 0.05))

@@ -1,4 +1,6 @@
-"""load: finds at how many streams a service of known capacity breaks, judges no step that it drove late, drives nobody else's."""
+"""load: finds at how many streams a service of known capacity breaks, judges no step that it drove late, drives nobody
+else's.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
 
 
 def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
-    """Half of what can be made holds, twice as much breaks, and one number between them is tried: the truth of 8 is not above it."""
+    """Half of what can be made holds, twice as much breaks, and one number between them is tried: the truth of 8 is not
+    above it.
+    """
     with service() as address:
         found = asyncio.run(load.climb(Driver(plan(address)), (4, 16), refine=1))
     if any(step.verdict == "void" for step in found.steps):
@@ -96,7 +100,9 @@ def test_moments_are_fixed_beforehand() -> None:
 
 
 def test_requests_are_marked_unless_they_shall_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By default they are synthetic, and in no objective of the service's; the answer comes as JSON, and a picture as well."""
+    """By default they are synthetic, and in no objective of the service's; the answer comes as JSON, and a picture as
+    well.
+    """
     seen: list[str | None] = []
     with service(seen) as address:
         arguments = [address, "--streams", "4", "--seconds", "1", "--json", "--plot", str(tmp_path / "load.png")]

@@ -28,8 +28,8 @@ class Run:
     kernels: int = 3  # in a step
     host_ns: float = 30 * US  # that a kernel's launch costs the host
     waits_in_steps: bool = False  # each step's timestep is copied from pageable memory, which waits
-    #: What another thread of this process does with the interpreter's lock after each of our launches: (ns for which it keeps the lock,
-    #: ns of work that it puts on the card).
+    #: What another thread of this process does with the interpreter's lock after each of our launches: (ns for which it
+    #: keeps the lock, ns of work that it puts on the card).
     rival: Callable[[], tuple[float, float]] | None = None
     timeline: Timeline = field(init=False)
     notes: StreamNotes = field(init=False)

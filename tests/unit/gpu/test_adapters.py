@@ -1,4 +1,6 @@
-"""The adapters' hooks on a device: each pass, decode and prefill is marked at both ends, under the name the host gave it."""
+"""The adapters' hooks on a device: each pass, decode and prefill is marked at both ends, under the name the host gave
+it.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def hooked(
 
 
 def test_upstreams_realtime_model() -> None:
-    """A window's prefill spans both models; then a frame, its decode, its audio put in the queue, and a pass of each branch."""
+    """A window's prefill spans both models; then a frame, its decode, its audio put in the queue, and a pass of each
+    branch.
+    """
     timeline, notes, gpu = begun()
 
     def work(*_args: object, **_kwargs: object) -> None:

@@ -25,7 +25,9 @@ from vibevoice_otel.recording.records import Block
 
 
 def trace() -> dict[str, list[dict[str, object]]]:
-    """Two steps: kernels 10-14 and 13-20 us (one over the other), then 30-31 and 39-40; a copy before the first belongs to neither."""
+    """Two steps: kernels 10-14 and 13-20 us (one over the other), then 30-31 and 39-40; a copy before the first belongs
+    to neither.
+    """
 
     def launch(ts: float, correlation: int, name: str = "cudaLaunchKernel") -> dict[str, object]:
         return {"cat": "cuda_runtime", "name": name, "ts": ts, "dur": 1, "args": {"correlation": correlation}}
@@ -75,7 +77,9 @@ def steps(clock: str, count: int = 3) -> Block:
 
 
 def test_comparison() -> None:
-    """Ours, the kernels', the busy time and the CPU timer's claim, of the same steps; one that launched nothing is left out."""
+    """Ours, the kernels', the busy time and the CPU timer's claim, of the same steps; one that launched nothing is left
+    out.
+    """
     result = gpu.compare([steps(semconv.Clock.DEVICE)], trace())
     assert result.ours == pytest.approx([11, 11])
     assert result.kernels == [10, 10]
@@ -104,7 +108,9 @@ def test_a_profiler_that_saw_no_kernel_is_no_truth() -> None:
 
 
 def test_it_runs_as_far_as_a_cpu_goes() -> None:
-    """A tiny model, profiled with and without us, and streams at once: every step is seen on both sides, and no synchronisation."""
+    """A tiny model, profiled with and without us, and streams at once: every step is seen on both sides, and no
+    synchronisation.
+    """
     subject = gpu.Subject.build("cpu", tiny=True)
     bare = subject.speak(3)
     with gpu.observed() as kept:
@@ -140,7 +146,9 @@ def test_the_limit_is_said_in_one_line() -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Notes what would make the host wait for a card: a copy between it and the CPU, and a question about a value that lies on it."""
+    """Notes what would make the host wait for a card: a copy between it and the CPU, and a question about a value that
+    lies on it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +171,9 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_queued_ahead_no_step_waits(ahead: bool) -> None:
-    """On tensors that claim to lie on a card: as transformers has it each step waits for its timestep; queued ahead none does."""
+    """On tensors that claim to lie on a card: as transformers has it each step waits for its timestep; queued ahead
+    none does.
+    """
     subject = gpu.Subject.build("meta", tiny=False)
     scheduler = diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     waits, of_steps = Waits(), 0
@@ -201,7 +211,9 @@ def test_queued_ahead_no_step_waits(ahead: bool) -> None:
 
 
 def test_the_whole_benchmark_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """From the command line to the files, the card and the profiler's view of it being made up: the device times come from a fake."""
+    """From the command line to the files, the card and the profiler's view of it being made up: the device times come
+    from a fake.
+    """
     card: Any = FakeGpu(host=Now())
     for kind in ("cpu", "cuda"):
         monkeypatch.setitem(device.OPENERS, kind, lambda _index: card)

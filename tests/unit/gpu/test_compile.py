@@ -40,7 +40,9 @@ CALLS: dict[str, Callable[[Model, Any], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_graph_that_must_be_whole_stays_whole(call: str) -> None:
-    """fullgraph=True refuses what it cannot trace, a clock for one; within a request and outside the result is the bare one's."""
+    """fullgraph=True refuses what it cannot trace, a clock for one; within a request and outside the result is the bare
+    one's.
+    """
     function = CALLS[call]
     expected = function(Model(), torch.ones(2))
     own = type("Model", (Model,), {})

@@ -71,7 +71,9 @@ def test_events_are_for_timing_and_used_again() -> None:
 
 
 def test_a_capture_waits_for_a_question_and_stops_the_next() -> None:
-    """A capture begins only between two questions, and no question is allowed until it has ended, however it began or ended."""
+    """A capture begins only between two questions, and no question is allowed until it has ended, however it began or
+    ended.
+    """
     captures = cuda.Captures()
     began = threading.Event()
 

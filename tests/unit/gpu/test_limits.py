@@ -25,7 +25,9 @@ FRAMES = 40
 
 
 def card(rng: random.Random) -> FakeGpu:
-    """Launches of some microseconds, a clock that runs a little off the host's, and waits that keep the core or give it up."""
+    """Launches of some microseconds, a clock that runs a little off the host's, and waits that keep the core or give it
+    up.
+    """
     return FakeGpu(
         launch=lambda: rng.lognormvariate(1.7, 0.4) * US, skew=rng.uniform(-4e-5, 4e-5), spins=rng.random() < 0.5
     )
@@ -55,7 +57,9 @@ def slow_card_that_is_waited_for_in_steps(rng: random.Random) -> Run:
 
 
 def two_threads(rng: random.Random) -> Run:
-    """Another stream's thread takes the lock at each launch, for as long as this one had it, and puts as much work on the card."""
+    """Another stream's thread takes the lock at each launch, for as long as this one had it, and puts as much work on
+    the card.
+    """
     run = Run(
         card(rng),
         step_ns=3 * MS,
@@ -70,7 +74,9 @@ def two_threads(rng: random.Random) -> Run:
 
 
 def another_process(rng: random.Random) -> Run:
-    """It has the card for more than half of the time, in slices of milliseconds; the host is fast, and waits in each step."""
+    """It has the card for more than half of the time, in slices of milliseconds; the host is fast, and waits in each
+    step.
+    """
     run = Run(
         card(rng), step_ns=rng.uniform(8, 20) * MS, pass_ns=15 * MS, kernels=20, host_ns=rng.uniform(20, 150) * US
     )

@@ -1,4 +1,6 @@
-"""Memory by the allocator's own counters: gauges, the growth of a step, a request's peak, and what an out-of-memory error leaves behind."""
+"""Memory by the allocator's own counters: gauges, the growth of a step, a request's peak, and what an out-of-memory
+error leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,9 @@ def test_the_peak_survives_a_service_that_resets_it() -> None:
 
 
 def test_a_steps_growth_is_what_the_allocator_says() -> None:
-    """Three kernels of one MiB each in a step: 3 MiB, looked at in the first frame and each so-many-th; never in between."""
+    """Three kernels of one MiB each in a step: 3 MiB, looked at in the first frame and each so-many-th; never in
+    between.
+    """
     run = Run(Growing())
     for _ in range(MEMORY_EVERY + 1):
         run.frame()
@@ -134,7 +138,9 @@ def test_a_steps_growth_is_what_the_allocator_says() -> None:
 
 
 def test_an_allocator_that_keeps_no_counters_costs_no_times() -> None:
-    """Torch allows an allocator of the user's own, whose counters cannot be read: it is asked once, and the steps have device times."""
+    """Torch allows an allocator of the user's own, whose counters cannot be read: it is asked once, and the steps have
+    device times.
+    """
 
     class Silent(FakeGpu):
         asked = 0
@@ -160,7 +166,9 @@ def test_an_allocator_that_keeps_no_counters_costs_no_times() -> None:
 
 
 def test_growth_is_charged_only_while_no_other_generation_ran() -> None:
-    """The counters are the process's: beside another request, or one that came and went meanwhile, a step's change is nobody's."""
+    """The counters are the process's: beside another request, or one that came and went meanwhile, a step's change is
+    nobody's.
+    """
     gpu = Growing()
     run = Run(gpu)
     gpu.generations.begin(2)
@@ -205,7 +213,9 @@ def test_growth_and_device_times_reach_the_histograms() -> None:
 
 @pytest.mark.parametrize("risen", [True, False])
 def test_a_requests_peak(risen: bool) -> None:
-    """Torch's high-water mark where this request raised it; under an older, higher mark the largest that was seen at a step."""
+    """Torch's high-water mark where this request raised it; under an older, higher mark the largest that was seen at a
+    step.
+    """
     gpu = Growing(counters=Memory(0, 0, 0 if risen else 1 << 40))
     run = Run(gpu)
     run.frame()
@@ -216,7 +226,9 @@ def test_a_requests_peak(risen: bool) -> None:
 
 
 def test_out_of_memory_leaves_the_allocators_state_on_the_span() -> None:
-    """Allocated, reserved, fragmented, free, limit, retries, errors: as they were when it happened; none of it on a healthy request."""
+    """Allocated, reserved, fragmented, free, limit, retries, errors: as they were when it happened; none of it on a
+    healthy request.
+    """
     gpu = FakeGpu(counters=Memory(70, 78, 72, 80, 2, 10, 5, 3, 1))
     run = Run(gpu)
     run.frame()

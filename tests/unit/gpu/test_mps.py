@@ -18,7 +18,9 @@ MIB = 1 << 20
 
 
 def opened(**more: Any) -> tuple[MpsDevice, types.SimpleNamespace]:
-    """The device on a stand-in for torch.mps; whatever else it called, an event or a synchronisation, would raise AttributeError."""
+    """The device on a stand-in for torch.mps; whatever else it called, an event or a synchronisation, would raise
+    AttributeError.
+    """
     torch_mps = types.SimpleNamespace(held=5 * MIB, driver_allocated_memory=lambda: 9 * MIB, **more)
     torch_mps.current_allocated_memory = lambda: torch_mps.held
     return MpsDevice(torch_mps), torch_mps
@@ -26,7 +28,9 @@ def opened(**more: Any) -> tuple[MpsDevice, types.SimpleNamespace]:
 
 @pytest.mark.parametrize("limit", [16 * MIB, None])
 def test_its_memory_is_what_it_tells(limit: int | None) -> None:
-    """Allocated, reserved, and a limit where torch is new enough to know one; no peak, no events, nothing of other processes."""
+    """Allocated, reserved, and a limit where torch is new enough to know one; no peak, no events, nothing of other
+    processes.
+    """
     device, _ = opened(**({"recommended_max_memory": lambda: limit} if limit else {}))
     assert device.memory().known() == {"allocated": 5 * MIB, "reserved": 9 * MIB, **({"limit": limit} if limit else {})}
     look = gpu_metrics.Look(lambda: [device])

@@ -1,4 +1,6 @@
-"""NVML's figures: of the right card, read at collection, without a wait for a driver that is slow, absent where it tells nothing."""
+"""NVML's figures: of the right card, read at collection, without a wait for a driver that is slow, absent where it
+tells nothing.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ def test_one_look_serves_a_collection() -> None:
 
 
 def test_a_slow_driver_is_asked_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    """One slow look is the last; a line says what is missing. The first look at a card, for which the driver prepares, may be slow."""
+    """One slow look is the last; a line says what is missing. The first look at a card, for which the driver prepares,
+    may be slow.
+    """
     driver = Driver()
     driver.takes = 1.0
     found = cards(driver, "aaa", "bbb")
@@ -166,7 +170,9 @@ def test_without_the_extra_nothing_is_said(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_the_real_binding_without_a_driver(caplog: pytest.LogCaptureFixture) -> None:
-    """In a container without NVML's library there are no series, one line, and every call that is made exists by that name."""
+    """In a container without NVML's library there are no series, one line, and every call that is made exists by that
+    name.
+    """
     real = importlib.import_module("pynvml")
     for name in [*vars(Driver), "NVMLError"]:
         if name.startswith(("nvml", "NVML")):

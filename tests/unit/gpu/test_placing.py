@@ -1,4 +1,6 @@
-"""Device times on the host's clock: within the error that they state, in order, nested, and without ever making the host wait."""
+"""Device times on the host's clock: within the error that they state, in order, nested, and without ever making the
+host wait.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_every_interval_is_within_the_stated_error_of_the_truth(
     steps: int,
     seed: int,
 ) -> None:
-    """Whatever the launches, the kernels, the drift and the rounding: no start and no end is further from the truth than is said."""
+    """Whatever the launches, the kernels, the drift and the rounding: no start and no end is further from the truth
+    than is said.
+    """
     source = random.Random(seed)
     gpu = FakeGpu(launch=lambda: launch + source.random() * jitter, skew=skew)
     run = generated(Run(gpu, syncs=syncs, step_ns=step_ns, host_ns=host_ns), frames, steps)
@@ -99,7 +103,9 @@ def test_every_interval_is_within_the_stated_error_of_the_truth(
 @given(skew=st.floats(-5e-5, 5e-5), step_ns=st.floats(20 * US, 40 * MS))
 @examples(max_examples=40, deadline=None)
 def test_a_steps_duration_is_the_devices_own(skew: float, step_ns: float) -> None:
-    """A duration has no share in the error of the place: the resolution at both ends, a float32's rounding, and the drift."""
+    """A duration has no share in the error of the place: the resolution at both ends, a float32's rounding, and the
+    drift.
+    """
     run = generated(Run(FakeGpu(skew=skew), step_ns=step_ns))
     (block,) = blocks(run.finish(), semconv.STEP, semconv.Clock.DEVICE)
     truth = np.array([end - start for start, end in run.steps])
@@ -170,7 +176,9 @@ def test_a_lost_device_leaves_the_hosts_times_and_the_service_running() -> None:
 
 
 def test_during_a_capture_nothing_is_recorded_or_asked() -> None:
-    """The frame in which a graph is captured is the host's; those around it the device's. The fake fails on a query meanwhile."""
+    """The frame in which a graph is captured is the host's; those around it the device's. The fake fails on a query
+    meanwhile.
+    """
     gpu = FakeGpu()
     run = Run(gpu)
     run.frame()
@@ -234,7 +242,9 @@ def test_an_empty_pool_costs_the_device_times_and_nothing_else() -> None:
 
 
 def test_idle_is_what_the_host_left_between_the_parts() -> None:
-    """A host that dawdles 5 ms between two parts of each frame leaves the card idle for at least that; one that runs ahead leaves none."""
+    """A host that dawdles 5 ms between two parts of each frame leaves the card idle for at least that; one that runs
+    ahead leaves none.
+    """
     gpu = FakeGpu()
     slow = Run(gpu, host_ns=1 * US)
     for _ in range(3):
@@ -260,7 +270,8 @@ def test_launching_and_queueing_are_kept_apart() -> None:
     (block,) = blocks(dry, semconv.STEP, semconv.Clock.DEVICE)
     launch, queue = block.measures["launch_latency"], block.measures["queue_latency"]
     assert (np.isnan(launch) != np.isnan(queue)).all()
-    # Only a frame's first step finds the stream dry: before each other one the step before has just put its last kernel in.
+    # Only a frame's first step finds the stream dry: before each other one the step before has just put its last kernel
+    # in.
     assert (~np.isnan(launch)).tolist() == [False] * 5 + [True, False, False, False, False] * 2
     assert np.nanmedian(launch) == pytest.approx(20e-6, abs=15e-6)
     busy = generated(Run(FakeGpu(), syncs=False, step_ns=10 * MS, host_ns=1 * US)).finish()

@@ -1,4 +1,6 @@
-"""A sample of the truth: kernels' share of one frame and its parts, taken only when it hurts nobody, and told with what it cost."""
+"""A sample of the truth: kernels' share of one frame and its parts, taken only when it hurts nobody, and told with what
+it cost.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def sampled(run: Run, frames: int = 5) -> Block:
 
 @pytest.mark.parametrize(("host_ns", "low", "high"), [(1 * MS, 0.05, 0.5), (10 * US, 0.85, 1.0)])
 def test_the_share_is_the_cards_own(host_ns: float, low: float, high: float) -> None:
-    """A slow host leaves the card idle within each step, a fast one does not; both in the same steps of 2 ms of kernels."""
+    """A slow host leaves the card idle within each step, a fast one does not; both in the same steps of 2 ms of
+    kernels.
+    """
     run = Run(FakeGpu(), host_ns=host_ns, kernels=4)
     block = sampled(run)
     column = np.asarray(block.attributes[semconv.KERNEL_SHARE_STEPS.key], float)
@@ -106,7 +110,9 @@ def asked(*, sample: bool = False, sent_ago: float | None = None, delivered: int
 
 
 def test_when_a_frame_is_sampled() -> None:
-    """On demand once in ten seconds; else once an interval and while the listener has a second of audio in hand; never beside another."""
+    """On demand once in ten seconds; else once an interval and while the listener has a second of audio in hand; never
+    beside another.
+    """
     clock, requests = Clock(), [1]
     card = FakeGpu()
     sampler = Sampler(600, lambda: requests[0], clock)

@@ -80,7 +80,9 @@ def test_a_before_that_returns_nothing_wants_no_after() -> None:
     "raises", [None, KeyError("its own"), KeyboardInterrupt()], ids=["well", "failing", "interrupted"]
 )
 def test_a_mistake_of_ours_stays_ours(breaks: str, raises: BaseException | None) -> None:
-    """The original is called once; its result, or the very exception that it raised, reaches the caller; the mistake is told."""
+    """The original is called once; its result, or the very exception that it raised, reaches the caller; the mistake is
+    told.
+    """
     one = Watched(breaks=breaks, raises=raises)
     with bound(timeline()):
         if raises is None:

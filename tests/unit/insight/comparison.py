@@ -1,4 +1,6 @@
-"""Makes the tables of docs/insight.md: ``python -m tests.unit.insight.comparison 500`` (seeds; some minutes on one core)."""
+"""Makes the tables of docs/insight.md: ``python -m tests.unit.insight.comparison 500`` (seeds; some minutes on one
+core).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Makes the table of docs/insight.md: ``python -m tests.unit.insight.coverage 200`` (seeds; a quarter of an hour on one core)."""
+"""Makes the table of docs/insight.md: ``python -m tests.unit.insight.coverage 200`` (seeds; a quarter of an hour on one
+core).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Draws the pictures of docs/insight.md from a simulated service: ``python -m tests.unit.insight.pictures docs/images``."""
+"""Draws the pictures of docs/insight.md from a simulated service: ``python -m tests.unit.insight.pictures
+docs/images``.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A speech service simulated with known truth, seen as a scraper would see it.
 
-Requests arrive at random, wait for one of the slots, slow each other down while at work, hold memory and are counted when they
-end. The same scrapes can be asked directly (``MemorySource``, for many seeds) or written as OpenMetrics text that promtool
-backfills into a real Prometheus; a test holds the two against each other.
+Requests arrive at random, wait for one of the slots, slow each other down while at work, hold memory and are counted
+when they end. The same scrapes can be asked directly (``MemorySource``, for many seeds) or written as OpenMetrics text
+that promtool backfills into a real Prometheus; a test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Setting:
-    """What one kind of request truly is like. ``first`` is its own first-audio time in seconds, ``failing`` a probability."""
+    """What one kind of request truly is like. ``first`` is its own first-audio time in seconds, ``failing`` a
+    probability.
+    """
 
     voice: str = "en-Carter_man"
     cfg: str = "1.5"

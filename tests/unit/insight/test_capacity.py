@@ -86,8 +86,8 @@ def whole(value: float) -> int:
     ids=["memory", "queue", "slots inferred from waits", "slots that share a card", "slots inferred from refusals"],
 )
 def test_intervals_cover_the_truth(service: Service, concurrency: int | None, binds: str) -> None:
-    """Over many seeds the number of streams, and each limit's, lies in its 95 % interval as often as stated; and the error is
-    smaller than that of dividing peak memory by streams.
+    """Over many seeds the number of streams, and each limit's, lies in its 95 % interval as often as stated; and the
+    error is smaller than that of dividing peak memory by streams.
     """
     true = truth(service)
     answer = min(whole(value) for value in true.values())
@@ -114,7 +114,9 @@ def test_intervals_cover_the_truth(service: Service, concurrency: int | None, bi
 
 
 def test_a_card_of_another_size_is_answered_from_the_same_line() -> None:
-    """--gpu-memory moves the limit, not the fit; the verdict on a number of streams is right on both sides of the truth."""
+    """--gpu-memory moves the limit, not the fit; the verdict on a number of streams is right on both sides of the
+    truth.
+    """
     source = MemorySource(observe(dataclasses.replace(MEMORY, slots=64), 5))
     true = true_memory(MEMORY, 40.0)
     card = capacity(source, gpu_memory=40 * GIB, concurrency=64, streams=true - 3).cards[0]
@@ -130,7 +132,9 @@ def test_a_card_of_another_size_is_answered_from_the_same_line() -> None:
 
 
 def test_unknown_slots_bound_from_below_only() -> None:
-    """A service that never let anyone wait may have more slots than were ever used: its answer is open above, and never a no."""
+    """A service that never let anyone wait may have more slots than were ever used: its answer is open above, and never
+    a no.
+    """
     quiet = Service(rate=0.05, slots=32, memory_stream=0.01, hours=12)
     card = capacity(MemorySource(observe(quiet, 1)), streams=12).cards[0]
     queue = next(limit for limit in card.limits if limit.name == "queue")
@@ -170,7 +174,9 @@ def test_too_little_is_said() -> None:
 
 
 def test_a_restart_loses_nothing() -> None:
-    """Counters that start again are bridged: the answer is as without the restart, and at most one scrape's requests are missing."""
+    """Counters that start again are bridged: the answer is as without the restart, and at most one scrape's requests
+    are missing.
+    """
     calm = capacity(MemorySource(observe(QUEUE, 3)), concurrency=4)
     again = capacity(MemorySource(observe(dataclasses.replace(QUEUE, restart_at=0.4), 3)), concurrency=4)
     assert not calm.notes
@@ -212,12 +218,15 @@ def test_the_card_itself_may_bind() -> None:
     assert by_name(card, "compute").streams == pytest.approx(8.0)
 
 
-#: As on a real H100: the host launches more slowly than the card computes, and kernels are at work in a tenth of a frame.
+#: As on a real H100: the host launches more slowly than the card computes, and kernels are at work in a tenth of a
+#: frame.
 HOST_BOUND = Service(rate=0.3, slots=4, base=0.5, memory_stream=0.9, device=0.5, host=0.97, kernel_share=0.1)
 
 
 def test_a_host_that_binds_is_not_taken_for_the_card() -> None:
-    """Intervals of the device are the host's there: the card's bound binds nothing, and the share says what it would carry."""
+    """Intervals of the device are the host's there: the card's bound binds nothing, and the share says what it would
+    carry.
+    """
     unsampled = capacity(
         MemorySource(observe(dataclasses.replace(HOST_BOUND, kernel_share=None), 2)), concurrency=4
     ).cards[0]
@@ -235,7 +244,9 @@ def test_a_host_that_binds_is_not_taken_for_the_card() -> None:
 
 
 def test_processes_are_told_for_the_limit_that_binds() -> None:
-    """Kernels' share of a lone frame says what the card carries at most; memory and cores say how many processes that may be."""
+    """Kernels' share of a lone frame says what the card carries at most; memory and cores say how many processes that
+    may be.
+    """
     source = MemorySource(observe(HOST_BOUND, 2))
     card = capacity(source, concurrency=4, cores=3).cards[0]
     assert by_name(card, "card").streams == pytest.approx(1 / (0.1 * 0.5), rel=0.1)

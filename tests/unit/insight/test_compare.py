@@ -1,4 +1,6 @@
-"""Two sides compared: false alarms, coverage and power on pairs whose difference is known, and the whole command on a simulated service."""
+"""Two sides compared: false alarms, coverage and power on pairs whose difference is known, and the whole command on a
+simulated service.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_equal_sides_are_seldom_called_different(truth: Truth) -> None:
 
 
 def test_the_naive_comparison_is_fooled_by_the_mix() -> None:
-    """Two dashboards' P95 differ by more than 3 % in nine of ten pairs that differ in their mix alone: why strata are needed."""
+    """Two dashboards' P95 differ by more than 3 % in nine of ten pairs that differ in their mix alone: why strata are
+    needed.
+    """
     naive = [abs(pair(Truth(mix=1.0), 1000, seed).naive_p95()) > 0.03 for seed in range(SEEDS)]
     assert sum(naive) > 0.8 * SEEDS
 
@@ -115,7 +119,7 @@ def test_no_failure_at_all_is_not_certainty() -> None:
     assert found.high > 0.01
 
 
-# ------------------------------------------------------------------------------------------------------------- the answer
+# ----------------------------------------------------------------------------------------------------------- the answer
 
 VOICES = tuple(Setting(voice=f"voice{n}", first=0.15 + 0.02 * n, share=1.0) for n in range(4))
 BEFORE = Service(rate=0.5, hours=2.0, slots=64, limit=None, settings=VOICES)
@@ -139,7 +143,9 @@ def test_an_unchanged_service_is_not_called_worse() -> None:
 
 
 def test_slower_first_audio_is_worse() -> None:
-    """First audio 10 % slower for every voice: told, with an interval that holds 10 %; the generation's speed is not blamed."""
+    """First audio 10 % slower for every voice: told, with an interval that holds 10 %; the generation's speed is not
+    blamed.
+    """
     after = replace(BEFORE, settings=tuple(replace(s, first=s.first * 1.1) for s in VOICES))
     report = asked(after)
     answers = {answer.name: answer for answer in report.answers}

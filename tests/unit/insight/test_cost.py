@@ -17,7 +17,9 @@ CARD = {"hw_id": "GPU-1", "hw_type": "gpu", "device_id": "0", "job": "vibevoice"
 
 
 def metered(watts: float = 200.0, idle: float = 80.0, instances: int = 1) -> Scrapes:
-    """A service whose card draws ``idle`` W in its first half and ``watts`` W in its second, seen by each of its processes."""
+    """A service whose card draws ``idle`` W in its first half and ``watts`` W in its second, seen by each of its
+    processes.
+    """
     scrapes = observe(SERVICE, 1)
     half = len(scrapes.times) // 2
     power = np.where(np.arange(len(scrapes.times)) < half, idle, watts)

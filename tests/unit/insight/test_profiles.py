@@ -18,7 +18,9 @@ ROOMY = Service(rate=0.25, slots=64, base=0.3, hours=3, limit=None)
 
 
 def service(change: dict[str, dict[str, float]] | None = None, base: Service = ROOMY, **common: float) -> Service:
-    """Voices alike but for ``change``; each at two cfg and three steps. first audio = 0.15 + 0.006 steps + 0.02 (cfg - 1.3)."""
+    """Voices alike but for ``change``; each at two cfg and three steps. first audio = 0.15 + 0.006 steps + 0.02 (cfg -
+    1.3).
+    """
     settings = tuple(
         Setting(
             voice=name,
@@ -168,7 +170,9 @@ def test_no_data_is_said() -> None:
 
 
 def test_gaps_and_cut_off_speech() -> None:
-    """Shares of the requests that count, with their intervals; a voice without such series, from an older service, has none."""
+    """Shares of the requests that count, with their intervals; a voice without such series, from an older service, has
+    none.
+    """
     scrapes = observe(service(), 1)
     up = np.linspace(0, 1, len(scrapes.times))
     for labels, growth in (({"result": "good"}, 180), ({"result": "bad"}, 20)):

@@ -199,7 +199,9 @@ def test_mean_wait_is_pollaczek_khinchines_for_one_slot() -> None:
 
 
 def test_slots_that_share_a_card_are_one_server() -> None:
-    """Two slots, each half as fast when both work, wait no less than one fast server's overflow: the birth-death chain by hand."""
+    """Two slots, each half as fast when both work, wait no less than one fast server's overflow: the birth-death chain
+    by hand.
+    """
     # states 0, 1, 2+ with rates lambda = 0.5, mu = 1 in all states: p_n = 0.5^(n+1), so P(n >= 2) = 0.25
     chance, rho = queueing.waiting(one(0.5), one(1.0), one(0.0), one(1.0), np.array([2]))
     assert (chance[0], rho[0]) == (pytest.approx(0.25), 0.5)

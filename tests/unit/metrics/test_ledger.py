@@ -142,7 +142,9 @@ def test_an_exemplar_that_is_refused_costs_no_value(error: type[Exception]) -> N
 
 @pytest.mark.swallows
 def test_a_series_that_cannot_be_written_costs_the_others_nothing() -> None:
-    """It is counted as lost; every other counter, value and block that waits is told, and so is the gauge whose collection this is."""
+    """It is counted as lost; every other counter, value and block that waits is told, and so is the gauge whose
+    collection this is.
+    """
     books = Books(waits=True)
     broken = {semconv.UNDERRUN.name, semconv.FIRST_AUDIO.name, semconv.DECODE_DURATION.name}
     for name in ("add", "record_many"):

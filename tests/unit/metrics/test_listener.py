@@ -82,7 +82,9 @@ def test_which_requests_count(why: str, timeline: Timeline, slo: dict[str, float
 
 
 def test_a_failure_before_audio_does_not_count() -> None:
-    """It is in the success objective; here nothing was heard that could have had a gap. Both results are there, at zero."""
+    """It is in the success objective; here nothing was heard that could have had a gap. Both results are there, at
+    zero.
+    """
     t = request(frames=0)
     t.runs[0].error = "RuntimeError"
     found = Derived(finish(t))

@@ -12,7 +12,9 @@ from vibevoice_otel.settings import Settings
 
 
 def test_the_backlog_of_a_stream_that_ended_is_zero() -> None:
-    """From the first stream of a voice on there is a point for it, so that no Collector shows its last backlog for minutes."""
+    """From the first stream of a voice on there is a point for it, so that no Collector shows its last backlog for
+    minutes.
+    """
     recorder = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False))
     recorder.bounds.learn_voices(["en-Ann", "en-Bob"])
     backlog = Backlog(recorder)

@@ -107,7 +107,9 @@ def test_without_a_gateway_every_sampled_trace_has_exemplars() -> None:
 
 
 def test_a_measurement_without_a_span_never_takes_the_thread_s_own() -> None:
-    """The recorder's thread may live in the context of the request that started it; no exemplar may name that one's span."""
+    """The recorder's thread may live in the context of the request that started it; no exemplar may name that one's
+    span.
+    """
     outside, own = trace_id(inside=False), 0xABCD
     around = trace.set_span_in_context(trace.NonRecordingSpan(trace.SpanContext(own, 1, False, trace.TraceFlags(1))))
     token = context.attach(around)
@@ -119,9 +121,11 @@ def test_a_measurement_without_a_span_never_takes_the_thread_s_own() -> None:
 
 
 def test_an_exemplar_has_the_time_of_its_recording_with_a_trace_or_without() -> None:
-    """However long it waits for the collection, and where the operator wants exemplars of all values, beside traced ones of the series too.
+    """However long it waits for the collection, and where the operator wants exemplars of all values, beside traced
+    ones of the series too.
 
-    Not of the measurement: of a long request that may lie before an exemplar told already, and Prometheus refuses those that go back.
+    Not of the measurement: of a long request that may lie before an exemplar told already, and Prometheus refuses those
+    that go back.
     """
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)

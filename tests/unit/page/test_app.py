@@ -153,7 +153,9 @@ async def test_a_finished_request_is_told_whole(page: Page) -> None:
 
 
 async def test_the_service_is_named_as_far_as_it_is_known(page: Page) -> None:
-    """Before the service has been seen there is no address; a service without /config still has the voices that were learnt."""
+    """Before the service has been seen there is no address; a service without /config still has the voices that were
+    learnt.
+    """
     assert (await page.client.get("/api/service")).json() == {"where": None, "voices": ["en-Carter_man"], "url": None}
     page.where = {"scheme": "ws", "host": "", "port": 9, "path": "/stream"}
     told = (await page.client.get("/api/service")).json()

@@ -54,7 +54,9 @@ def test_the_token_is_compared_whole() -> None:
 
 
 def test_no_script_but_our_own_runs() -> None:
-    """The policy has no inline script, no eval, no other host; sockets go to the host that the browser named, or the configured one."""
+    """The policy has no inline script, no eval, no other host; sockets go to the host that the browser named, or the
+    configured one.
+    """
     headers = dict(guard.security_headers("127.0.0.1", ""))
     policy = headers[b"content-security-policy"].decode()
     assert "script-src 'self';" in policy

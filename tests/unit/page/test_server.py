@@ -59,7 +59,8 @@ def websocket(query: bytes = b"", path: str = "/stream") -> dict[str, Any]:
 def test_off_nothing_of_it_is_imported() -> None:
     """A service whose operator did not ask for the page pays not even an import."""
     program = (
-        "import sys; from vibevoice_otel.instrumentor import VibeVoiceInstrumentor as I; i = I(); i.instrument(skip_dep_check=True); "
+        "import sys; from vibevoice_otel.instrumentor import VibeVoiceInstrumentor as I; i = I(); "
+        "i.instrument(skip_dep_check=True); "
         "i.recorder; print([m for m in sys.modules if m.startswith('vibevoice_otel.page')])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -67,7 +67,8 @@ SHAPES = (
 )  # fmt: skip
 #: Characters, each doubled: a square shows at the small end in seconds, at the large end a slighter excess does.
 SIZES = (1 << 14, 1 << 19)
-#: Seconds below which a doubling is not judged, for there caches decide. The square of a megabyte, at one byte a cycle, takes 300.
+#: Seconds below which a doubling is not judged, for there caches decide. The square of a megabyte, at one byte a cycle,
+#: takes 300.
 FLOOR = 0.05
 
 

@@ -48,7 +48,9 @@ def test_the_text_is_in_no_span_and_no_metric(semconv: str, monkeypatch: pytest.
 
 
 def test_capture_puts_the_text_on_the_request_alone() -> None:
-    """With VIBEVOICE_OTEL_CAPTURE_TEXT it stands on vibevoice.synthesize as vibevoice.text, and neither in the URL nor in exceptions."""
+    """With VIBEVOICE_OTEL_CAPTURE_TEXT it stands on vibevoice.synthesize as vibevoice.text, and neither in the URL nor
+    in exceptions.
+    """
     with pipeline(settings=Settings(capture_text=True)) as service:
         service.run(f"text={TEXT}".encode(), f"text={TEXT}&fail=1".encode())
         where = {
@@ -76,7 +78,9 @@ def test_an_exception_keeps_its_type_and_its_place() -> None:
 
 
 def test_a_span_of_the_services_own_is_covered_while_it_serves() -> None:
-    """A child span made by the service inside a request hides messages too; outside a request a program's spans are its own."""
+    """A child span made by the service inside a request hides messages too; outside a request a program's spans are its
+    own.
+    """
     app = speaking_app()
 
     @app.get("/work")
@@ -196,8 +200,9 @@ def test_a_line_that_cannot_be_cleaned_is_left_out() -> None:
 
 
 def test_what_comes_from_outside_is_bounded() -> None:
-    """A flood of trace state and baggage leaves spans with at most the 32 members that the specification allows, and the service, which
-    sees the baggage and hands it on, with at most 180 members of 8,192 bytes together; none of it is in what is exported.
+    """A flood of trace state and baggage leaves spans with at most the 32 members that the specification allows, and
+    the service, which sees the baggage and hands it on, with at most 180 members of 8,192 bytes together; none of it is
+    in what is exported.
     """
     app, seen = speaking_app(), dict[str, object]()
 

@@ -174,7 +174,9 @@ def test_defective_frames_are_named() -> None:
 
 
 def test_a_look_takes_no_defect_from_its_frame() -> None:
-    """A chunk was heard before its frame was complete; somebody looks at the request meanwhile, and the frame's record names the defect."""
+    """A chunk was heard before its frame was complete; somebody looks at the request meanwhile, and the frame's record
+    names the defect.
+    """
     t = request(frames=3)
     t.audio_low[2] = t.audio_high[2] = 0.0
     made = assembly(t)
@@ -199,7 +201,9 @@ def test_an_open_request_at_shutdown_ends_as_error() -> None:
     ("asked", "named"), [("en-Carter_man", "en-Carter_man"), ("en-Nobody", "other"), (None, "other")]
 )
 def test_a_request_that_no_voice_spoke_names_the_one_of_its_counters(asked: str | None, named: str) -> None:
-    """A rejected request's span has the voice that its metrics have: a search by voice finds it. What a client made up is 'other'."""
+    """A rejected request's span has the voice that its metrics have: a search by voice finds it. What a client made up
+    is 'other'.
+    """
     t = Timeline(1, Anchor(wall=0, monotonic=0), 0, Asked(voice=asked))
     t.accepted, t.service_closed, t.web_closed, t.close_code = 1 * MS, 2 * MS, 2 * MS, 1013
     root = finish(t).operation(semconv.SYNTHESIZE)

@@ -133,7 +133,9 @@ def spans(batches: list[Batch]) -> list[tuple[semconv.Span, int, int, int, int]]
 def test_any_story_becomes_a_well_formed_tree(
     events: list[tuple[str, int, int]], generates: bool, shutdown: bool
 ) -> None:
-    """One root; ids unique; every parent is there and of the kind that DESIGN.md says; no child outside its parent; no negative time."""
+    """One root; ids unique; every parent is there and of the kind that DESIGN.md says; no child outside its parent; no
+    negative time.
+    """
     story = Story(sampled=True)
     if generates:
         story.begin()
@@ -210,7 +212,9 @@ def _histograms(reader: InMemoryMetricReader) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("jump", [-3600.0, -1.0, 1.0, 3600.0])
 def test_a_step_of_the_wall_clock_never_shows(jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NTP moves the wall clock by an hour in the middle of a request: its durations are the monotonic clock's, its spans stay together."""
+    """NTP moves the wall clock by an hour in the middle of a request: its durations are the monotonic clock's, its
+    spans stay together.
+    """
     import time
 
     story = Story(sampled=True)

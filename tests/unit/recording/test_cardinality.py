@@ -80,7 +80,9 @@ def page(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.soak)])
 def test_random_requests(page: Page, count: int) -> None:
-    """Random voices, cfg and steps, NaN, infinities, huge, negative, Unicode and empty among them: bounded series, exact sums."""
+    """Random voices, cfg and steps, NaN, infinities, huge, negative, Unicode and empty among them: bounded series,
+    exact sums.
+    """
     page.bounds.learn_voices(VOICES)
     chance = random.Random(7)
     statuses: Counter[Status] = Counter()
@@ -105,8 +107,8 @@ def test_random_requests(page: Page, count: int) -> None:
 
 @pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
 def test_all_valid_combinations(page: Page, every: int) -> None:
-    """25 voices by every valid cfg (0.0 to 10.0) by every tenth (or every) valid number of steps (1 to 50), 12,625 (126,250)
-    combinations, each once: the page stays within the default bounds, and no request is lost.
+    """25 voices by every valid cfg (0.0 to 10.0) by every tenth (or every) valid number of steps (1 to 50), 12,625
+    (126,250) combinations, each once: the page stays within the default bounds, and no request is lost.
     """
     page.bounds.learn_voices(VOICES)
     count = 0
@@ -126,7 +128,9 @@ def test_all_valid_combinations(page: Page, every: int) -> None:
 
 @pytest.mark.parametrize("page", [Settings(max_attribute_sets=50, max_series=2000)], indirect=True)
 def test_all_valid_combinations_with_small_limits(page: Page) -> None:
-    """25 voices by all valid cfg by steps against limits of 50 sets and 2,000 series: neither is passed, no request is lost."""
+    """25 voices by all valid cfg by steps against limits of 50 sets and 2,000 series: neither is passed, no request is
+    lost.
+    """
     page.bounds.learn_voices(VOICES)
     count = 0
     for voice in VOICES:

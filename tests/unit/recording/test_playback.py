@@ -40,7 +40,9 @@ def test_the_worst_gap_is_the_longest_single_silence() -> None:
 
 
 def test_a_listener_who_gathers_audio_first_hears_shorter_gaps() -> None:
-    """With two frames gathered the same stream has one gap of 33.3 ms in place of two: playing starts at 200 and lasts to 466.7."""
+    """With two frames gathered the same stream has one gap of 33.3 ms in place of two: playing starts at 200 and lasts
+    to 466.7.
+    """
     playback = Playback(ahead=0.2)
     assert playback.play(arrivals(0)) == 0
     assert not playback.started

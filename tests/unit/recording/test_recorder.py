@@ -113,7 +113,9 @@ def test_a_flush_answered_at_once_leaves_no_hurry() -> None:
 
 
 def test_who_ended_while_the_end_was_awaited_was_not_cut_off() -> None:
-    """The recorder is busy: a request ends by itself after the service began to stop, and before the recorder comes to it."""
+    """The recorder is busy: a request ends by itself after the service began to stop, and before the recorder comes to
+    it.
+    """
     sink = Heard()
     sink.held = threading.Event()
     one = recorder(sink)
@@ -178,7 +180,9 @@ def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_request_that_is_held_again_while_it_ends_is_open_again() -> None:
-    """Between the last release and the recorder's look another thread takes the request up: what it notes is in the record."""
+    """Between the last release and the recorder's look another thread takes the request up: what it notes is in the
+    record.
+    """
     sink = Heard()
     one = recorder(sink)
     held = one.open("web", context=Context())
@@ -265,7 +269,9 @@ def test_requests_that_nothing_ends_are_bounded(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_open_may_end_unjudged() -> None:
-    """Where the observation ends and not the process, an open request is dropped and counted: it is no error of the service's."""
+    """Where the observation ends and not the process, an open request is dropped and counted: it is no error of the
+    service's.
+    """
     sink, dropped = Heard(), list[tuple[str, str, int]]()
     one = wiring.recorder(
         Settings(), TracerProvider(shutdown_on_exit=False), [sink], lambda *drop: dropped.append(drop)

@@ -1,4 +1,6 @@
-"""Requests that met a warm-up: marked, counted apart, and out of the objectives only where the service made them before it was ready."""
+"""Requests that met a warm-up: marked, counted apart, and out of the objectives only where the service made them before
+it was ready.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def hooks() -> Any:
 
 
 def test_a_request_that_met_a_compilation(hooks: Hooks) -> None:
-    """torch.compile's first compilation, and each recompilation, are the request's on whose thread they happen; a cached call is none."""
+    """torch.compile's first compilation, and each recompilation, are the request's on whose thread they happen; a
+    cached call is none.
+    """
     import torch._dynamo.callback as module
 
     hook_compilations(hooks, module)

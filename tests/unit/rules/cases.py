@@ -1,6 +1,8 @@
-"""What each alert must see to fire, and what must leave it silent. Series are in promtool's notation, a sample a minute.
+"""What each alert must see to fire, and what must leave it silent. Series are in promtool's notation, a sample a
+minute.
 
-Traffic is 8 requests a minute unless a case says otherwise, so that 20 requests (thresholds.MIN_REQUESTS) are there at minute 3.
+Traffic is 8 requests a minute unless a case says otherwise, so that 20 requests (thresholds.MIN_REQUESTS) are there at
+minute 3.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def requests(**by_status: float) -> dict[str, str]:
     for status, each in by_status.items():
         for instance, steps in (("a", "5"), ("b", "10")):
             found[
-                f'vibevoice_streaming_requests_total{{{VOICE}, status="{status}", cfg="1.5", steps="{steps}", instance="{instance}"}}'
+                f'vibevoice_streaming_requests_total{{{VOICE}, status="{status}", cfg="1.5", steps="{steps}", '
+                f'instance="{instance}"}}'
             ] = f"0+{each / 2:g}x300"
     return found
 

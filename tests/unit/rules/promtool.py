@@ -39,7 +39,8 @@ def run(
     (folder / "rules.yml").write_text(json.dumps(rules))
     inputs = [{"series": name, "values": values} for name, values in series.items()]
     test = {"interval": interval, "input_series": inputs, **checks}
-    # promtool takes groups in random order otherwise. Prometheus runs them side by side: an alert may come an evaluation later there.
+    # promtool takes groups in random order otherwise. Prometheus runs them side by side: an alert may come an
+    # evaluation later there.
     order = [group["name"] for group in rules["groups"]]
     suite = {"rule_files": ["rules.yml"], "evaluation_interval": interval, "group_eval_order": order, "tests": [test]}
     (folder / "test.yml").write_text(json.dumps(suite))

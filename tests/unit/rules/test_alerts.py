@@ -64,7 +64,8 @@ def test_a_burn_that_is_over_is_silent(tmp_path: Path) -> None:
         group["rules"] = [r for r in group["rules"] if "record" in r or r["labels"]["long_window"] == "1h"]
     during = {"environment": "prod", "service": "vibevoice", "service_name": "tts", "severity": "critical"}
     checks = [promtool.firing(alert, 8, {**during, "long_window": "1h", "short_window": "5m"})]
-    checks += [promtool.firing(alert, 17), {"expr": "service:vibevoice_first_audio:bad_ratio_1h > bool 0.72", "eval_time": "17m",
+    checks += [promtool.firing(alert, 17), {"expr": "service:vibevoice_first_audio:bad_ratio_1h > bool "
+                                                    "0.72", "eval_time": "17m",
                "exp_samples": [{"labels": f"{{{OF}}}", "value": 1}]}]  # fmt: skip
     assert not promtool.run(tmp_path, rules, series, {"promql_expr_test": checks})
 
@@ -83,7 +84,8 @@ def test_the_text_that_people_read(tmp_path: Path) -> None:
         },
         "exp_annotations": {
             "summary": "Voice en-Ann of tts (prod) fails",
-            "description": "12.5% of the requests for voice en-Ann over the last hour ended in error or timeout; the limit is 5%.",
+            "description": "12.5% of the requests for voice en-Ann over the last hour ended in error or timeout; the "
+            "limit is 5%.",
             "runbook_url": spec.runbook,
         },
     }

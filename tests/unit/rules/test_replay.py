@@ -1,4 +1,5 @@
-"""Seven simulated days: the alerts that are sent while all is well, and for each single fault, with Alertmanager's inhibitions applied.
+"""Seven simulated days: the alerts that are sent while all is well, and for each single fault, with Alertmanager's
+inhibitions applied.
 
 A sample and an evaluation each five minutes. Every fault has a service of its own, so that one replay shows them all.
 """
@@ -38,7 +39,8 @@ INHIBITIONS = yaml.safe_load((ROOT / "deploy" / "alertmanager" / "alertmanager.y
 class Simulated:
     """A service's week, healthy until a fault changes it: events in each step by series, and gauges.
 
-    Traffic follows the day between 4 and 60 requests a step; one in 500 fails, one in 60 is late, a few listeners leave.
+    Traffic follows the day between 4 and 60 requests a step; one in 500 fails, one in 60 is late, a few listeners
+    leave.
     """
 
     name: str

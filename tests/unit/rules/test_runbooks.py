@@ -31,7 +31,9 @@ def test_each_alert_has_its_page_and_each_page_its_alert() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_has_every_part(page: Path) -> None:
-    """What it means, where to look first, causes with a query, what to do, when to call for help; links that lead somewhere."""
+    """What it means, where to look first, causes with a query, what to do, when to call for help; links that lead
+    somewhere.
+    """
     text = page.read_text()
     assert text.startswith(f"# {page.stem}\n")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
@@ -53,7 +55,8 @@ def test_a_query_uses_names_that_exist(query: str) -> None:
 def test_every_query_is_promql(tmp_path: Path) -> None:
     """Prometheus' own parser accepts each of them."""
     need("promtool")
-    rules = [f"      - record: q{index}\n        expr: |-\n" + "\n".join(f"          {line}" for line in query.values[0].split("\n"))
+    rules = [f"      - record: q{index}\n        expr: "
+             "|-\n" + "\n".join(f"          {line}" for line in query.values[0].split("\n"))
              for index, query in enumerate(QUERIES)]  # fmt: skip
     file = tmp_path / "rules.yml"
     file.write_text("groups:\n  - name: g\n    rules:\n" + "\n".join(rules) + "\n")

@@ -90,7 +90,9 @@ def test_an_unrecorded_trace_is_no_ones_budget() -> None:
 
 
 def test_frames_are_chosen_by_value() -> None:
-    """The first chunk's frame, the defective, the slowest and a spread of the rest keep their children, in that order of worth."""
+    """The first chunk's frame, the defective, the slowest and a spread of the rest keep their children, in that order
+    of worth.
+    """
     batch = finish(request(frames=40, steps=2))
     slow(batch, 21, 33)
     frames = batch.block(semconv.FRAME)
@@ -215,7 +217,9 @@ def long_stream(seconds: int, trace: int) -> tuple[Assembly, list[Batch], list[t
 
 
 def test_ten_minutes_stay_within_a_trace() -> None:
-    """A 10 minute stream is over 20,000 spans: it begins in full detail, keeps every frame, and still shows its slowest at the end."""
+    """A 10 minute stream is over 20,000 spans: it begins in full detail, keeps every frame, and still shows its slowest
+    at the end.
+    """
     _, batches, dropped = long_stream(600, 20_000)
     total = sum(spans(batch) for batch in batches)
     everything = sum(len(batch.operations) + sum(len(block) for block in batch.blocks) for batch in batches)

@@ -74,8 +74,9 @@ def test_a_listener_who_ran_dry_is_kept() -> None:
 
 
 def test_a_full_buffer_degrades_with_a_count() -> None:
-    """60 failing requests at once, three early spans of the service's own in each, in a buffer of 100: every one is counted; a trace is
-    there whole or not at all; and vibevoice.telemetry.dropped says exactly how many spans were lost for want of room.
+    """60 failing requests at once, three early spans of the service's own in each, in a buffer of 100: every one is
+    counted; a trace is there whole or not at all; and vibevoice.telemetry.dropped says exactly how many spans were lost
+    for want of room.
     """
     app = FastAPI()
 
@@ -103,7 +104,9 @@ def test_a_full_buffer_degrades_with_a_count() -> None:
 
 
 def test_the_share_is_kept_whatever_the_outcome() -> None:
-    """With share 0.5 about half of the good ones are there, whole, sampled at once (so that other services sample them too)."""
+    """With share 0.5 about half of the good ones are there, whole, sampled at once (so that other services sample them
+    too).
+    """
     with pipeline(TailSampler(0.5), PATIENT) as service:
         service.run(*[b"text=a"] * 100)
         assert 25 <= len(service.traces()) <= 75
@@ -112,7 +115,9 @@ def test_the_share_is_kept_whatever_the_outcome() -> None:
 
 @pytest.mark.parametrize(("override", "kept"), [(False, 0), (True, 1)])
 def test_a_callers_refusal_is_overridden_by_opt_in_alone(override: bool, kept: int) -> None:
-    """A failed request of a caller who does not sample is kept only with VIBEVOICE_OTEL_TAIL_OVERRIDE_CALLER; it is counted always."""
+    """A failed request of a caller who does not sample is kept only with VIBEVOICE_OTEL_TAIL_OVERRIDE_CALLER; it is
+    counted always.
+    """
     with pipeline(TailSampler(0.0, override=override), PATIENT) as service:
         service.run(b"text=a", headers=caller(sampled=False))
         service.run(b"text=a&fail=1", headers=caller(sampled=False, trace_id="1" * 32))
@@ -151,7 +156,9 @@ class Held:
 
 
 def test_a_full_buffer_drops_the_oldest_trace_whole_and_counts_it() -> None:
-    """Beyond its limit the buffer loses one undecided trace, all of it, later spans and a later failure included, and says how much."""
+    """Beyond its limit the buffer loses one undecided trace, all of it, later spans and a later failure included, and
+    says how much.
+    """
     held = Held(limit=10)
     old, new = held.tracer.start_span("old"), held.tracer.start_span("new")
     for parent, count in ((old, 8), (new, 3)):
@@ -166,7 +173,9 @@ def test_a_full_buffer_drops_the_oldest_trace_whole_and_counts_it() -> None:
 
 
 def test_a_span_after_the_end_follows_its_trace() -> None:
-    """A child that begins when its trace is over is exported with a kept trace and dropped with a dropped one, even if it fails."""
+    """A child that begins when its trace is over is exported with a kept trace and dropped with a dropped one, even if
+    it fails.
+    """
     held = Held(limit=100)
     for name, fails in (("good", False), ("bad", True)):
         root = held.tracer.start_span(name)
@@ -181,7 +190,9 @@ def test_a_span_after_the_end_follows_its_trace() -> None:
 
 @pytest.mark.swallows
 def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out again."""
+    """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out
+    again.
+    """
     monkeypatch.setattr(failures, "_told", set())
     held = Held(limit=100)
 
@@ -246,7 +257,9 @@ def test_concurrent_requests_do_not_mix() -> None:
 
 
 def test_traces_whose_spans_never_end_are_bounded() -> None:
-    """A program that starts spans and forgets them costs the tail no more than its limit, and what was let go is counted."""
+    """A program that starts spans and forgets them costs the tail no more than its limit, and what was let go is
+    counted.
+    """
     dropped: list[tuple[str, str, int]] = []
     provider = TracerProvider(sampler=TailSampler(0), shutdown_on_exit=False)
     tail = TailProcessor(list, slow=1, limit=100, on_drop=lambda *drop: dropped.append(drop))

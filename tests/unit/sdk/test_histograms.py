@@ -242,7 +242,8 @@ def test_an_exponential_histogram_is_left_to_the_public_api() -> None:
     assert both.bulk == 0
     both.check()
     assert both.fast.explain() == (
-        "metrics: recorded a block at a time, except vibevoice.inference.duration (a view gives it ExponentialBucketHistogramAggregation)"
+        "metrics: recorded a block at a time, except vibevoice.inference.duration (a view gives it "
+        "ExponentialBucketHistogramAggregation)"
     )
 
 

@@ -1,4 +1,6 @@
-"""Each private name of the SDK that this package reads, taken away in turn: every span and every count arrives all the same."""
+"""Each private name of the SDK that this package reads, taken away in turn: every span and every count arrives all the
+same.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,8 @@ SUM = aggregation._SumAggregation
 STORAGE = reader_storage.MetricReaderStorage
 CONSUMER = measurement_consumer.SynchronousMeasurementConsumer
 BATCH = type(BatchSpanProcessor(HttpExporter("http://127.0.0.1:9/v1/traces"))._batch_processor)
-#: (what reads it, where it is, the name): the whole list of what this package takes from the SDK's insides for spans and metrics.
+#: (what reads it, where it is, the name): the whole list of what this package takes from the SDK's insides for spans
+#: and metrics.
 NAMES: list[tuple[Any, str]] = [
     ("vibevoice_otel.sdk.spans.sdk_trace", "_Span"),
     (sdk_trace.Tracer, "_span_limits"),

@@ -1,4 +1,6 @@
-"""The fast path from a batch to a receiver: the operator's exporter settings, the provider's life cycle, and when it stands back."""
+"""The fast path from a batch to a receiver: the operator's exporter settings, the provider's life cycle, and when it
+stands back.
+"""
 
 from __future__ import annotations
 
@@ -309,7 +311,8 @@ def test_a_foreign_processor_gets_ordinary_spans(stack: Callable[..., Stack]) ->
         one.provider.force_flush()
         assert len(foreign.started) == len(foreign.ended) == len(receiver.received.spans()) == 19
         assert one.fast.explain() == (
-            f"spans: made one by one, because {__name__}.Foreign is not the SDK's BatchSpanProcessor, so it gets every span as an object"
+            f"spans: made one by one, because {__name__}.Foreign is not the SDK's BatchSpanProcessor, so it gets every "
+            "span as an object"
         )
 
 
@@ -489,7 +492,7 @@ def test_a_child_process_starts_empty() -> None:
     assert dropped == []
 
 
-# --------------------------------------------------------------------------------------------------------- the interface
+# -------------------------------------------------------------------------------------------------------- the interface
 
 
 def test_doctor_is_told_of_both_halves() -> None:

@@ -41,7 +41,9 @@ def impatient() -> Iterator[Running]:
 
 
 async def test_eight_at_once_are_all_heard_and_leave_nothing(wide: Running) -> None:
-    """Each of eight concurrent requests gets its own text's frames; then threads, open files and the event loop's tasks are as before."""
+    """Each of eight concurrent requests gets its own text's frames; then threads, open files and the event loop's tasks
+    are as before.
+    """
     await asyncio.gather(
         *(wide.ask("Hi.", steps=1) for _ in range(8))
     )  # the worker threads, which a pool keeps, are there now

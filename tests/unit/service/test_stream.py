@@ -1,4 +1,6 @@
-"""One request over a real WebSocket: audio, log messages, parameters, and what the interface shares with the upstream server."""
+"""One request over a real WebSocket: audio, log messages, parameters, and what the interface shares with the upstream
+server.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def get(service: Running, path: str) -> Any:
 
 
 async def test_a_text_is_heard_frame_by_frame(service: Running) -> None:
-    """Every frame of the text's length comes as one message of 3200 PCM16 samples, sounding, unclipped, and with 1000 at the end."""
+    """Every frame of the text's length comes as one message of 3200 PCM16 samples, sounding, unclipped, and with 1000
+    at the end.
+    """
     answer = await service.ask(voice="en-Emma_woman")
     assert answer.code == 1000
     assert [len(chunk) for chunk in answer.chunks] == [2 * SAMPLES_PER_FRAME] * frames_of(TEXT)

@@ -59,7 +59,9 @@ def test_the_service_s_image_starts_as_the_dockerfile_s() -> None:
 
 
 def test_a_missing_tempo_has_a_stand_in(tmp_path: Path) -> None:
-    """The small store answers in its place from the service's image; every container of that image gets packages and project."""
+    """The small store answers in its place from the service's image; every container of that image gets packages and
+    project.
+    """
     services = {name: each for name, each in SERVICES.items() if name in {"service", "probe", "tempo", "prometheus"}}
     written = json.loads(compose.stand_in(tmp_path, services, ["tempo"]).read_text())["services"]
     assert set(written) == {"service", "probe", "tempo"}

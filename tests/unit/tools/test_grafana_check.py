@@ -1,4 +1,6 @@
-"""``make grafana-check``: it asks a Grafana for every query, and says which failed. The Grafana here answers as the real API does."""
+"""``make grafana-check``: it asks a Grafana for every query, and says which failed. The Grafana here answers as the
+real API does.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def grafana(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[check.Grafana, ty
 
 
 def test_it_loads_and_runs_everything(grafana: tuple[check.Grafana, type[Answering]]) -> None:
-    """Both data sources, every dashboard, every variable's and panel's query; no variable of ours is left in what is asked."""
+    """Both data sources, every dashboard, every variable's and panel's query; no variable of ours is left in what is
+    asked.
+    """
     api, handler = grafana
     sources = check.load(api)
     assert sources == {"prometheus": "prometheus", "tempo": "tempo"}

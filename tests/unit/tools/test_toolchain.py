@@ -41,7 +41,9 @@ def test_every_manifest_is_committed_with_its_checksums() -> None:
 
 
 def test_what_takes_long_is_built_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make tools` builds neither the platform's programs nor what only another recipe needs; --platform builds just those."""
+    """`make tools` builds neither the platform's programs nor what only another recipe needs; --platform builds just
+    those.
+    """
     built: list[str] = []
     monkeypatch.setattr("tools.toolchain.build._ensure", lambda recipe: built.append(recipe.name))
     assert main([]) == 0

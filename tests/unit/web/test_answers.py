@@ -1,4 +1,6 @@
-"""What the caller is told: nothing by default, by a setting the trace, and over HTTP the times known when the answer begins."""
+"""What the caller is told: nothing by default, by a setting the trace, and over HTTP the times known when the answer
+begins.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_a_websocket_is_accepted_with_the_trace(observed: Pipeline, switch: bool
 
 
 def test_http_answers_with_trace_and_times(observed: Pipeline, switch: bool) -> None:
-    """Traceresponse and Server-Timing beside the service's own headers; each time is that of a part, and the total comes last."""
+    """Traceresponse and Server-Timing beside the service's own headers; each time is that of a part, and the total
+    comes last.
+    """
     headers = posted(observed)
     assert headers["x-own"] == "kept"
     assert headers.get("traceresponse") == (server_span(observed) if switch else None)

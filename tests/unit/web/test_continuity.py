@@ -187,7 +187,8 @@ def test_the_server_s_worst_gap_is_the_client_s(observed: Pipeline, kind: str, t
     apart = sorted(abs(a - b) for a, b in zip(clients, servers, strict=True))
     within = [sum(gap <= SLO_GAP_SECONDS for gap in side) / REQUESTS for side in (clients, servers)]
     print(
-        f"{kind}, {transport}: apart median {apart[REQUESTS // 2] * 1e3:.2f} ms, P95 {apart[int(0.95 * REQUESTS) - 1] * 1e3:.2f} ms; "
+        f"{kind}, {transport}: apart median {apart[REQUESTS // 2] * 1e3:.2f} ms, P95 "
+        f"{apart[int(0.95 * REQUESTS) - 1] * 1e3:.2f} ms; "
         f"C100 client {within[0]:.2f}, server {within[1]:.2f}; worst gap client {max(clients):.3f} s"
     )
     assert apart[int(0.95 * REQUESTS) - 1] < 0.005
@@ -197,7 +198,9 @@ def test_the_server_s_worst_gap_is_the_client_s(observed: Pipeline, kind: str, t
 
 
 def test_a_listener_who_reads_slowly_shows_in_the_sends(observed: Pipeline) -> None:
-    """60 MB against buffers of a few: the listener reads nothing for 0.8 s, and that is how long a send took, within 0.3 s."""
+    """60 MB against buffers of a few: the listener reads nothing for 0.8 s, and that is how long a send took, within
+    0.3 s.
+    """
 
     async def slow() -> Ledger:
         async with served(observed.app) as port:

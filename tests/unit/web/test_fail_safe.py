@@ -59,8 +59,8 @@ WEB = {
 @pytest.mark.parametrize("what", WEB)
 @pytest.mark.swallows
 def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Each thing done for a WebSocket, broken: the listener has his audio and the close code, the failure is counted every time and
-    logged once for each place where it shows, without what the exception says.
+    """Each thing done for a WebSocket, broken: the listener has his audio and the close code, the failure is counted
+    every time and logged once for each place where it shows, without what the exception says.
     """
     audio = b"\1\2" * 100
 

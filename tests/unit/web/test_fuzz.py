@@ -108,7 +108,9 @@ def service() -> Iterator[Pipeline]:
 @pytest.mark.parametrize("name", [b"baggage", b"traceparent", b"tracestate", b"user-agent", b"host", b"x-other"])
 @pytest.mark.parametrize("value", [b"\\x\x80", b"\\N{\x80", b"\\u12\xff", b"\xff" * 9000, "日本語".encode()])
 def test_a_header_in_no_encoding_is_served(name: bytes, value: bytes) -> None:
-    """OpenTelemetry's own middleware fails on some of these and takes the request with it; the service gets the header as it came."""
+    """OpenTelemetry's own middleware fails on some of these and takes the request with it; the service gets the header
+    as it came.
+    """
     app, seen = FastAPI(), list[bytes]()
 
     @app.websocket("/stream")
@@ -134,8 +136,8 @@ def test_a_header_in_no_encoding_is_served(name: bytes, value: bytes) -> None:
 def test_a_service_speaks_whatever_it_is_sent(
     service: Pipeline, raw: bytes, parents: list[bytes], state: bytes
 ) -> None:
-    """Any query, any traceparents (malformed, several), any trace state and baggage: the listener has his audio, the request is counted
-    once and is one trace, and nothing of ours has failed.
+    """Any query, any traceparents (malformed, several), any trace state and baggage: the listener has his audio, the
+    request is counted once and is one trace, and nothing of ours has failed.
     """
     headers = [*((b"traceparent", parent) for parent in parents), (b"tracestate", state), (b"baggage", state)]
     before = service.counted(semconv.REQUESTS.name, "status")

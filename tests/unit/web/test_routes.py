@@ -23,7 +23,9 @@ def test_a_prefix_makes_no_difference(path: str, speech: bool) -> None:
 
 @pytest.mark.parametrize("how", ["as it is", "behind root_path", "mounted"])
 def test_a_speech_request_is_recorded_under_any_prefix(how: str) -> None:
-    """Behind a proxy's prefix and in a mounted application there is one request with its first audio, and no text in the URL."""
+    """Behind a proxy's prefix and in a mounted application there is one request with its first audio, and no text in
+    the URL.
+    """
     app = speaking_app()
     if how == "mounted":
         outer = FastAPI()

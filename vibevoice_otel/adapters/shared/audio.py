@@ -17,7 +17,9 @@ UNREAD = (math.inf, -math.inf)
 
 
 def note_chunk(timeline: Timeline, chunk: Any) -> None:
-    """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); on a device only how many."""
+    """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); on a device only how
+    many.
+    """
     try:
         _note_chunk(timeline, chunk)
     except Exception:  # a chunk of a kind we do not know is delivered all the same

@@ -1,6 +1,7 @@
 """The audio queue (AudioStreamer, AudioSampleIterator): its backlog, and what is read from it.
 
-A streamer is made where its request is served, and carries that request to the thread that generates and to the one that reads.
+A streamer is made where its request is served, and carries that request to the thread that generates and to the one
+that reads.
 """
 
 from __future__ import annotations

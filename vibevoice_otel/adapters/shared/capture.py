@@ -1,4 +1,6 @@
-"""CUDA graphs and torch.compile: while a graph is captured nothing of ours touches the device; whose request met either is noted."""
+"""CUDA graphs and torch.compile: while a graph is captured nothing of ours touches the device; whose request met either
+is noted.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from vibevoice_otel.semconv import WarmUp
 
 
 def hook_captures(hooks: Hooks, module: ModuleType) -> None:
-    """Hook the beginning and the end of a capture, wherever in the process it is made (torch.cuda.graph, torch.compile's own)."""
+    """Hook the beginning and the end of a capture, wherever in the process it is made (torch.cuda.graph,
+    torch.compile's own).
+    """
     graph = getattr(module, "CUDAGraph", None)
     if isinstance(graph, type) and hasattr(graph, "capture_begin"):
         hooks.replace(graph, "capture_begin", _watched, "knowing that a CUDA graph is being captured")
@@ -21,7 +25,9 @@ def hook_captures(hooks: Hooks, module: ModuleType) -> None:
 
 
 def hook_compilations(hooks: Hooks, module: ModuleType) -> None:
-    """Hook the beginning of a compilation by torch.compile (``torch._dynamo.callback``), the first and every one after it."""
+    """Hook the beginning of a compilation by torch.compile (``torch._dynamo.callback``), the first and every one after
+    it.
+    """
     handler = getattr(module, "CompilationCallbackHandler", None)
     if isinstance(handler, type) and hasattr(handler, "run_start_callbacks"):
         part = "requests that met a compilation"

@@ -1,7 +1,8 @@
 """A diffusion scheduler's hooks, shared by every model: the hottest code of all.
 
-A step runs from the end of set_timesteps, or of the step before, to the return of ``step``: the diffusion head and the guidance
-mix run before ``step``, which alone is only the solver's arithmetic. So one clock read a step is all that is needed.
+A step runs from the end of set_timesteps, or of the step before, to the return of ``step``: the diffusion head and the
+guidance mix run before ``step``, which alone is only the solver's arithmetic. So one clock read a step is all that is
+needed.
 """
 
 from __future__ import annotations

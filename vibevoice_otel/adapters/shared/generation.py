@@ -66,7 +66,8 @@ def _part() -> str:
 def _request_of(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timeline | None:
     """The request for which a call generates: what its arguments tell, else the context of the calling thread.
 
-    Where they tell of two, or of none while web requests are being served, the generation stands alone and is counted as unlinked.
+    Where they tell of two, or of none while web requests are being served, the generation stands alone and is counted
+    as unlinked.
     """
     told = links.among((*args, *kwargs.values()))
     if len(told) > 1:

@@ -11,7 +11,9 @@ from vibevoice_otel.recording.timeline import Run
 
 
 def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
-    """Notes for :meth:`Hooks.note` that time each call as ``leaf``; ``outside_prefill`` leaves out those inside one, whose time it is."""
+    """Notes for :meth:`Hooks.note` that time each call as ``leaf``; ``outside_prefill`` leaves out those inside one,
+    whose time it is.
+    """
 
     def enter(run: Run, _args: Any, _kwargs: Any) -> int | None:
         if outside_prefill and run.prefilling:

@@ -1,7 +1,7 @@
 """Which request a thread works for, told by an object: never by time or order.
 
-What is made while a request is served (an AudioStreamer, the processor's output) is marked with it. Whoever gets such an object,
-on whatever thread, by whatever way it came there, works for that request.
+What is made while a request is served (an AudioStreamer, the processor's output) is marked with it. Whoever gets such
+an object, on whatever thread, by whatever way it came there, works for that request.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def of_any(arguments: Iterable[Any]) -> Timeline | None:
 def around() -> Timeline | None:
     """The open request that the calling thread's context serves, opened now if need be.
 
-    A plain thread and an executor's have OpenTelemetry's context alone, and that where its threading instrumentation copies it.
+    A plain thread and an executor's have OpenTelemetry's context alone, and that where its threading instrumentation
+    copies it.
     """
     timeline = current.get()
     if timeline is not None:

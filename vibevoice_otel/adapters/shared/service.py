@@ -1,7 +1,7 @@
 """The serving surface that upstream's server and the embedded one share: a StreamingTTSService around an AudioStreamer.
 
-Both adapters call these with their own classes. The request travels by the context variable into the worker thread, and on the
-AudioStreamer, which is made there (audio_queue.py), into the generation thread (generation.py).
+Both adapters call these with their own classes. The request travels by the context variable into the worker thread, and
+on the AudioStreamer, which is made there (audio_queue.py), into the generation thread (generation.py).
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
     hook_run_generation(hooks, recorder, service)
 
 
-# ------------------------------------------------------------------------------------------------------------- the service
+# ---------------------------------------------------------------------------------------------------------- the service
 
 
 def _created(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A service that knows its voices at once gets their series before its first request, else their first failures are no increase."""
+    """A service that knows its voices at once gets their series before its first request, else their first failures are
+    no increase.
+    """
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
@@ -187,7 +189,8 @@ def _observed(
     if timeline.unseen:
         yield from _carried(timeline, chunks)
         return
-    # Where the request is known here first it is current while the service's code runs, and not while the reader's does.
+    # Where the request is known here first it is current while the service's code runs, and not while the reader's
+    # does.
     run = _within(timeline) if own else _call
     chunks = iter(chunks)
     try:
@@ -264,7 +267,9 @@ def _begin(recorder: Recorder, asked: dict[str, Any], service: Any) -> tuple[Tim
 
 
 def _complete(asked: Asked, given: Asked) -> None:
-    """Where the URL does not say what to speak a message has, and with it the rest; it is known by what the service is given."""
+    """Where the URL does not say what to speak a message has, and with it the rest; it is known by what the service is
+    given.
+    """
     if asked.by_url:
         return
     asked.text_length, asked.blank = given.text_length, given.blank
@@ -274,7 +279,9 @@ def _complete(asked: Asked, given: Asked) -> None:
 
 
 def _used(timeline: Timeline, asked: dict[str, Any], service: Any) -> None:
-    """What the service is about to use; the model's own hooks correct it. A request that fails before them has its labels all the same."""
+    """What the service is about to use; the model's own hooks correct it. A request that fails before them has its
+    labels all the same.
+    """
     cfg = asked.get("cfg_scale")
     steps = asked.get("inference_steps") or getattr(service, "inference_steps", None)
     if isinstance(cfg, int | float):

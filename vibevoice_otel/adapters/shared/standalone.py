@@ -15,7 +15,8 @@ from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Asked, Timeline, thread
 
-#: A preparation older than this, in nanoseconds, is not part of the generation that follows: the program did something else.
+#: A preparation older than this, in nanoseconds, is not part of the generation that follows: the program did something
+#: else.
 RECENT = 5_000_000_000
 
 
@@ -72,7 +73,9 @@ def remember(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., 
 
 
 def characters(text: Any) -> int | None:
-    """Characters to speak in a processor's ``text``: a script or a list of them; None for a path, whose content is not seen."""
+    """Characters to speak in a processor's ``text``: a script or a list of them; None for a path, whose content is not
+    seen.
+    """
     if isinstance(text, str):
         return None if text.endswith((".txt", ".json")) and os.path.exists(text) else len(text)  # noqa: PTH110 - text may be no path
     if isinstance(text, list | tuple):
@@ -82,7 +85,9 @@ def characters(text: Any) -> int | None:
 
 
 def open_request(recorder: Recorder, part: str) -> Timeline:
-    """Open the request that a bare ``generate`` is: from the preparation just before it on this thread, if there was one."""
+    """Open the request that a bare ``generate`` is: from the preparation just before it on this thread, if there was
+    one.
+    """
     last, _last.preparation = _last.preparation, None
     if last is None or now() - last.end > RECENT:
         return recorder.open(part)

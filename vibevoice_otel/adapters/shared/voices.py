@@ -1,7 +1,7 @@
 """Whose voice it is: a preset's file names it, and what was read from the file carries the name to ``generate``.
 
-A realtime voice is a file of prefilled outputs (``en-Carter_man.pt``). Its tensors are marked as torch reads them, and keep the mark when
-the service copies them. A long-form voice is a sample's path, which the processor is given.
+A realtime voice is a file of prefilled outputs (``en-Carter_man.pt``). Its tensors are marked as torch reads them, and
+keep the mark when the service copies them. A long-form voice is a sample's path, which the processor is given.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ class Heard:
 
 
 async def listen(base: str, text: str, voice: str, cfg: float, steps: int, timeout: float = 120.0) -> Heard:
-    """Speak ``text`` with ``voice``; ``base`` is ws://host:port. Never raises for what the service does: it is in the answer."""
+    """Speak ``text`` with ``voice``; ``base`` is ws://host:port. Never raises for what the service does: it is in the
+    answer.
+    """
     import websockets  # noqa: PLC0415 - belongs to the service extra
 
     query = urlencode({"text": text, "voice": voice, "cfg": cfg, "steps": steps})

@@ -1,4 +1,6 @@
-"""``vibevoice-otel demo``: start the service under the launcher, speak with several voices, lengths and settings, show what was seen."""
+"""``vibevoice-otel demo``: start the service under the launcher, speak with several voices, lengths and settings, show
+what was seen.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +182,8 @@ def _show(console: Console, service: Service, receiver: Receiver, heard: Sequenc
         console.print(f"[red]{len(failed)} of {len(heard)} requests had no audio:[/red] {failed[0].error}")
     spans = sum(len(t) for t in traces)
     console.print(
-        f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not speech.[/dim]"
+        f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not "
+        "speech.[/dim]"
     )
     return len(failed) < len(heard)
 
@@ -189,9 +192,11 @@ def _one(console: Console, spans: Sequence[ReceivedSpan], frames: int) -> None:
     root = next(s for s in spans if s.name == semconv.SYNTHESIZE.name)
     facts = root.attributes
     console.print(
-        f"{facts.get(semconv.VOICE.key)}, {facts.get(semconv.TEXT_LENGTH.key)} characters, cfg {facts.get(semconv.CFG.key)}, "
+        f"{facts.get(semconv.VOICE.key)}, {facts.get(semconv.TEXT_LENGTH.key)} characters, cfg "
+        f"{facts.get(semconv.CFG.key)}, "
         f"{facts.get(semconv.STEPS.key)} steps: {facts.get(semconv.STATUS.key)}, first audio after "
-        f"{1000 * float(str(facts.get(semconv.FIRST_AUDIO_LATENCY.key) or 0)):.0f} ms, {facts.get(semconv.FRAMES.key)} frames, "
+        f"{1000 * float(str(facts.get(semconv.FIRST_AUDIO_LATENCY.key) or 0)):.0f} ms, {facts.get(semconv.FRAMES.key)} "
+        "frames, "
         f"trace {root.trace_id}",
         highlight=False,
     )

@@ -1,4 +1,6 @@
-"""A trace as a waterfall in the terminal: one line a span, its bar where it was in time; runs of equal steps are folded."""
+"""A trace as a waterfall in the terminal: one line a span, its bar where it was in time; runs of equal steps are
+folded.
+"""
 
 from __future__ import annotations
 

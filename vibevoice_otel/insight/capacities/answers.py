@@ -40,7 +40,9 @@ class MemoryCurve:
 
 @dataclass(frozen=True, slots=True)
 class PerCard:
-    """What a whole card holds beside what one process does. None where it is not known; ``kernels`` are streams, by kernel time."""
+    """What a whole card holds beside what one process does. None where it is not known; ``kernels`` are streams, by
+    kernel time.
+    """
 
     limit: str  # who limits the process, in the dashboards' words
     streams_a_process: int
@@ -53,7 +55,9 @@ class PerCard:
 
 @dataclass(frozen=True, slots=True)
 class CardAnswer:
-    """The answer for one kind of card. Streams are whole numbers; None where unknown, the interval is at ``CONFIDENCE``."""
+    """The answer for one kind of card. Streams are whole numbers; None where unknown, the interval is at
+    ``CONFIDENCE``.
+    """
 
     card: str
     card_bytes: float | None  # the smallest card's own size, whatever size was asked about

@@ -33,8 +33,9 @@ def who_limits(group: Sequence[Process]) -> Limit:
 def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found | None:
     """Streams that the card's kernels would carry; None without a device clock and without a sample.
 
-    With kernels' share of sampled frames the answer is an upper bound for the card. With intervals between device events alone it is a
-    lower one, for they hold the host's slowness too; where the host is known to be the limit, that bound binds nothing.
+    With kernels' share of sampled frames the answer is an upper bound for the card. With intervals between device
+    events alone it is a lower one, for they hold the host's slowness too; where the host is known to be the limit, that
+    bound binds nothing.
     """
     if not load.audio.sum() or not load.busy.sum():
         return None

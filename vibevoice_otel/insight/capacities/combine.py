@@ -53,8 +53,8 @@ def capacity(
 ) -> CapacityReport:
     """Answer from what was observed.
 
-    A stream is a listener being spoken to: it takes one second of audio a second. Memory is judged as if all of them held
-    theirs at once.
+    A stream is a listener being spoken to: it takes one second of audio a second. Memory is judged as if all of them
+    held theirs at once.
 
     Args:
         source: where the data is.
@@ -89,7 +89,8 @@ def capacity(
     restarts = source.restarts()
     if restarts:
         notes.append(
-            f"{restarts} process(es) restarted within the window; what they counted before is kept, peaks count from the restart."
+            f"{restarts} process(es) restarted within the window; what they counted before is kept, peaks count from "
+            "the restart."
         )
     question = Question(streams, gpu_memory, concurrency, slo_seconds, slo_ratio, draws, seed, cores)
     kinds = _kinds(window.processes)
@@ -164,7 +165,8 @@ def _card(name: str, group: Sequence[Process], window: Window, question: Questio
     observed = _size(group)
     if question.gpu_memory and observed and abs(observed / question.gpu_memory - 1) > 0.1:
         notes.append(
-            f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or slower."
+            f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or "
+            "slower."
         )
     if queue[0].streams is None or (known and answer.streams is None):
         notes.append("A limit could not be answered, so the number is what the others allow; the truth may be lower.")

@@ -22,7 +22,8 @@ LEAST_BLOCKS = 8
 
 LEAST_REQUESTS = 50
 
-MODEL_ERROR = 0.1  # relative standard error for what the models themselves leave out: the variability of waits, the slowing of slots
+# relative standard error for what the models themselves leave out: the variability of waits, the slowing of slots
+MODEL_ERROR = 0.1
 
 QUIET_WAIT = 0.005  # a mean wait below this is the hand-off of a request, not a queue
 
@@ -92,14 +93,18 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
 
 
 def bootstrap(n_blocks: int, draws: int, rng: np.random.Generator) -> Floats:
-    """How often each block counts in each draw of the bootstrap, (1 + draws, blocks); the first draw is the data itself."""
+    """How often each block counts in each draw of the bootstrap, (1 + draws, blocks); the first draw is the data
+    itself.
+    """
     if not n_blocks:
         return np.ones((1 + draws, 0))
     return np.vstack([np.ones(n_blocks), rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=draws)])
 
 
 def service_variation(weights: Floats, load: Load) -> Floats:
-    """Squared coefficient of variation of the service time, (draws,), from how busy seconds scatter about requests, cell by cell."""
+    """Squared coefficient of variation of the service time, (draws,), from how busy seconds scatter about requests,
+    cell by cell.
+    """
     n, busy, busy2, cells = (weights @ x for x in (load.requests, load.busy, load.busy2, load.cells))
     mean = busy / np.maximum(n, 1.0)
     variance = (busy2 - 2 * mean * busy + mean**2 * n) / np.maximum(cells - 1, 1.0)
@@ -118,9 +123,10 @@ def arrival_variation(weights: Floats, load: Load) -> Floats:
 def contention(weights: Floats, load: Load, error: Floats | float = 1.0) -> tuple[Floats, Floats]:
     """Real-time factor of a stream when n are at work, ``base + slope n``, (draws,).
 
-    A few scrapes tell badly how many were at work in a cell, which would flatten the slope. So the audio made in the cell, which
-    is counted exactly, serves as the instrument (two-stage least squares): slope = cov(made, factor) / cov(made, n). Requests that
-    straddle two cells still bias it a little: ``error``, (draws,), is what to allow for that.
+    A few scrapes tell badly how many were at work in a cell, which would flatten the slope. So the audio made in the
+    cell, which is counted exactly, serves as the instrument (two-stage least squares): slope = cov(made, factor) /
+    cov(made, n). Requests that straddle two cells still bias it a little: ``error``, (draws,), is what to allow for
+    that.
     """
     one, made, factor, n, made_factor, made_n = (weights @ row for row in load.cross)
     one = np.maximum(one, 1e-12)
@@ -134,7 +140,9 @@ def contention(weights: Floats, load: Load, error: Floats | float = 1.0) -> tupl
 
 
 def inflate(sample: Floats, n_blocks: int) -> Floats:
-    """Bootstrap draws of few blocks are too narrow: widened about the estimate, in the logarithm, by Student's t over normal."""
+    """Bootstrap draws of few blocks are too narrow: widened about the estimate, in the logarithm, by Student's t over
+    normal.
+    """
     from scipy.stats import t
 
     if sample[0] < 1e-6:  # nothing fits: there is no scale to widen on

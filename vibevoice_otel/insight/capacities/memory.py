@@ -54,7 +54,9 @@ class MemoryFit:
         return (self.base + self.slope * streams + tail + self.transient) * self.overhead
 
     def capacity(self, limit: float) -> Floats:
-        """Streams that fit in ``limit`` GiB in 99 % of moments; infinite where memory does not grow with streams; (draws,)."""
+        """Streams that fit in ``limit`` GiB in 99 % of moments; infinite where memory does not grow with streams;
+        (draws,).
+        """
         with np.errstate(divide="ignore"):
             most = np.where(self.slope > 0, limit / np.maximum(self.slope, 1e-12), 0.0)
         low, high = np.zeros_like(most), most
@@ -110,7 +112,8 @@ def fit(
     pools = [_most(d.reserved) / max(_most(d.peak), _most(d.allocated)) for d in seen if _most(d.reserved) > 0]
     limits = [_most(d.limit) for d in seen if _most(d.limit) > 0]
     most = float(n_all.max())
-    # The highest of many moments lies above their 99 % quantile by chance alone; only beyond that is a peak unexplained.
+    # The highest of many moments lies above their 99 % quantile by chance alone; only beyond that is a peak
+    # unexplained.
     extreme = Z_MEMORY + np.sqrt(2 * np.log(max(len(n_all) / 100, 1.0)))
     between = most + 2  # a stream or two may have come and gone between two scrapes
     explained = float(base[0] + slope[0] * between + extreme * np.sqrt(max(noise[0] + spread[0] * between, 0.0)))

@@ -33,7 +33,9 @@ AT_LEAST = "the most streams seen at once; hardly any waiting was seen, so it ma
 
 
 def infer_slots(load: Load, weights: Floats, most: int, question: Question) -> tuple[Slots, str]:
-    """How many requests the service works on at once, (draws,): said, or that under which the waits seen are the likeliest."""
+    """How many requests the service works on at once, (draws,): said, or that under which the waits seen are the
+    likeliest.
+    """
     if question.concurrency is not None:
         return np.full(len(weights), question.concurrency), "given"
     requests, audio, waits = (float(x.sum()) for x in (load.requests, load.audio, load.waits))
@@ -127,8 +129,8 @@ def answer_queue(
 def _own_first_audio(counts: Floats, weights: Floats, load: Load, edges: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of the logarithm of first audio without a wait, at the load seen; (draws,).
 
-    Waits are long beside first audio, so those who waited fill the distribution's upper end: its lower ``1 - felt`` is first
-    audio alone, of which the median and the 90th percentile fix a log-normal.
+    Waits are long beside first audio, so those who waited fill the distribution's upper end: its lower ``1 - felt`` is
+    first audio alone, of which the median and the 90th percentile fix a log-normal.
     """
     felt = (weights @ load.waits_felt) / np.maximum(weights @ load.waits, 1.0)
     cumulative = np.cumsum(counts, axis=0)

@@ -1,7 +1,8 @@
 """Waiting for a turn: c slots that may slow each other down, any service time, waits to first audio.
 
-The chance to wait is that of the birth-death queue with state-dependent service (Erlang's C when slots do not disturb each
-other); the length of a wait is scaled by Allen and Cunneen's variability factor. All arrays broadcast over bootstrap draws.
+The chance to wait is that of the birth-death queue with state-dependent service (Erlang's C when slots do not disturb
+each other); the length of a wait is scaled by Allen and Cunneen's variability factor. All arrays broadcast over
+bootstrap draws.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def blocking(arrivals: Floats, work: Floats, base: Floats, slope: Floats, slots:
 
 
 def waiting(arrivals: Floats, work: Floats, base: Floats, slope: Floats, slots: Slots) -> tuple[Floats, Floats]:
-    """(chance to wait, utilisation). Utilisation of 1 or more means that the queue grows without end; the chance is then 1."""
+    """(chance to wait, utilisation). Utilisation of 1 or more means that the queue grows without end; the chance is
+    then 1.
+    """
     utilisation = arrivals * work * (base + slope * slots) / slots
     blocked = blocking(arrivals, work, base, slope, slots)
     chance = blocked / np.maximum(1 - utilisation * (1 - blocked), 1e-12)
@@ -85,8 +88,9 @@ def late_share(
 ) -> Floats:
     """Share of requests whose wait plus own first-audio time exceeds ``limit`` seconds.
 
-    A wait is exponential (so in heavy traffic, whatever the service time). ``first`` holds the mean and standard deviation of the
-    logarithm of first audio alone on the machine; it slows as all the work does when others are at work.
+    A wait is exponential (so in heavy traffic, whatever the service time). ``first`` holds the mean and standard
+    deviation of the logarithm of first audio alone on the machine; it slows as all the work does when others are at
+    work.
     """
     from scipy.special import ndtr, ndtri
 

@@ -32,7 +32,9 @@ SETTLING = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value that came up within the window. ``time`` in Unix seconds; ``comparison`` is None where a side is too short."""
+    """A value that came up within the window. ``time`` in Unix seconds; ``comparison`` is None where a side is too
+    short.
+    """
 
     time: float
     job: str
@@ -83,7 +85,9 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
 
 
 def _found(tracks: Iterable[Track]) -> Iterable[Change]:
-    """Each watched label's new values, by job: there at a moment, and not yet when the job was first seen in the window."""
+    """Each watched label's new values, by job: there at a moment, and not yet when the job was first seen in the
+    window.
+    """
     first: dict[tuple[str, str], dict[str, float]] = {}  # (job, label) -> value -> when it was first there
     step = 0.0
     for track in tracks:

@@ -1,9 +1,9 @@
 """How two sides differ in one figure: like strata compared with like, intervals from blocks of time.
 
-A side is cut into blocks of time and into strata (voice, cfg, steps, text length). Each side's figure is computed as if it had served
-the same mix of strata (direct standardisation), so that a change of the mix moves nothing. Requests that share a queue are not
-independent, so the variance comes from leaving out whole blocks (the delete-one-block jackknife), and the interval is Student's with
-Welch and Satterthwaite's degrees of freedom. docs/insight.md names the sources.
+A side is cut into blocks of time and into strata (voice, cfg, steps, text length). Each side's figure is computed as if
+it had served the same mix of strata (direct standardisation), so that a change of the mix moves nothing. Requests that
+share a queue are not independent, so the variance comes from leaving out whole blocks (the delete-one-block jackknife),
+and the interval is Student's with Welch and Satterthwaite's degrees of freedom. docs/insight.md names the sources.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """B against A. ``change`` is B / A - 1 for a ratio, B - A for a difference; ``low`` and ``high`` bound it at ``confidence``."""
+    """B against A. ``change`` is B / A - 1 for a ratio, B - A for a difference; ``low`` and ``high`` bound it at
+    ``confidence``.
+    """
 
     a: float
     b: float
@@ -65,7 +67,9 @@ class Effect:
     compared: float  # share of both sides' requests that lie in strata which both have
 
     def more(self, margin: float) -> float:
-        """How many times the requests would narrow the interval to ``margin`` either way (it shrinks with their square root)."""
+        """How many times the requests would narrow the interval to ``margin`` either way (it shrinks with their square
+        root).
+        """
         return (max(self.high - self.change, self.change - self.low) / margin) ** 2
 
 
@@ -91,9 +95,10 @@ def effect(
         scale: whether the change is relative, or absolute as for shares.
         quantile: (q, the histogram's upper edges, shape (K,)) where the numerators are histograms.
         confidence: of the interval.
-        floor: the figure is a share of requests: its variance is at least the binomial's, so that a side without any failure does
-            not look certain.
-        paired: both sides' blocks are the same stretches of time, so that what slows both at once (a shared card) cancels.
+        floor: the figure is a share of requests: its variance is at least the binomial's, so that a side without any
+            failure does not look certain.
+        paired: both sides' blocks are the same stretches of time, so that what slows both at once (a shared card)
+            cancels.
 
     Raises:
         TooLittle: when no stratum has enough on both sides, or there are too few blocks of time.
@@ -184,11 +189,12 @@ def _standardised(numerator: Floats, under: Floats, weights: Floats, quantile: t
 
 
 def quantiles(cumulative: Floats, edges: Floats, q: float) -> Floats:
-    """The ``q`` quantile of each row of cumulative shares, shape (R, K), at upper ``edges``, shape (K,), the last infinite.
+    """The ``q`` quantile of each row of cumulative shares, shape (R, K), at upper ``edges``, shape (K,), the last
+    infinite.
 
-    Interpolated on the normal probability scale against the logarithm of the value: exact where values are log-normal, as waits and
-    latencies nearly are. Linear interpolation would move with the place of the quantile in its bucket, which is not the same on
-    both sides.
+    Interpolated on the normal probability scale against the logarithm of the value: exact where values are log-normal,
+    as waits and latencies nearly are. Linear interpolation would move with the place of the quantile in its bucket,
+    which is not the same on both sides.
     """
     from scipy.stats import norm
 
@@ -196,7 +202,8 @@ def quantiles(cumulative: Floats, edges: Floats, q: float) -> Floats:
     share = np.clip(cumulative[:, : len(finite)] / cumulative[:, -1:], 1e-9, 1 - 1e-9)
     z, x = norm.ppf(share), np.log(finite)
     wanted = float(norm.ppf(q))
-    # The first edge at or above the quantile; where it lies in the first or the last bucket its neighbour's slope goes on.
+    # The first edge at or above the quantile; where it lies in the first or the last bucket its neighbour's slope goes
+    # on.
     above = np.clip((z < wanted).sum(axis=1), 1, len(finite) - 1)
     rows = np.arange(len(z))
     z1, z0 = z[rows, above], z[rows, above - 1]
@@ -217,8 +224,8 @@ def _binomial(side: Side, weights: Floats) -> float:
 def _freedom(left: Floats) -> float:
     """Degrees of freedom of the jackknife's variance, by the kurtosis of what each block moves.
 
-    For normal values it is one less than the blocks; where a few blocks move most of the figure, as of a tail's quantile, it is less
-    (Box, 1953: the variance of a variance).
+    For normal values it is one less than the blocks; where a few blocks move most of the figure, as of a tail's
+    quantile, it is less (Box, 1953: the variance of a variance).
     """
     n, moved = len(left), left - left.mean()
     spread = float((moved**2).mean())

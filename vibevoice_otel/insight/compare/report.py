@@ -15,9 +15,11 @@ from vibevoice_otel.insight.compare.figures import BY_VOICE, FIGURES, Figure, Re
 from vibevoice_otel.insight.source import Origin, Source
 
 Verdict = Literal["better", "worse", "no different", "cannot be told"]
-#: A relative change below which two sides pass for alike, and the same for shares of requests: half of an objective's 1 %.
+#: A relative change below which two sides pass for alike, and the same for shares of requests: half of an objective's 1
+#: %.
 MARGIN, SHARE_MARGIN = 0.03, 0.005
-#: Share of comparisons of two equal sides in which anything at all is called different; half for the figures, half for the voices.
+#: Share of comparisons of two equal sides in which anything at all is called different; half for the figures, half for
+#: the voices.
 FALSE_ALARMS = 0.05
 #: Blocks of time aimed at, each at least a minute.
 BLOCKS, SHORTEST_BLOCK = 40, 60.0
@@ -48,7 +50,9 @@ class VoiceAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The whole answer. ``verdict``: worse where anything is worse; no different only where every objective's figure is."""
+    """The whole answer. ``verdict``: worse where anything is worse; no different only where every objective's figure
+    is.
+    """
 
     a: str
     b: str
@@ -195,7 +199,8 @@ def _notes(answers: Sequence[Answer]) -> list[str]:
         least = min(partial, key=lambda each: each.effect.compared if each.effect is not None else 1.0)
         assert least.effect is not None
         notes.append(
-            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' are at a voice and "
+            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' are "
+            "at a voice and "
             "setting that both sides have, and only these are compared."
         )
     coarse = [

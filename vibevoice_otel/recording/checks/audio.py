@@ -1,4 +1,6 @@
-"""What one stream's audio holds that no listener wants: silence inside speech, clipping, a constant offset, the same chunk again."""
+"""What one stream's audio holds that no listener wants: silence inside speech, clipping, a constant offset, the same
+chunk again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from vibevoice_otel.recording.records import AttributeValue
 from vibevoice_otel.semconv import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
-#: Seconds of a stream's audio that wait to be checked at most; what comes while they are full is not checked, and counted.
+#: Seconds of a stream's audio that wait to be checked at most; what comes while they are full is not checked, and
+#: counted.
 MAX_HELD = 2.0
 #: CPU time for each second of audio, after the first: past it chunks are skipped, and counted.
 MAX_CPU = 0.01

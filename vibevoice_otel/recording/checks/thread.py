@@ -11,7 +11,9 @@ from vibevoice_otel.recording.checks.audio import AudioChecks
 
 
 class Checker:
-    """Checks what streams have taken, soon after. It starts with the first chunk, and ends with the process or :meth:`stop`."""
+    """Checks what streams have taken, soon after. It starts with the first chunk, and ends with the process or
+    :meth:`stop`.
+    """
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[AudioChecks | None] = queue.SimpleQueue()

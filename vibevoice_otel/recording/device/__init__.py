@@ -1,7 +1,7 @@
 """Device time: what an accelerator really did, found out without making it wait.
 
-A model's device type names who opens it (:data:`OPENERS`); for a type that is not there, a CPU for one, times are the host's and there
-is no memory to tell of.
+A model's device type names who opens it (:data:`OPENERS`); for a type that is not there, a CPU for one, times are the
+host's and there is no memory to tell of.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ def known() -> list[Device]:
 
 
 def notes_for(run: Run, model: Any) -> StreamNotes | None:
-    """Notes for a generation by ``model`` (a torch module); None where its times can only be the host's and it has no allocator.
+    """Notes for a generation by ``model`` (a torch module); None where its times can only be the host's and it has no
+    allocator.
 
-    A model that is spread over several devices is timed by the host: an event of one device tells nothing of the others.
+    A model that is spread over several devices is timed by the host: an event of one device tells nothing of the
+    others.
     """
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if callable(parameters) else None
@@ -69,7 +71,8 @@ def notes_for(run: Run, model: Any) -> StreamNotes | None:
 
 
 def attach(run: Run, model: Any) -> StreamNotes | None:
-    """Note what ``model``'s device does in the generation that begins on this thread, if it has a clock or an allocator.
+    """Note what ``model``'s device does in the generation that begins on this thread, if it has a clock or an
+    allocator.
 
     A failure costs the device's share of the telemetry and one line in the log, nothing else.
     """

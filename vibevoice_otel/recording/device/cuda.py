@@ -17,7 +17,8 @@ from vibevoice_otel.recording.device.interface import Device, Event, Generations
 
 #: CUDA's documentation gives an event's resolution as about half a microsecond.
 RESOLUTION_NS = 500
-#: Relative: a crystal's usual tolerance is 50 parts in a million. The host's clock is held to true time by its NTP daemon.
+#: Relative: a crystal's usual tolerance is 50 parts in a million. The host's clock is held to true time by its NTP
+#: daemon.
 DRIFT = 5e-5
 #: Seconds that a capture is held back: a mark takes some microseconds.
 GRACE = 0.001
@@ -26,9 +27,10 @@ GRACE = 0.001
 class Captures:
     """Whether a CUDA graph is being captured anywhere in the process.
 
-    In torch's default mode a capture forbids unsafe calls to every thread, and cudaEventQuery is one: it would void the capture. So no
-    thread of ours queries meanwhile: a capture begins only when a query that is under way has returned (microseconds). A thread that
-    generates takes no lock: it looks before each mark, and a mark that it was putting in when a capture was announced has GRACE to be done.
+    In torch's default mode a capture forbids unsafe calls to every thread, and cudaEventQuery is one: it would void the
+    capture. So no thread of ours queries meanwhile: a capture begins only when a query that is under way has returned
+    (microseconds). A thread that generates takes no lock: it looks before each mark, and a mark that it was putting in
+    when a capture was announced has GRACE to be done.
     """
 
     def __init__(self) -> None:
@@ -82,7 +84,9 @@ captures = Captures()
 
 
 class CuptiProfiler:
-    """torch.profiler on the card's activity alone: no operator of the CPU is recorded, so that the host is hardly slowed."""
+    """torch.profiler on the card's activity alone: no operator of the CPU is recorded, so that the host is hardly
+    slowed.
+    """
 
     def __init__(self, profiler: Any) -> None:
         self._profile = profiler.profile(activities=[profiler.ProfilerActivity.CUDA])

@@ -1,7 +1,7 @@
 """What a device clock needs of an accelerator, and nothing that would wait for it.
 
-The interface has no call that synchronises: what is not here cannot be called by mistake. cuda.py is the implementation on torch; tests
-bring one whose truth they know.
+The interface has no call that synchronises: what is not here cannot be called by mistake. cuda.py is the implementation
+on torch; tests bring one whose truth they know.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Device(Protocol):
         """Whether nothing may be recorded or read now: a graph is being captured. Asked by the thread that generates."""
 
     def reading(self) -> Any:
-        """A context manager within which the recorder's thread may query; its value is False while a graph is being captured."""
+        """A context manager within which the recorder's thread may query; its value is False while a graph is being
+        captured.
+        """
 
     def profiler(self) -> Profiler | None:
         """The one profiler; None while another uses it, a graph is being captured, or the device has none."""
@@ -100,7 +102,8 @@ class Device(Protocol):
 
 
 class Pool:
-    """Events for re-use: creating one costs more than recording it. ``take`` and ``give`` are for any thread and take no lock.
+    """Events for re-use: creating one costs more than recording it. ``take`` and ``give`` are for any thread and take
+    no lock.
 
     Args:
         make: creates an event.
@@ -136,7 +139,9 @@ class Pool:
 
 
 class Generations:
-    """Who generates on a device: its memory counters are the process's, so a change belongs to a request only while it is alone."""
+    """Who generates on a device: its memory counters are the process's, so a change belongs to a request only while it
+    is alone.
+    """
 
     def __init__(self) -> None:
         self._running: set[int] = set()

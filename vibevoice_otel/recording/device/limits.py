@@ -1,8 +1,9 @@
 """What limited a frame: the card, another process on it, the host's core, or the interpreter's lock.
 
-A host that launches slower than the card computes leaves the card idle between kernels, and an interval between two events holds that
-idleness. What the host waited for the card is told by the marks themselves: after a mark it waited at most from noting it until the card
-passed it, and no longer than until it noted the next one. The sum over a frame is the most that a faster card could save.
+A host that launches slower than the card computes leaves the card idle between kernels, and an interval between two
+events holds that idleness. What the host waited for the card is told by the marks themselves: after a mark it waited at
+most from noting it until the card passed it, and no longer than until it noted the next one. The sum over a frame is
+the most that a faster card could save.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from vibevoice_otel.semconv import Limit
 
 #: From the host's call until an idle card passes the mark, ns: assumed where no mark of the frame found the stream dry.
 LAUNCH = 10_000
-#: No launch takes longer, ns. A mark that found its stream dry and was passed later than this finds the card at another process's work.
+#: No launch takes longer, ns. A mark that found its stream dry and was passed later than this finds the card at another
+#: process's work.
 LAUNCH_MOST = 100_000
 #: Seconds of frames below which :func:`verdict` says nothing.
 LEAST_SECONDS = 5.0
 #: Share of the frames' time from which waiting for the card is the limit: below it the host takes more.
 CARD_SHARE = 0.5
-#: Share of the waiting from which another process is its cause. Where two share a card evenly, half of the looks at most find the other one
-#: at work; on an H100 3 of 8 did beside a process that multiplies matrices without pause, and none did alone.
+#: Share of the waiting from which another process is its cause. Where two share a card evenly, half of the looks at
+#: most find the other one at work; on an H100 3 of 8 did beside a process that multiplies matrices without pause, and
+#: none did alone.
 OTHER_SHARE = 0.25
-#: Share of the frames' time from which waiting for the lock is the limit: of two threads that share it evenly, each waits for half.
+#: Share of the frames' time from which waiting for the lock is the limit: of two threads that share it evenly, each
+#: waits for half.
 LOCK_SHARE = 0.25
 
 
@@ -38,11 +42,12 @@ class Turn(NamedTuple):
 
 
 class FrameLimits(NamedTuple):
-    """Seconds of one frame by what they were spent on; their sum, but for ``error``, is the frame's time by the host's clock.
+    """Seconds of one frame by what they were spent on; their sum, but for ``error``, is the frame's time by the host's
+    clock.
 
-    ``other_process`` is an estimate: a mark that finds this process's stream dry is a look at whether the card is free, and the waiting is
-    divided as these looks found it. It is made of frames during which no other stream of this process was open.
-    ``unknown`` is what the host took where nobody knows whether the thread ran.
+    ``other_process`` is an estimate: a mark that finds this process's stream dry is a look at whether the card is free,
+    and the waiting is divided as these looks found it. It is made of frames during which no other stream of this
+    process was open. ``unknown`` is what the host took where nobody knows whether the thread ran.
     """
 
     card: float
@@ -76,8 +81,8 @@ def frame_limits(
         entry: noted as the frame was entered.
         following: noted as the next one was, or as the generation ended.
         distance_error: ns by which a distance between two of these times may be off.
-        origin_error: ns by which all of them may be off together. It divides out where a mark found the stream dry: the least time
-            that such a mark took is the launch, and only what others took beyond it is waiting.
+        origin_error: ns by which all of them may be off together. It divides out where a mark found the stream dry: the
+            least time that such a mark took is the launch, and only what others took beyond it is waiting.
 
     Returns:
         None for a frame without duration.
@@ -109,8 +114,9 @@ def frame_limits(
 def _host(host: int, entry: Turn | None, following: Turn | None, total: int, *, alone: bool) -> tuple[int, int, int]:
     """(core, lock, unknown), ns, of the ``host`` ns that were no waiting for the card.
 
-    A thread that waits for the card may spin on its core or sleep, as the program chose, so its own work took at least ``ran`` less the
-    waiting. Time off the core beyond the waiting is the lock's where other streams of this process want it, and else the lack of a core.
+    A thread that waits for the card may spin on its core or sleep, as the program chose, so its own work took at least
+    ``ran`` less the waiting. Time off the core beyond the waiting is the lock's where other streams of this process
+    want it, and else the lack of a core.
     """
     ran = following.cpu - entry.cpu if entry is not None and following is not None else -1
     if not 0 <= ran <= 1.05 * total + 1_000_000:  # another thread has gone on with the request
@@ -120,7 +126,8 @@ def _host(host: int, entry: Turn | None, following: Turn | None, total: int, *, 
 
 
 def verdict(seconds: Mapping[str, float], error: float = 0.0, least: float = LEAST_SECONDS) -> Limit:
-    """The one word for frames that took ``seconds`` by :class:`semconv.Limit`, of whose waits ``error`` seconds are uncertain.
+    """The one word for frames that took ``seconds`` by :class:`semconv.Limit`, of whose waits ``error`` seconds are
+    uncertain.
 
     Of frames of less than ``least`` seconds nothing is said.
 

@@ -20,10 +20,12 @@ def left(leaf: Leaf) -> int:
 
 
 class Mark(NamedTuple):
-    """``key`` is the host's time that names the operation in the timeline's columns; ``host`` a time just before the event was put in.
+    """``key`` is the host's time that names the operation in the timeline's columns; ``host`` a time just before the
+    event was put in.
 
-    ``event`` is None where none might be recorded. ``dry`` says that the stream had no work left then. SEEN marks say that at ``host`` the
-    event before them had been passed. ``growth`` is what a step did to allocated memory, None where nobody looked or others might have.
+    ``event`` is None where none might be recorded. ``dry`` says that the stream had no work left then. SEEN marks say
+    that at ``host`` the event before them had been passed. ``growth`` is what a step did to allocated memory, None
+    where nobody looked or others might have.
     """
 
     kind: int

@@ -1,7 +1,8 @@
-"""The hot path on a device: marks in the model's stream, written down beside the host's times. It never waits and never reads.
+"""The hot path on a device: marks in the model's stream, written down beside the host's times. It never waits and never
+reads.
 
-A step costs two clock reads, one stream query and one event from the pool. What the marks mean is found out later, on the recorder's
-thread (placing.py).
+A step costs two clock reads, one stream query and one event from the pool. What the marks mean is found out later, on
+the recorder's thread (placing.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from vibevoice_otel.recording.timeline import Run
 
 _new = tuple.__new__
-#: Memory is looked at around the steps of the first frame and of each so-many-th: the look costs about as much as three marks.
+#: Memory is looked at around the steps of the first frame and of each so-many-th: the look costs about as much as three
+#: marks.
 MEMORY_EVERY = 8
 
 
@@ -39,7 +41,9 @@ def allocator_state(memory: Memory) -> dict[semconv.Attribute, int | None]:
 
 
 class StreamNotes:
-    """Notes of one run on one device. Its columns are appended to by the thread that generates, emptied by the recorder's."""
+    """Notes of one run on one device. Its columns are appended to by the thread that generates, emptied by the
+    recorder's.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,8 @@ class StreamNotes:
         self.marks: list[Mark] = []
         self.placing = Placing(device, self.marks, clock)
         self.memory: Memory | None = None  # of the moment when it ran out
-        #: The most that was allocated while this request generated: torch's high-water mark where it rose meanwhile, else the largest look.
+        #: The most that was allocated while this request generated: torch's high-water mark where it rose meanwhile,
+        #: else the largest look.
         self.request_peak: int | None = None
         self._run = run
         self._steps = run.steps.append
@@ -69,7 +74,7 @@ class StreamNotes:
         self._lost = not device.timed
         self.sample: Sample | None = None  # a frame of this run is to be profiled
 
-    # ----------------------------------------------------------------------------------------------- the generation's life
+    # -------------------------------------------------------------------------------------------- the generation's life
 
     def begin(self) -> None:
         """The generation begins."""
@@ -96,7 +101,9 @@ class StreamNotes:
 
     @property
     def summary(self) -> dict[str, AttributeValue]:
-        """Attributes of vibevoice.generate: the device, the request's peak, and the allocator's state if memory ran out."""
+        """Attributes of vibevoice.generate: the device, the request's peak, and the allocator's state if memory ran
+        out.
+        """
         values: dict[semconv.Attribute, int | str | None] = {
             semconv.DEVICE_ID: self.device.id,
             semconv.REQUEST_MEMORY_PEAK: self.request_peak,
@@ -105,7 +112,7 @@ class StreamNotes:
             values.update(allocator_state(self.memory))
         return {attribute.key: value for attribute, value in values.items() if value is not None}
 
-    # ---------------------------------------------------------------------------------------------------------- each frame
+    # ------------------------------------------------------------------------------------------------------- each frame
 
     def frame(self, host_time: int) -> None:
         """A frame's sampling is entered at ``host_time`` (as in the run's ``frames``)."""
@@ -144,7 +151,9 @@ class StreamNotes:
         self._put(left(leaf), column[-2] if len(column) > 1 else 0)
 
     def seen(self) -> None:
-        """The model may just have waited for the device: if it has, the youngest event is passed, and no later than now."""
+        """The model may just have waited for the device: if it has, the youngest event is passed, and no later than
+        now.
+        """
         event = self._last
         try:
             if event is not None and not self.device.paused() and event.query():
@@ -153,7 +162,7 @@ class StreamNotes:
         except Exception:  # noqa: BLE001 - as in _put
             self._lost = True
 
-    # -------------------------------------------------------------------------------------------------------------- marks
+    # ------------------------------------------------------------------------------------------------------------ marks
 
     def _put(self, kind: int, key: int, growth: int | None = None) -> None:
         device = self.device

@@ -1,11 +1,12 @@
-"""From marks to times: device intervals on the host's clock, with the error that they may have. On the recorder's thread; never waits
-for the device but by asking, at intervals, whether it has come by.
+"""From marks to times: device intervals on the host's clock, with the error that they may have. On the recorder's
+thread; never waits for the device but by asking, at intervals, whether it has come by.
 
-How an event finds its host time without a synchronisation: it cannot have been passed before the host put it in, nor after the moment at
-which the host saw that it was. Distances between events are the device's own and exact to the rounding of float32 milliseconds, so every
-such bound on one event bounds all its neighbours. Where the stream was dry the lower bound is within a launch of the truth, and where the
-model itself has just waited the upper one is within a wake-up; between the two lies the estimate, and half their distance is its error.
-Each frame has an anchor of its own, since a float32 of milliseconds grows coarse with their number.
+How an event finds its host time without a synchronisation: it cannot have been passed before the host put it in, nor
+after the moment at which the host saw that it was. Distances between events are the device's own and exact to the
+rounding of float32 milliseconds, so every such bound on one event bounds all its neighbours. Where the stream was dry
+the lower bound is within a launch of the truth, and where the model itself has just waited the upper one is within a
+wake-up; between the two lies the estimate, and half their distance is its error. Each frame has an anchor of its own,
+since a float32 of milliseconds grows coarse with their number.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from vibevoice_otel.semconv import SharePart
 #: Seconds for which a device that does not come by is asked, and pauses between the questions.
 PATIENCE = 2.0
 PAUSE = 0.001
-#: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far off: a launch
-#: takes some microseconds, so the lower bound is then the better one. The stated error is the distance to the upper bound all the same.
+#: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far
+#: off: a launch takes some microseconds, so the lower bound is then the better one. The stated error is the distance to
+#: the upper bound all the same.
 LOOSE = 200_000
 #: Part of a sampled frame -> the leaves that make it, beside the steps.
 SHARE_LEAVES = {SharePart.PASSES: (Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE), SharePart.DECODE: (Leaf.DECODE,)}
@@ -101,7 +103,8 @@ class Placing:
         self.placed = Placed()
         #: Filled by the thread that generates: at each frame's entry, and at the generation's end.
         self.turns: list[Turn] = []
-        #: Frames that a profiler disturbed, by entry, and what it saw of the sampled one. Filled by the thread that generates.
+        #: Frames that a profiler disturbed, by entry, and what it saw of the sampled one. Filled by the thread that
+        #: generates.
         self.samples: dict[int, Taken | None] = {}
         self._device = device
         self._marks = marks
@@ -115,7 +118,9 @@ class Placing:
         return next((mark.key for mark in self._marks[:] if mark.kind == FRAME), None)
 
     def collect(self, *, final: bool = False, patience: float = PATIENCE) -> None:
-        """Place what the device has passed. With ``final`` everything: what it has not passed within ``patience`` s stays on host time."""
+        """Place what the device has passed. With ``final`` everything: what it has not passed within ``patience`` s
+        stays on host time.
+        """
         deadline = self._clock() + int(patience * 1e9) if final else None
         groups: list[_Group] = []
         while True:
@@ -146,7 +151,7 @@ class Placing:
         """Whether polling now could tell more: a frame is over and its device times are unknown."""
         return self._group_end(final=False) is not None
 
-    # ------------------------------------------------------------------------------------------------------------- reading
+    # ---------------------------------------------------------------------------------------------------------- reading
 
     def _group_end(self, *, final: bool) -> int | None:
         marks = self._marks
@@ -156,12 +161,16 @@ class Placing:
         return len(marks) if final and marks else None
 
     def _may_come(self, marks: list[Mark]) -> bool:
-        """Whether the device may yet come by all of ``marks``: every one has an event, and the youngest is not long overdue."""
+        """Whether the device may yet come by all of ``marks``: every one has an event, and the youngest is not long
+        overdue.
+        """
         whole = all(mark.event is not None for mark in marks if mark.kind != SEEN)
         return whole and self._clock() - marks[-1].host < PATIENCE * 1e9
 
     def _read(self, marks: list[Mark], following: Mark | None, deadline: int | None) -> _Group | None:
-        """The group of ``marks`` when the device has passed them all (by ``deadline``); None when not, or when none may be asked."""
+        """The group of ``marks`` when the device has passed them all (by ``deadline``); None when not, or when none may
+        be asked.
+        """
         events = [mark.event for mark in marks if mark.kind != SEEN]
         if following is not None and following.event is not None:
             events.append(following.event)
@@ -213,7 +222,7 @@ class Placing:
         self._device.pool.give(passed)
         self._device.pool.lose(len(events) - len(passed))
 
-    # ------------------------------------------------------------------------------------------------------------- placing
+    # ---------------------------------------------------------------------------------------------------------- placing
 
     def _emit(self, groups: list[_Group]) -> tuple[float, float] | None:
         """Place ``groups``, neighbours all; the bounds that they give the next one's first event."""
@@ -291,7 +300,9 @@ class Placing:
 
 
 def _origin(group: _Group) -> tuple[int, float]:
-    """(host time of the group's first event, its error in ns): between the bounds, and never before the host put the event in."""
+    """(host time of the group's first event, its error in ns): between the bounds, and never before the host put the
+    event in.
+    """
     low, high = (
         min(group.low, group.high),
         max(group.low, group.high),
@@ -305,8 +316,8 @@ def _origin(group: _Group) -> tuple[int, float]:
 def _idle(marked: list[tuple[Mark, int]]) -> Iterator[int]:
     """Nanoseconds, before each mark that found the stream dry, in which the device surely had nothing to do.
 
-    Between two observed parts that is all the time since the last one's end. Inside a part nobody knows when the work ran out, so only
-    the launch of the mark itself counts: the sum is the least that the device idled.
+    Between two observed parts that is all the time since the last one's end. Inside a part nobody knows when the work
+    ran out, so only the launch of the mark itself counts: the sum is the least that the device idled.
     """
     for (before, since), (mark, at) in pairwise(marked):
         if mark.dry:

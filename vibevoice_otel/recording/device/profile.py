@@ -1,8 +1,10 @@
-"""A sample of the truth: one frame under the accelerator's profiler, which alone says for how long kernels were at work.
+"""A sample of the truth: one frame under the accelerator's profiler, which alone says for how long kernels were at
+work.
 
-It costs what no mark costs: the profiler waits for the device when it stops (the one exception to what the model's thread may do), serves
-the whole process, admits one user, and its records are read under the interpreter's lock. So it is off unless the operator asks for it, is
-taken while no other request is open and the listener has audio in hand, and what it cost stands beside what it found.
+It costs what no mark costs: the profiler waits for the device when it stops (the one exception to what the model's
+thread may do), serves the whole process, admits one user, and its records are read under the interpreter's lock. So it
+is off unless the operator asks for it, is taken while no other request is open and the listener has audio in hand, and
+what it cost stands beside what it found.
 """
 
 from __future__ import annotations

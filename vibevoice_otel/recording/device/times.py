@@ -1,7 +1,7 @@
 """Device times in the place of host times: what the assembler asks for each kind of record.
 
-A frame is on the device's clock with all that is in it, or not at all: where a mark could not be made or read, the whole frame stays on
-the host's. Records of the two clocks never share a block, so that they never share a series.
+A frame is on the device's clock with all that is in it, or not at all: where a mark could not be made or read, the
+whole frame stays on the host's. Records of the two clocks never share a block, so that they never share a series.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ NONE: Mask = np.empty(0, bool)
 
 @dataclass(slots=True)
 class Timed:
-    """Times of n records (monotonic nanoseconds) and which of them the device's clock gave; ``attributes`` of those that did.
+    """Times of n records (monotonic nanoseconds) and which of them the device's clock gave; ``attributes`` of those
+    that did.
 
     ``device`` is empty where no device times anything.
     """
@@ -56,7 +57,9 @@ class Timed:
         return Timed(starts, ends, self.device[rows], attributes, {k: v[rows] for k, v in self.measures.items()})
 
     def parts(self) -> Iterator[tuple[Mask | None, dict[str, Column], dict[str, Floats]]]:
-        """The rows of each block to make: those of the device's clock, and those of the host's; None for all where that timed them all."""
+        """The rows of each block to make: those of the device's clock, and those of the host's; None for all where that
+        timed them all.
+        """
         if not self.any:
             yield None, {}, self.measures
             return
@@ -91,7 +94,9 @@ def _unknown(column: Column, rows: slice) -> bool:
 
 
 class OnDevice:
-    """One batch's look at what has been placed; what it took is gone from there. ``placed`` is None where there is no device clock."""
+    """One batch's look at what has been placed; what it took is gone from there. ``placed`` is None where there is no
+    device clock.
+    """
 
     def __init__(self, placed: Placed | None) -> None:
         self._placed = placed
@@ -154,7 +159,9 @@ class OnDevice:
         return timed
 
     def leaves(self, counts: list[int], starts: Ints, ends: Ints, frame: Ints) -> Timed:
-        """Intervals of all leaves, ``counts`` of each, one leaf after the other; ``frame`` as for steps, -1 for those outside any frame."""
+        """Intervals of all leaves, ``counts`` of each, one leaf after the other; ``frame`` as for steps, -1 for those
+        outside any frame.
+        """
         if self._placed is None:
             return Timed.by_host(starts, ends)
         leaves = [leaf for leaf, count in zip(Leaf, counts, strict=True) for _ in range(count)]
