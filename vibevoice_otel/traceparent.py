@@ -16,7 +16,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The span that the caller says is his."""
+    """The span that the caller names as its own."""
 
     trace_id: int
     span_id: int

@@ -79,7 +79,7 @@ def _installed_sinks() -> list[Sink]:
         try:
             found.append(entry.load()())
         except Exception as error:  # noqa: BLE001, PERF203 - another package's code
-            failures.warn_once(f"the sink {entry.name} ({entry.value}): its records are read by nobody", error)
+            failures.warn_once(f"the sink {entry.name} ({entry.value}): it reads no record", error)
     return found
 
 

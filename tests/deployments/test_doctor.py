@@ -127,8 +127,8 @@ CASES: dict[str, tuple[str, dict[str, str], str, str]] = {
     "TLS of an unknown authority": ("https://localhost:{tls}", HTTP, "wrong", "certificate verify failed"),
     "gRPC with TLS against plain "
     "text": ("https://127.0.0.1:{grpc}", {}, "wrong", "TLS is tried, and none is spoken there"),
-    "nobody": ("http://127.0.0.1:{nobody}", HTTP, "wrong", "nobody listens there. Mend: start a Collector"),
-    "nobody, by gRPC": ("http://127.0.0.1:{nobody}", {}, "wrong", "nobody listens there"),
+    "nobody": ("http://127.0.0.1:{nobody}", HTTP, "wrong", "nothing listens there. Mend: start a Collector"),
+    "nobody, by gRPC": ("http://127.0.0.1:{nobody}", {}, "wrong", "nothing listens there"),
     "a receiver that never answers": ("http://127.0.0.1:{silent}", HTTP, "wrong", ""),
     "a receiver that never answers gRPC": ("http://127.0.0.1:{silent}", {}, "wrong", ""),
     "a token that is missing": ("http://127.0.0.1:{guarded}", HTTP, "wrong", ("asks for another token. Mend: "

@@ -322,7 +322,7 @@ def _mend(signal: str, kind: str, endpoint: str, exporter: Any, answers: set[str
     spoken = spoken_at(endpoint)
     variable = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
     if spoken == "nobody":
-        return "nobody listens there. Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
+        return "nothing listens there. Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
     if encrypted and spoken in {"http", "grpc"}:
         return "TLS is tried, and none is spoken there. Mend: http:// in the endpoint"
     if not encrypted and spoken == "tls":

@@ -42,8 +42,8 @@ class HookPoint:
 class _Slot:
     """What a replacement calls: a hook, or, once that is taken out, nothing but the original.
 
-    A replacement that somebody has wrapped stays inside the wrapper when its hook leaves. The next hook for that place
-    is put into it.
+    A replacement that another library has wrapped stays inside that wrapper when its hook leaves. The next hook for
+    that place is put into it.
     """
 
     def __init__(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]], where: str) -> None:
@@ -142,7 +142,7 @@ class Hooks:
             original = getattr(owner, name, None)
             slot = getattr(original, MARK, None)
             if slot is not None:
-                if slot.hooks is None:  # ours of an earlier time, inside somebody's wrapper
+                if slot.hooks is None:  # ours of an earlier time, inside another library's wrapper
                     slot.fill(self, make)
                     self._undo.append(slot.empty)
                 return True
@@ -227,7 +227,7 @@ def _restore(owner: Any, name: str, own: object, replacement: Callable[..., Any]
     if isinstance(present, staticmethod | classmethod):
         present = present.__func__
     if present is not replacement:
-        return  # somebody wrapped it after us; our wrapper stays inside theirs, and passes on
+        return  # another library wrapped it after us: our wrapper stays inside theirs, and passes on
     if own is _ABSENT:
         delattr(owner, name)
     else:

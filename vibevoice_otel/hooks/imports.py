@@ -1,4 +1,4 @@
-"""One import hook a module, for the life of the process (wrapt takes none back): it calls those who wait for the module
+"""One import hook a module, for the life of the process (wrapt takes none back): it calls what waits for the module
 by then.
 """
 

@@ -1,4 +1,4 @@
-"""A hook that fails costs its note, never the call: the service gets what the original returned or raised."""
+"""Wrappers that isolate the host from hook errors: the measurement is lost, the call is not."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _source(arguments: argparse.Namespace, span: Span | None = None, chosen: dic
 
 
 def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:
-    """Nobody said where the data is, and it is not where it would be by default."""
+    """No address was given, and the default one cannot be reached."""
     said = arguments.prometheus or arguments.scrape or os.environ.get(URL_VARIABLE)
     return not said and isinstance(error, SourceError) and "cannot be reached" in str(error)
 

@@ -121,7 +121,7 @@ class Policy:
             self._stop.wait(self._refresh)
 
     def _report(self, problem: str) -> None:
-        """Say a trouble once, not every minute."""
+        """Log only the first of consecutive failures."""
         if not self._failing:
             _log.warning("recommendations are off until the store answers: %s", problem)
         self._failing = True

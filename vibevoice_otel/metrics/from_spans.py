@@ -179,7 +179,7 @@ class FromSpans:
             )
 
     def _shares(self, batch: Batch) -> None:
-        """Kernels' shares of sampled frames, whoever asked for the speech."""
+        """Kernels' shares of sampled frames, synthetic requests included."""
         if not batch.profiled or batch.device_id is None:
             return
         for block in batch.blocks:
@@ -329,7 +329,7 @@ class FromSpans:
         """Whether the request met the continuity objective; None when it does not count towards it."""
         gap = root.attributes.get(semconv.WORST_GAP.key)
         if not isinstance(gap, float):
-            return None  # no audio reached anybody, or nobody could see it
+            return None  # no audio was sent, or its sends were not observed
         if status is Status.CANCELLED and gap <= self._slo_gap:
             return None  # the listener left a stream that had kept its promise so far
         return gap <= self._slo_gap

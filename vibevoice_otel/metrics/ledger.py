@@ -1,4 +1,4 @@
-"""Measurements of many requests, kept by series until somebody asks for them, then written a series at a time.
+"""Measurements of many requests, kept by series until a collection, then written a series at a time.
 
 An SDK histogram takes microseconds a value and a block of values costs hardly more than one, so what from_spans.py
 finds waits here until a reader collects (or much has gathered). Nothing waits where no collection would ask, nor where

@@ -50,7 +50,7 @@ class PageApp:
 
     Args:
         settings: the operator's.
-        store, feed, listeners: what is shown, and who takes reports.
+        store, feed, listeners: what is shown, and what takes reports.
         service: returns where the service listens: scheme, host ("" for the browser's own), port and path; None while
             unknown.
         voices: the voices that the recorder knows of, for a service that has no /config.

@@ -1,4 +1,4 @@
-"""Who may read the page, and what his browser may do with it: Host and Origin, bearer token, rates, and security
+"""Guards the page and limits what a browser may do with it: Host and Origin, bearer token, rates, and security
 headers.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 from vibevoice_otel import forking, semconv
 from vibevoice_otel.recording.records import Batch, Operation
 
-#: What an Operation is reckoned to weigh; a Block's weight is its arrays'.
+#: Estimated bytes of an Operation; a Block's weight is its arrays'.
 OPERATION_BYTES = 600
 ROW_BYTES = 32
 MAX_PENDING = 4096  # open requests that have been drained

@@ -83,10 +83,10 @@ class LogGuard:
 
 
 class Heard(logging.Handler):
-    """Prints our own warnings where nobody else would.
+    """Writes our warnings to stderr when no other handler would.
 
     Python prints warnings of a program that has configured no logging. The launcher's log handler on the root ends
-    that, though it only exports: an error that names a wrong setting would be seen by nobody.
+    that, though it only exports: an error that names a wrong setting would not be seen.
     """
 
     def __init__(self) -> None:

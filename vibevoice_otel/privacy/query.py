@@ -38,7 +38,7 @@ class Redactor:
     """Query strings as they may be told.
 
     On the speech routes only what is known to be harmless stays: numbers for cfg and steps, voices that the service
-    has. Whatever else a client sends there, under whatever name, may be what he wants spoken. Elsewhere only ``text``
+    has. Whatever else a client sends there, under whatever name, may be what it wants spoken. Elsewhere only ``text``
     is hidden.
 
     Args:

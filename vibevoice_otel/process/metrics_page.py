@@ -151,7 +151,7 @@ class MetricsPages:
 
 
 def servers() -> list[Any]:
-    """Every page server of prometheus_client in this process; nobody else keeps hold of them."""
+    """Every page server of prometheus_client in this process; no other reference to them exists."""
     exposition = sys.modules.get("prometheus_client.exposition")
     kind = getattr(exposition, "ThreadingWSGIServer", None)
     return [] if kind is None else [each for each in gc.get_objects() if issubclass(type(each), kind)]

@@ -2,7 +2,7 @@
 ``error``, ``shutdown``.
 
 uvicorn stops gracefully on SIGTERM and then raises the signal again, which ends the process without atexit. So its
-shutdown is hooked, and a handler of our own waits on SIGTERM where nobody else does. Together they wait no longer than
+shutdown is hooked, and a handler of our own waits on SIGTERM where no other is set. Together they wait no longer than
 the setting, whatever the Collector, the event loop's executor and the model's threads do.
 """
 
@@ -82,7 +82,7 @@ class LastExport:
 
     async def flush_beside(self, *, end_open: bool) -> bool:
         """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold it back."""
-        import asyncio  # noqa: PLC0415 - slow to import, and who awaits has it
+        import asyncio  # noqa: PLC0415 - slow to import, and a program that awaits has it
 
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()

@@ -1,7 +1,7 @@
 """Several worker processes and a metrics page: one port cannot serve the pages of all.
 
 Under uvicorn's and hypercorn's --workers the launcher fails in every worker, because the parent holds the port; under
-gunicorn and granian the workers inherit a page that only the parent serves, and the parent speaks to nobody. So the
+gunicorn and granian the workers inherit a page that only the parent serves, and the parent serves no request. So the
 parent, before its first worker, gives up the page, takes it from what the workers inherit, and says so once. Where
 there is one worker in a process of its own (--reload, hypercorn) the parent only hands over the port. A page whose port
 another program holds is given up as well (:func:`unless_free`).

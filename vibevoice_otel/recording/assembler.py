@@ -69,7 +69,7 @@ class Assembly:
     Args:
         timeline: the request's facts; this object is the only one that removes from its columns.
         trace_id, root_id, server_id: of vibevoice.synthesize and its parent (0 for none).
-        sampled, recording: the sampler's word on vibevoice.synthesize.
+        sampled, recording: the sampling decision of vibevoice.synthesize.
         ahead: seconds of audio that the modelled listener gathers before playing.
     """
 

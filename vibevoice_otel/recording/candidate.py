@@ -53,7 +53,7 @@ class Candidate:
         self.asked: Asked = Asked()
         self.notes: list[Note] = []
         self.timeline: Timeline | None = None
-        self.over = False  # it has been answered: who generates now does not work for it
+        self.over = False  # it has been answered: a generation from now on is not its own
         waiting.add(self)
 
     @property

@@ -36,7 +36,7 @@ class RandomIds:
                 # Raw words are 30 times cheaper than bounded integers; zero, once in 2**64, is no id.
                 self._pool = np.maximum(self._generator.bit_generator.random_raw(POOL + count), np.uint64(1))
                 first, self._next = 0, count
-            taken: Ids = self._pool[first : first + count].copy()  # a view kept by somebody would keep the whole pool
+            taken: Ids = self._pool[first : first + count].copy()  # a view would keep the whole pool alive
             return taken
 
 
@@ -51,7 +51,7 @@ class GeneratorIds:
 
 
 def source(generator: IdGenerator | None) -> RandomIds | GeneratorIds:
-    """Numpy's ids unless the operator configured a generator of his own, which is then honoured."""
+    """Numpy's ids unless the operator configured another generator, which is then honoured."""
     if generator is None or type(generator) is RandomIdGenerator:
         return RandomIds()
     return GeneratorIds(generator)

@@ -17,7 +17,7 @@ PEER_GONE = "ClientDisconnected"
 CANCELLED = "CancelledError"
 #: The application returned before it had sent the last of its body.
 INCOMPLETE = "incomplete_response"
-#: Ends of a WebSocket that are nobody's failure: RFC 6455 section 7.4.1 and the IANA registry.
+#: Ends of a WebSocket that are no failure: RFC 6455 section 7.4.1 and the IANA registry.
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})
 _REJECTED, _ERROR = Status.REJECTED, Status.ERROR
 

@@ -99,7 +99,7 @@ class Recorder:
         self.sampler = None if profile is None else Sampler(profile or None, lambda: len(self._open))
         self._breathed = 0
         self._stopped = False
-        #: The service is stopping: who is cut off from now on was cut off by it.
+        #: The service is stopping: a request that is cut off from now on was cut off by it.
         self.closing = False
         #: A model has been loaded, or has generated.
         self.model_ready = False

@@ -53,7 +53,7 @@ class Block:
     """n finished operations of one kind in one request, as columns of shape (n,), in order of time.
 
     ``attributes`` maps a span attribute's key to a column of shape (n,) or to one value that all rows share.
-    ``exported`` is the span budget's word on each row, None when all are exported; metrics ignore it.
+    ``exported`` is the mask that the span budget sets: the rows to export, None for all; metrics ignore it.
     """
 
     span: semconv.Span

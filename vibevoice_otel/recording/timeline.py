@@ -267,7 +267,7 @@ current: ContextVar[Timeline | None] = ContextVar("vibevoice_otel_timeline", def
 
 
 def nobodys() -> Timeline:
-    """Stands for a request that nobody observes, so that none is opened in its place, whatever thread serves it."""
+    """Stands for a request that is not observed, so that none is opened in its place, whatever thread serves it."""
     timeline = Timeline(0, Anchor.take(), now())
     timeline.unseen = True
     timeline.parts.add("unseen")
@@ -276,7 +276,7 @@ def nobodys() -> Timeline:
 
 @contextmanager
 def unseen(timeline: Timeline | None = None) -> Iterator[None]:
-    """What is done in the block serves a request that nobody observes."""
+    """What is done in the block serves a request that is not observed."""
     token = current.set(timeline or nobodys())
     try:
         yield

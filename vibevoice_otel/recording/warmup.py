@@ -10,7 +10,7 @@ from vibevoice_otel import forking
 
 
 class Startup:
-    """Counts the applications whose life span has begun and who are not ready yet. Safe for any thread."""
+    """Counts the applications whose life span has begun and that are not ready yet. Safe for any thread."""
 
     def __init__(self) -> None:
         self._none()

@@ -22,7 +22,7 @@ from vibevoice_otel.settings import Settings
 Mask = NDArray[np.bool_]
 Places = NDArray[np.intp]
 #: Of a trace's spans this share is spent in full detail; the rest is kept for the frames of a stream whose length
-#: nobody knows yet.
+#: is not known yet.
 FULL_DETAIL = 0.5
 #: From then on a batch may spend this share of what is left on detail, so that a long stream still shows its worst
 #: frames.

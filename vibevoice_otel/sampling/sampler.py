@@ -28,7 +28,7 @@ ARGUMENT = "OTEL_TRACES_SAMPLER_ARG"
 
 
 class TailSampler(Sampler):
-    """Samples ``share`` of the traces that begin here and records the others; a caller's decision is his own.
+    """Samples ``share`` of the traces that begin here and records the others; a remote parent's decision is respected.
 
     Args:
         share: 0 to 1, of traces that are kept whatever their outcome; None for what the settings say at the first

@@ -1,6 +1,6 @@
 """The fast path: spans written as OTLP bytes and histograms incremented a block at a time.
 
-It serves where nobody can tell the difference: the SDK's own processors, exporters and aggregations. Everywhere else
+It is used where every processor, exporter and aggregation is the SDK's own. Everywhere else
 the plain path does, which is also the reference that this one is tested against. :func:`path` and :func:`explain` are
 the whole interface.
 """

@@ -42,7 +42,7 @@ def _watch(
         return lambda: None
     told: list[Dropped] | None = getattr(original, TOLD, None)
     own, replacement = vars(owner).get(name), None
-    if told is None:  # else ours of an earlier time stays inside somebody's wrapper
+    if told is None:  # else ours of an earlier time stays inside another library's wrapper
         told = []
         replacement = make(original, told)
         setattr(replacement, TOLD, told)

@@ -1,7 +1,7 @@
-"""Whether spans may be written as bytes: only where nobody would miss the span objects.
+"""Checks whether spans can bypass the SDK's span objects and be written as bytes.
 
 Every processor in the provider's chain must be known, that is, the SDK's own BatchSpanProcessor around one of the SDK's
-OTLP exporters. A processor that anybody else wrote may read, change or filter spans, so it gets ordinary ones.
+OTLP exporters. Another library's processor may read, change or filter spans, so it gets ordinary ones.
 """
 
 from __future__ import annotations

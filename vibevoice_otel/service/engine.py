@@ -41,7 +41,7 @@ class StreamingTTSService:
 
     Attributes:
         voice_presets: name of each voice to where its prompt comes from.
-        default_voice_key: the voice for whoever names none, or an unknown one.
+        default_voice_key: the voice for a request that names none, or an unknown one.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -64,7 +64,7 @@ class StreamingTTSService:
 
     @property
     def notice(self) -> str:
-        """What whoever listens should know of the model."""
+        """What a listener's log says of the model."""
         return RANDOM_NOTICE if self.is_random else CHECKPOINT_NOTICE
 
     def load(self) -> None:
@@ -225,4 +225,4 @@ def frames_of(text: str) -> int:
 
 
 def _no_log(event: str, **data: Any) -> None:
-    """Nobody listens."""
+    """The default log: it drops each message."""

@@ -1,4 +1,4 @@
-"""Who may work now, who waits, and who is turned away."""
+"""Which requests work now, which wait, and which are turned away."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Slots:
         return turn
 
     def leave(self, turn: asyncio.Future[None]) -> None:
-        """Give back a turn, to the next who waits, or only a place in the queue."""
+        """Give back a turn, to the next that waits, or only a place in the queue."""
         if turn in self._waiting:
             self._waiting.remove(turn)
             turn.cancel()

@@ -108,7 +108,7 @@ class RequestMiddleware:
             if timeline not in self.recorder:
                 return  # the observation ended before the request did: it is not judged
             if self.recorder.closing and timeline.service_closed is None:
-                timeline.cut_off = True  # who seems to have left was sent away
+                timeline.cut_off = True  # a close that looks like a departure is the service's
             ends.tell(server, timeline)
         except Exception as error:  # noqa: BLE001
             self._failed("the end of a request", error)

@@ -1,6 +1,6 @@
 """Whose request it is, for showback: a name that the operator knows, or ``other``.
 
-Baggage comes from the client, who may write anything there: it names a tenant only where the operator has listed the
+Baggage comes from the client, which may write anything there: it names a tenant only where the operator has listed the
 name. Where no client may pass for another, the operator's own hook tells the tenant from the authenticated caller.
 """
 

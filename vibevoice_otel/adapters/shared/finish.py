@@ -1,4 +1,4 @@
-"""What ``generate`` returns says why it ended; it may lie on a device, and nobody here waits for that."""
+"""What ``generate`` returns says why it ended; it may lie on a device, which is not waited for."""
 
 from __future__ import annotations
 

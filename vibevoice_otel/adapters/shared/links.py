@@ -1,7 +1,7 @@
 """Which request a thread works for, told by an object: never by time or order.
 
-What is made while a request is served (an AudioStreamer, the processor's output) is marked with it. Whoever gets such
-an object, on whatever thread, by whatever way it came there, works for that request.
+What is made while a request is served (an AudioStreamer, the processor's output) is marked with it. A call that
+receives such an object, on whatever thread, by whatever way it came there, works for that request.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def _observed(
 
 
 def _carried(timeline: Timeline, chunks: Iterator[Any]) -> Iterator[Any]:
-    """``chunks`` of a request that nobody observes, whose generation is therefore not a request of its own."""
+    """``chunks`` of a request that is not observed, whose generation is therefore not a request of its own."""
     run, chunks = _within(timeline), iter(chunks)
     try:
         while (chunk := run(next, chunks, _END)) is not _END:

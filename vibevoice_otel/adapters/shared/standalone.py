@@ -1,4 +1,4 @@
-"""Programs without a server: what the processor read is remembered until ``generate``, which is the request, takes it."""
+"""Programs without a server: keeps the processor's timing for the ``generate`` call that follows, which is the request."""
 
 from __future__ import annotations
 

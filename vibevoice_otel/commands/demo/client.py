@@ -1,4 +1,4 @@
-"""A listener: one request over the WebSocket, and what he heard when."""
+"""A listener: one request over the WebSocket, and what was heard when."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ ASSUMED = "if kernels of different processes do not disturb each other; not meas
 
 
 def who_limits(group: Sequence[Process]) -> Limit:
-    """Who limits these processes, of all their frames in the window."""
+    """What limits these processes, of all their frames in the window."""
     names = {name for process in group for name in process.limits}
     return verdict({name: sum(process.limits.get(name, 0.0) for process in group) for name in names})
 

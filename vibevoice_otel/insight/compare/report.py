@@ -1,4 +1,4 @@
-"""``insight compare``: is B better than A, worse, no different, or can nobody tell?"""
+"""``insight compare``: is B better than A, worse, no different, or can it not be told?"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Device time: what an accelerator really did, found out without making it wait.
 
-A model's device type names who opens it (:data:`OPENERS`); for a type that is not there, a CPU for one, times are the
+A model's device type names what opens it (:data:`OPENERS`); for a type that is not there, a CPU for one, times are the
 host's and there is no memory to tell of.
 """
 

@@ -139,8 +139,8 @@ class Pool:
 
 
 class Generations:
-    """Who generates on a device: its memory counters are the process's, so a change belongs to a request only while it
-    is alone.
+    """Which requests generate on a device: its memory counters are the process's, so a change belongs to a request only
+    while it is alone.
     """
 
     def __init__(self) -> None:

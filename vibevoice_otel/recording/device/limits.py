@@ -47,7 +47,7 @@ class FrameLimits(NamedTuple):
 
     ``other_process`` is an estimate: a mark that finds this process's stream dry is a look at whether the card is free,
     and the waiting is divided as these looks found it. It is made of frames during which no other stream of this
-    process was open. ``unknown`` is what the host took where nobody knows whether the thread ran.
+    process was open. ``unknown`` is what the host took where it is unknown whether the thread ran.
     """
 
     card: float

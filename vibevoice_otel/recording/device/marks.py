@@ -25,7 +25,7 @@ class Mark(NamedTuple):
 
     ``event`` is None where none might be recorded. ``dry`` says that the stream had no work left then. SEEN marks say
     that at ``host`` the event before them had been passed. ``growth`` is what a step did to allocated memory, None
-    where nobody looked or others might have.
+    where it was not read, or other requests may have changed it.
     """
 
     kind: int

@@ -1,5 +1,5 @@
 """From marks to times: device intervals on the host's clock, with the error that they may have. On the recorder's
-thread; never waits for the device but by asking, at intervals, whether it has come by.
+thread; never synchronises: it polls the events.
 
 How an event finds its host time without a synchronisation: it cannot have been passed before the host put it in, nor
 after the moment at which the host saw that it was. Distances between events are the device's own and exact to the
@@ -316,7 +316,7 @@ def _origin(group: _Group) -> tuple[int, float]:
 def _idle(marked: list[tuple[Mark, int]]) -> Iterator[int]:
     """Nanoseconds, before each mark that found the stream dry, in which the device surely had nothing to do.
 
-    Between two observed parts that is all the time since the last one's end. Inside a part nobody knows when the work
+    Between two observed parts that is all the time since the last one's end. Inside a part it is unknown when the work
     ran out, so only the launch of the mark itself counts: the sum is the least that the device idled.
     """
     for (before, since), (mark, at) in pairwise(marked):

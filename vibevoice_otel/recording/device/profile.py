@@ -32,7 +32,7 @@ WARM_FRAMES = 2
 #: Seconds of audio that the listener must have in hand: a profiler that starts for the first time may take as long.
 SLACK_SECONDS = 1.0
 FRAME_SECONDS = 3200 / 24_000
-#: Between two samples on demand, seconds: whoever may send a request may ask for one.
+#: Between two samples on demand, seconds: any client may ask for one.
 LEAST_INTERVAL = 10.0
 
 
@@ -199,7 +199,7 @@ class Sampler:
 
 
 def _slack(timeline: Timeline) -> float:
-    """Seconds of audio that the listener has in hand, who plays since the first of it was sent."""
+    """Seconds of audio that the listener has in hand, playing since the first of it was sent."""
     if timeline.first_send is None:
         return 0.0
     return timeline.delivered * FRAME_SECONDS - (now() - timeline.first_send) / 1e9
