@@ -144,7 +144,9 @@ def build(
 
         verdict.append(TailVerdict(tail))
     theirs: list[Sink] = [gen_ai.GenAi(instruments.meter)] if gen_ai.opted_in() else []
-    shown: list[Sink] = [page.show(tracer, instruments, derive.first_audio_good)] if page is not None else []
+    shown: list[Sink] = (
+        [page.show(tracer, instruments, derive.first_audio_good, derive.continuity_good)] if page is not None else []
+    )
     made = recorder(
         chosen,
         tracer_provider or trace.get_tracer_provider(),

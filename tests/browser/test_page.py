@@ -238,6 +238,18 @@ def test_markup_from_another_client_is_text(page: Page, service: Running) -> Non
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_the_tiles_say_what_is_left_of_the_continuity_budget(page: Page) -> None:
+    """The share of requests without a hole, its goal, and the part of the objective's budget that is left, beside the others."""
+    speak(page, "Say this without a hole, please.")
+    until(page, "document.querySelector('#tiles').innerText.includes('Without a hole')")
+    (tile,) = page.locator("#tiles .tile", has_text="Without a hole").all()
+    shown = re.sub(r"\s+", " ", tile.inner_text())
+    whole, left = re.search(
+        r"Without a hole (\S+) % no gap above 100 ms; the goal is 99 % of requests; (\S+) % of its", shown
+    ).groups()
+    assert float(left) == pytest.approx(100 - (100 - float(whole)) / 0.01, abs=60)  # percentages are shown whole
+
+
 def test_the_list_is_filtered_and_opens_a_trace(page: Page, service: Running) -> None:
     """By voice, by status, both; a click on a request shows its waterfall."""
     speak(page, SHORT, "en-Emma_woman")
@@ -378,7 +390,7 @@ def ten_thousand(origin: float) -> str:
     summary = {
         "number": 1, "trace": "", "started": origin, "seconds": 100, "voice": "v", "status": "success", "error": None, "first_audio": 0.2,
         "parts": None, "audio": 133.0, "real_time_factor": 0.75, "frames": 1000, "underruns": 0, "cfg": "1.5", "steps": "5", "text": "long",
-        "spans": len(ids), "in_time": True, "sampled": True, "synthetic": False,
+        "spans": len(ids), "in_time": True, "continuous": True, "sampled": True, "synthetic": False,
     }  # fmt: skip
     messages = [
         {"type": "settled", "rows": [rows], "sends": [], "origin": origin},

@@ -144,6 +144,7 @@ class PageApp:
             "slo": {
                 "first_audio": chosen.slo_first_audio, "first_audio_ratio": semconv.SLO_FIRST_AUDIO_RATIO,
                 "success_ratio": semconv.SLO_SUCCESS_RATIO,
+                "gap": chosen.slo_gap, "gap_ratio": semconv.SLO_GAP_RATIO,
             },
             "sample_rate": semconv.SAMPLE_RATE_HZ,
             "requests": chosen.page_requests,

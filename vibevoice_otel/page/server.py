@@ -18,7 +18,7 @@ from vibevoice_otel.page.app import PageApp
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.guard import host_of
 from vibevoice_otel.page.listener import Listeners
-from vibevoice_otel.page.store import Store
+from vibevoice_otel.page.store import Judge, Store
 from vibevoice_otel.routes import SpeechRoutes
 from vibevoice_otel.web.ends import Scope
 
@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 
     from vibevoice_otel.metrics.instruments import Instruments
     from vibevoice_otel.recording.recorder import Recorder
-    from vibevoice_otel.recording.records import Operation
-    from vibevoice_otel.semconv import Status
     from vibevoice_otel.settings import Settings
 
-    Judge = Callable[[Status, Operation], bool | None]
 
 logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
@@ -71,15 +68,15 @@ class LivePage:
     def _renew(self) -> None:
         self._lock = threading.Lock()
 
-    def show(self, tracer: Tracer, instruments: Instruments, judge: Judge) -> Store:
+    def show(self, tracer: Tracer, instruments: Instruments, judge: Judge, judge_gap: Judge) -> Store:
         """The sink whose requests the page shows. Listeners' spans are made in ``tracer``'s name; their metrics are
         opt-in.
 
-        ``judge`` says whether a request met the first-audio objective.
+        ``judge`` says whether a request met the first-audio objective, ``judge_gap`` whether the continuity objective.
         """
         chosen = self._settings
         self._listeners = Listeners(tracer, instruments if chosen.page_listener else None)
-        self._store = Store(chosen.page_requests, chosen.page_memory * 1024 * 1024, judge)
+        self._store = Store(chosen.page_requests, chosen.page_memory * 1024 * 1024, judge, judge_gap)
         return self._store
 
     # ------------------------------------------------------------------------------------------------- the service seen

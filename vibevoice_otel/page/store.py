@@ -36,6 +36,10 @@ class Kept:
         return self.batches[-1]
 
 
+#: Whether a request met an objective, from its status and its vibevoice.synthesize; None when it does not count.
+Judge = Callable[[semconv.Status, Operation], bool | None]
+
+
 class Store:
     """A sink (see recording.records.Sink) that remembers the latest requests.
 
@@ -45,16 +49,18 @@ class Store:
             it.
         judge: whether a request met the first-audio objective, None when it does not count (metrics.from_spans
             decides).
+        judge_gap: the same of the continuity objective.
     """
 
     def __init__(
         self,
         max_requests: int,
         max_bytes: int,
-        judge: Callable[[semconv.Status, Operation], bool | None] = lambda _status, _root: None,
+        judge: Judge = lambda _status, _root: None,
+        judge_gap: Judge = lambda _status, _root: None,
     ) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
-        self._judge = judge
+        self._judge, self._judge_gap = judge, judge_gap
         self._begin_anew()
         forking.renew_in_child(self._begin_anew)
 
@@ -103,7 +109,9 @@ class Store:
             return
         kept.origin = root.start
         assert kept.final.status is not None
-        kept.summary = {**summary(kept, root), "in_time": self._judge(kept.final.status, root)}
+        status = kept.final.status
+        judged = {"in_time": self._judge(status, root), "continuous": self._judge_gap(status, root)}
+        kept.summary = {**summary(kept, root), **judged}
         self._finished.append(kept)
         self._weight += kept.weight
         while len(self._finished) > self._max_requests or (self._weight > self._max_bytes and len(self._finished) > 1):

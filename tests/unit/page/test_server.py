@@ -31,7 +31,7 @@ def make(**changes: Any) -> LivePage:
         provider = TracerProvider()
         instruments = Instruments(MeterProvider(), __version__, Limits(100, 1000))
         return wiring.recorder(
-            chosen, provider, [page.show(provider.get_tracer("t"), instruments, lambda _status, _root: None)]
+            chosen, provider, [page.show(provider.get_tracer("t"), instruments, *[lambda _status, _root: None] * 2)]
         )
 
     page = LivePage(chosen, lambda _what, _reason, _count: None, ready)

@@ -99,7 +99,12 @@ def test_a_model_loaded_at_start_up_is_no_request() -> None:
 
 def test_the_summary_says_what_the_records_say() -> None:
     """Figures of the list stem from the root record, not from a reckoning of their own."""
-    store = Store(10, PLENTY, lambda status, root: root.seconds < 1 if status is semconv.Status.SUCCESS else None)
+    store = Store(
+        10,
+        PLENTY,
+        lambda status, root: root.seconds < 1 if status is semconv.Status.SUCCESS else None,
+        lambda _status, root: root.attributes[semconv.WORST_GAP.key] > 0,
+    )
     store.consume(numbered(3))
     (summary,) = store.summaries()
     assert summary["first_audio"] == 0.017
@@ -111,7 +116,7 @@ def test_the_summary_says_what_the_records_say() -> None:
         True,
     )
     assert summary["started"] == 0
-    assert summary["gap"] == 0.0
+    assert (summary["gap"], summary["continuous"]) == (0.0, False)
 
 
 def _flat(batch: Batch) -> list[tuple[str, str, str, int, int, str]]:

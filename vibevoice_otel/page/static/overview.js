@@ -69,6 +69,9 @@ export class Overview {
     const success = counted ? count("success") / counted : null;
     const judged = all.filter((each) => each.in_time !== null);
     const inTime = judged.length ? judged.filter((each) => each.in_time).length / judged.length : null;
+    const heard = all.filter((each) => (each.continuous ?? null) !== null);
+    const whole = heard.length ? heard.filter((each) => each.continuous).length / heard.length : null;
+    const left = whole === null ? null : 1 - (1 - whole) / (1 - this.meta.slo.gap_ratio);
     const latencies = all.map((each) => each.first_audio).filter((each) => each !== null);
     const speeds = all.map((each) => each.real_time_factor).filter(Boolean);
     const goal = this.meta.slo;
@@ -80,6 +83,7 @@ export class Overview {
       tile("Open now", String(this.#active.length), "requests waiting or being spoken"),
       tile("Success", percent(success), `of ${plural(counted, "request")}; the goal is ${percent(goal.success_ratio)}${refused ? `; ${refused} turned away, not counted` : ""}`, against(success, goal.success_ratio)),
       tile("First audio in time", percent(inTime), `within ${duration(goal.first_audio)}; the goal is ${percent(goal.first_audio_ratio)} of requests`, against(inTime, goal.first_audio_ratio)),
+      tile("Without a hole", percent(whole), `no gap above ${duration(goal.gap)}; the goal is ${percent(goal.gap_ratio)} of requests${left === null ? "" : `; ${percent(left)} of its budget is left`}`, against(whole, goal.gap_ratio)),
       tile("First audio, median", duration(quantile(latencies, 0.5)), latencies.length ? `95 of 100 within ${duration(quantile(latencies, 0.95))}` : "nothing has been spoken yet"),
       tile("Speed, median", speeds.length ? `${(1 / quantile(speeds, 0.5)).toFixed(1)}×` : "–", "audio made per second of work; below 1× playback must wait"),
       ...(memory ? [tile(memory.device === "process" ? "Memory of the service" : `Memory, ${memory.device}`, bytes(memory.used), memory.total ? `of ${bytes(memory.total)}${memory.device === "process" ? "; no GPU is in use" : ", by torch's allocator"}` : "")] : []),
