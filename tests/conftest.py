@@ -21,6 +21,8 @@ MAY_LACK = (
     "GRAFANA_URL",
     "UPSTREAM",
     "make test-agents",
+    "make test-servers",
+    "make e2e-platform",
     "Weaver",
     "mounting a file system",
 )

@@ -18,10 +18,9 @@ import pytest
 
 from dashboards.promql import growth
 from tests.stack.fixtures import eventually, need
-from tests.stack.late_voice import TRACE_ID
 from tools import overlay
 from tools.stack.collector import Collector
-from tools.stack.process import free_ports
+from tools.ports import free_ports
 from tools.stack.prometheus import FEATURES, Prometheus
 from tools.toolchain.recipes import ROOT
 from vibevoice_otel import semconv

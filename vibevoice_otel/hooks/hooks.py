@@ -140,7 +140,8 @@ class Hooks:
             where = f"{owner.__name__}.{name}"
         with self._lock:
             original = getattr(owner, name, None)
-            slot = getattr(original, MARK, None)
+            own = vars(owner).get(name)  # what a class inherits may be hooked for another reason, and is not this hook
+            slot = getattr(getattr(own, "__func__", own), MARK, None)
             if slot is not None:
                 if slot.hooks is None:  # ours of an earlier time, inside another library's wrapper
                     slot.fill(self, make)

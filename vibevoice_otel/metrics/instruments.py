@@ -249,7 +249,9 @@ class Instruments:
         self._cells.append((cells[metric.name], collect))
 
     def close(self) -> None:
-        """Observe no more."""
+        """Record what waits for the next collection, and observe no more."""
+        for write in self._before:
+            write()
         for cell, collect in self._cells:
             if cell.collect is collect:
                 cell.collect = None
