@@ -195,12 +195,16 @@ def test_a_slow_voice_holds_up_no_other() -> None:
 
 
 def test_the_service_knows_nothing_of_the_instrumentation() -> None:
-    """Its modules import no part of the package that observes, and nothing of OpenTelemetry."""
+    """Its modules import no part of the package that observes, and nothing of OpenTelemetry; but for gauges.py, which
+    tells of the service's own slots by OpenTelemetry's API, under names of semconv.
+    """
     from vibevoice_otel import service
 
     sources = list(Path(service.__file__).parent.glob("*.py"))
     assert len(sources) > 8
     for source in sources:
+        if source.name == "gauges.py":
+            continue
         for line in source.read_text().splitlines():
             if line.lstrip().startswith(("from ", "import ")) and "vibevoice_otel" in line:
                 assert re.search(r"vibevoice_otel(\.service\b|\.insight\b| import service)", line), (
