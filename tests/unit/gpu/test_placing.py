@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from tests.fake_gpu.device import MS, US, FakeGpu, Synchronised
 from tests.support.builders import assembly
 from tests.unit.gpu.simulated import Run, blocks, errors
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.device.placing import PATIENCE
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch, Block
 
@@ -84,8 +85,9 @@ def test_every_interval_is_within_the_stated_error_of_the_truth(
     seed: int,
 ) -> None:
     """Whatever the launches, the kernels, the drift and the rounding: no start and no end is further from the truth
-    than is said.
+    than is said. A card that is further behind than PATIENCE is not waited for: its frames stay on host time.
     """
+    assume(frames * (steps + 4) * step_ns < 0.8 * PATIENCE * 1e9)
     source = random.Random(seed)
     gpu = FakeGpu(launch=lambda: launch + source.random() * jitter, skew=skew)
     run = generated(Run(gpu, syncs=syncs, step_ns=step_ns, host_ns=host_ns), frames, steps)
