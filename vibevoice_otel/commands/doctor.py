@@ -76,6 +76,17 @@ def packages() -> Iterator[Finding]:
         )
 
 
+def internals() -> Iterator[Finding]:
+    """What is used of the SDK's insides: each is tried; where one fails the public API serves, which costs CPU alone."""
+    try:
+        from vibevoice_otel.sdk import exporters, histograms, spans  # noqa: PLC0415 - a release may have moved a name
+    except ImportError as error:
+        yield Finding("note", "opentelemetry-sdk", f"its insides are not as known ({error}): the public API serves")
+        return
+    for each in (spans.CHOSEN_IDS, exporters.HTTP_BYTES, exporters.GRPC_BYTES, histograms.AGGREGATIONS):
+        yield Finding("ok" if each.works() else "note", "opentelemetry-sdk", each.explain())
+
+
 def configuration(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Our settings and the standard OTEL_* variables."""
     reading = settings.read(environ)
@@ -289,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     findings = [
         *packages(),
+        *internals(),
         *configuration(os.environ),
         *exports(os.environ, arguments.workers, send=arguments.send),
         *identity(os.environ, arguments.workers),

@@ -179,6 +179,14 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return checked
 
 
+def _float(text: str) -> float:
+    """The number, or not-a-number, which lies within no bounds."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 @_checked
 def _count(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
@@ -195,10 +203,7 @@ def _length(text: str) -> int:
 
 @_checked
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not 0 < value <= 3600:
         raise ValueError(f"{text!r} is not allowed: seconds above 0, at most 3600")
     return value
@@ -257,10 +262,7 @@ def _span(text: str) -> Span:
 
 @_checked
 def _price(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not 0 <= value < 1e9:
         raise ValueError(f"{text!r} is not allowed: a price of 0 or more")
     return value
@@ -268,10 +270,7 @@ def _price(text: str) -> float:
 
 @_checked
 def _share(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
+    value = _float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < value < 1:
         raise ValueError(f"{text!r} is not allowed: a share between 0 and 1, such as 0.03 or 3%")
     return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vibevoice_otel.commands import doctor
+from vibevoice_otel.sdk import spans
+from vibevoice_otel.sdk.capability import Capability
 
 PAGE = {
     "OTEL_METRICS_EXPORTER": "prometheus",
@@ -77,3 +79,14 @@ def test_workers_that_are_given_one_identity_are_told(
     )
     assert [each.level for each in found] == levels
     assert all("pod-7" in each.says for each in found)
+
+
+def test_what_is_used_of_the_sdks_insides_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each capability is tried: as known here, and a note with the reason where a release has moved something."""
+    assert [finding.level for finding in doctor.internals()] == ["ok"] * 4
+    moved = Capability("spans with chosen ids", lambda: 1 / 0, "they get other ids")
+    monkeypatch.setattr(spans, "CHOSEN_IDS", moved)
+    first = next(iter(doctor.internals()))
+    assert first.level == "note"
+    assert "ZeroDivisionError" in first.says
+    assert "they get other ids" in first.says
