@@ -159,7 +159,7 @@ def test_an_error_is_told(page: Page) -> None:
     until(page, "window.vibevoice.trace.done")
     assert shown(page)["status"] == "error"
     until(page, "document.querySelector('#story').innerText.includes('CorruptVoiceError')")
-    until(page, "document.querySelector('#requests tbody tr.on .badge').innerText === 'error: CorruptVoiceError'")
+    until(page, "document.querySelector('#requests tbody tr.on .badge')?.innerText === 'error: CorruptVoiceError'")
 
 
 def test_a_busy_service_is_told(page: Page, service: Running) -> None:
