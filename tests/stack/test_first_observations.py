@@ -51,7 +51,9 @@ def observed(way: str, sdk: str, folder: Path, features: tuple[str, ...]) -> Ite
                 Prometheus(folder, {"agent": [agent.metrics]}, interval="1s", features=features)
             )
             # Its page shows an exemplar until the next export only: Prometheus must be reading it by then.
-            assert eventually(lambda: [value for _, value in prometheus.query("up")] == [1], 60), prometheus.process.tail()
+            assert eventually(lambda: [value for _, value in prometheus.query("up")] == [1], 60), (
+                prometheus.process.tail()
+            )
             address = agent.grpc
         else:
             address = f"127.0.0.1:{free_ports(1)[0]}"
