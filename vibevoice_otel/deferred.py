@@ -77,7 +77,7 @@ class DeferredRecorder:
 
     def on_drop(self, what: str, reason: str, count: int) -> None:
         if self._built is None and self._build is not None:
-            with contextlib.suppress(Exception):  # told by those who need it
+            with contextlib.suppress(Exception):  # what needs it tells of it
                 self.ready()
         if self._built is not None:
             self._built.on_drop(what, reason, count)

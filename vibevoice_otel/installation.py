@@ -151,7 +151,7 @@ class Installation:
     # ----------------------------------------------------------------------------------------------------- the recorder
 
     def _build(self) -> Recorder:
-        from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, for those who speak
+        from vibevoice_otel import wiring  # noqa: PLC0415 - numpy and the SDK's metrics, only where speech is observed
 
         try:
             recorder = wiring.build(
@@ -234,7 +234,7 @@ class Installation:
         if not getattr(getattr(provider, "sampler", None), "vibevoice_tail", False):
             return None
         provider.sampler.follow(self._settings)
-        from vibevoice_otel.sampling.tail import TailProcessor  # noqa: PLC0415 - for those who chose it
+        from vibevoice_otel.sampling.tail import TailProcessor  # noqa: PLC0415 - loaded where it is chosen
         from vibevoice_otel.sdk import chain  # noqa: PLC0415
 
         slow, limit, on_drop = self._settings.slo_first_audio, self._settings.tail_buffer, self.recorder.on_drop

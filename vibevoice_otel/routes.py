@@ -41,8 +41,7 @@ def learn(route: str) -> None:
     _learned[route] = _Route(route)
     logger.warning(
         "the route %s speaks and VIBEVOICE_OTEL_ROUTES does not name it: requests that were refused there before now "
-        "were not "
-        "counted, later ones are. Name it in VIBEVOICE_OTEL_ROUTES to count them from the start",
+        "were not counted, later ones are. Name it in VIBEVOICE_OTEL_ROUTES to count them from the start",
         route,
     )
 

@@ -88,8 +88,7 @@ def _warn_of_lost_bounds() -> None:
     if os.environ.get(EXPONENTIAL[0], "").strip().lower() == EXPONENTIAL[1]:
         logger.warning(
             "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then "
-            "estimates; "
-            "counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with "
+            "estimates; counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with "
             "their bounds",
             *EXPONENTIAL,
         )
@@ -140,7 +139,7 @@ def build(
     derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
     verdict: list[Sink] = []
     if tail is not None:
-        from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - for those who chose it
+        from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - loaded where it is chosen
 
         verdict.append(TailVerdict(tail))
     theirs: list[Sink] = [gen_ai.GenAi(instruments.meter)] if gen_ai.opted_in() else []

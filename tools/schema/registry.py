@@ -22,7 +22,7 @@ GEN_AI_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-d
 GEN_AI_REGISTRY: Final = (
     f"https://github.com/open-telemetry/semantic-conventions-genai.git@{semconv.GEN_AI_REVISION}[model]"
 )
-#: Spans of whoever asks; all others are the service's own.
+#: Spans of the asking side; all others are the service's own.
 CLIENTS: Final = (semconv.LISTEN, semconv.PROBE)
 RESOURCE: Final = (semconv.R_GIVEN_INSTANCE,)
 

@@ -25,7 +25,7 @@ class NotReadyError(RuntimeError):
 
 
 def taken(port: int) -> bool:
-    """Whether somebody already listens on this port of 127.0.0.1."""
+    """Whether a process already listens on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

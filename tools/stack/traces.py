@@ -160,7 +160,7 @@ def _serve(store: TraceStore, address: tuple[str, int]) -> ThreadingHTTPServer:
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Nothing: a request here is nobody's business."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(address, Handler)
     server.daemon_threads = True

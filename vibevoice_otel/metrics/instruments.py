@@ -124,8 +124,8 @@ class BulkWriter(Protocol):
 
 
 class _Cell:
-    """The one callback of an observable instrument: the SDK takes none back, so it asks those who observe now, if
-    anybody does.
+    """The one callback of an observable instrument: the SDK takes none back, so it asks what observes now, if
+    anything does.
     """
 
     collect: Callable[[], Iterable[Observation]] | None = None

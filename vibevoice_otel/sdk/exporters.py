@@ -110,7 +110,7 @@ def probe_http() -> None:
         Exception: when other bytes, or none, reach the session.
     """
     import requests  # noqa: PLC0415
-    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - for those who export by it
+    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - loaded where it exports
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
     bodies = []
