@@ -14,7 +14,8 @@ import sys
 import time
 
 from vibevoice_otel import semconv
-from vibevoice_otel.commands.probe import SYNTHETIC_BAGGAGE, Probe, header, url
+from vibevoice_otel.commands import clients
+from vibevoice_otel.commands.probe import SYNTHETIC_BAGGAGE, Probe
 from vibevoice_otel.insight.snapshot import SnapshotSource
 from vibevoice_otel.insight.source import SourceError
 from vibevoice_otel.semconv import SharePart, Status
@@ -43,20 +44,20 @@ def main(argv: list[str] | None = None) -> int:
         prog="vibevoice-otel gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["sample"], help="sample: one frame under the profiler")
-    parser.add_argument("url", type=url, help="the service's stream, ws://host:port/stream")
+    clients.add_options(parser)
     parser.add_argument(
         "--metrics",
         default="http://127.0.0.1:9464/metrics",
         metavar="URL",
         help="the service's metrics page (%(default)s)",
     )
-    parser.add_argument(
-        "--header", type=header, action="append", default=[], metavar="'NAME: VALUE'", help="sent along"
-    )
     chosen = parser.parse_args(argv)
     try:
         before = shares(chosen.metrics)
-        probe = Probe(chosen.url, TEXT, headers=dict(chosen.header), baggage=(SYNTHETIC_BAGGAGE, SAMPLE_BAGGAGE))
+        probe = Probe(
+            chosen.url, TEXT, headers=dict(chosen.header), baggage=(SYNTHETIC_BAGGAGE, SAMPLE_BAGGAGE),
+            client=clients.chosen_client(chosen),
+        )  # fmt: skip
         outcome = probe.once()
         print(outcome)
         if outcome.status is not Status.SUCCESS:

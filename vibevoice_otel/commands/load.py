@@ -24,17 +24,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vibevoice_otel import semconv
-from vibevoice_otel.commands.probe import SYNTHETIC_BAGGAGE, header, url
-from vibevoice_otel.recording.outcome import NORMAL_CLOSE
-from vibevoice_otel.recording.playback import Playback
-from vibevoice_otel.semconv import SAMPLE_RATE_HZ
+from vibevoice_otel.commands import clients
+from vibevoice_otel.commands.clients import Client
+from vibevoice_otel.commands.probe import SYNTHETIC_BAGGAGE
+from vibevoice_otel.semconv import Status
 
 #: A request that left later than this after its moment voids its step, seconds.
 LATEST = 0.02
@@ -61,8 +61,8 @@ class Heard:
 
     late: float  # that it left after its moment
     first: float | None
-    gap: float  # the longest silence between two sounds
-    audio: float
+    gap: float | None  # the longest silence between two sounds; None where bytes do not tell time
+    audio: float | None
     failed: str | None
 
 
@@ -96,7 +96,7 @@ class Found:
 class Plan:
     """What to drive, and what is good enough."""
 
-    address: str
+    client: Client
     voices: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float
@@ -127,11 +127,16 @@ class Driver:
             await self._request(self._plan.voices[0] if self._plan.voices else None, text, 0.0)
             for text in self._plan.texts
         ]
-        if any(each.failed is not None or not each.audio for each in heard):
+        failures = [each.failed for each in heard if each.failed is not None]
+        if failures:
+            raise RuntimeError(f"the service does not speak: {failures[0]}")
+        seconds = [each.audio for each in heard if each.audio is not None]
+        if len(seconds) < len(heard):
             raise RuntimeError(
-                f"the service does not speak: {next(each.failed for each in heard if each.failed or not each.audio)}"
+                "the format does not tell how long its audio is, so neither how often requests must come nor where "
+                "gaps are: --response-format wav"
             )
-        self.audio = sum(each.audio for each in heard) / len(heard)
+        self.audio = sum(seconds) / len(seconds)
 
     async def step(self, streams: float, progress: Any = None) -> Step:
         """Drive ``streams`` for the plan's seconds."""
@@ -168,47 +173,16 @@ class Driver:
             at += self._random.expovariate(rate)
 
     async def _request(self, voice: str | None, text: str, late: float) -> Heard:
-        from websockets import ConnectionClosed, WebSocketException  # noqa: PLC0415 - belongs to the service extra
-        from websockets.asyncio.client import connect  # noqa: PLC0415
-
-        parts = urlsplit(self._plan.address)
-        query = {**dict(parse_qsl(parts.query)), "text": text, **({"voice": voice} if voice else {})}
-        address = urlunsplit(parts._replace(query=urlencode(query)))
-        playback, first, received = Playback(), None, 0
-        began = time.perf_counter()
-
-        async def listen() -> str | None:
-            nonlocal first, received
-            async with connect(
-                address, additional_headers=self._plan.headers, max_size=None, open_timeout=None
-            ) as stream:
-                try:
-                    while True:
-                        message = await stream.recv()
-                        if isinstance(message, bytes) and message:
-                            at = time.perf_counter_ns()
-                            first = first if first is not None else time.perf_counter() - began
-                            received += len(message)
-                            playback.play((at, at, len(message)))
-                except ConnectionClosed as closed:
-                    code = closed.rcvd.code if closed.rcvd else None
-                    return None if code in NORMAL_CLOSE else f"closed with {code}"
-
-        try:
-            failed = await asyncio.wait_for(listen(), self._plan.timeout)
-        except (TimeoutError, asyncio.TimeoutError):
-            failed = "timeout"
-        except (OSError, WebSocketException) as error:
-            failed = type(error).__name__
-        return Heard(
-            late, first, playback.worst_gap, received / 2 / SAMPLE_RATE_HZ, failed or (None if received else "no audio")
-        )
+        plan = self._plan
+        heard = await clients.speak(plan.client, text, voice, plan.headers, plan.timeout)
+        failed = None if heard.status is Status.SUCCESS else heard.came or heard.error_type or heard.status.value
+        return Heard(late, heard.first_audio, heard.worst_gap, heard.audio_seconds, failed)
 
     def _judge(self, streams: float, heard: Sequence[Heard], overrun: int) -> Step:
         plan, count = self._plan, len(heard) + overrun
         step = Step(streams, count, failed=sum(each.failed is not None for each in heard) + overrun)
         step.slow = overrun + sum(each.first is None or each.first > plan.slo for each in heard)
-        step.gaps = sum(each.gap > plan.gap for each in heard)
+        step.gaps = sum(each.gap is not None and each.gap > plan.gap for each in heard)
         firsts = sorted(each.first for each in heard if each.first is not None)
         if firsts:
             step.first_median, step.first_p95 = (
@@ -316,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         prog="vibevoice-otel load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = found.add_argument
-    add("url", type=url, help="the service's stream, ws://host:port/stream, with any parameters")
+    clients.add_options(found)
     add("--streams", type=_numbers, default=(1, 2, 4, 8), metavar="N,N,...", help="numbers of streams to try (1,2,4,8)")
     add("--seconds", type=_bounded(1, 600), default=60.0, help="for each number (60)")
     add(
@@ -332,7 +306,6 @@ def parser() -> argparse.ArgumentParser:
     add("--slo", type=_bounded(0.001, 60), default=slo, help=f"first-audio objective in seconds ({slo:g})")
     add("--gap", type=_bounded(0.001, 60), default=gap, help=f"longest silence that is good, seconds ({gap:g})")
     add("--timeout", type=_bounded(1, 600), default=60.0, help="when a request has failed (60)")
-    add("--header", type=header, action="append", default=[], metavar="'NAME: VALUE'", help="sent along")
     add("--count-them", action="store_true", help="not marked as synthetic: they count in the service's metrics")
     add(
         "--prometheus", metavar="URL", help="hold insight capacity's answer against what was found (needs --count-them)"
@@ -362,7 +335,7 @@ def main(argv: list[str] | None = None) -> int:
         texts = tuple(line.strip() for line in chosen.texts.read_text().splitlines() if line.strip())[:1000] or TEXTS
     headers = dict(chosen.header) | ({} if chosen.count_them else {"baggage": SYNTHETIC_BAGGAGE})
     plan = Plan(
-        chosen.url, tuple(chosen.voice), texts, chosen.seconds, chosen.slo, semconv.SLO_FIRST_AUDIO_RATIO, chosen.gap,
+        clients.chosen_client(chosen), tuple(chosen.voice), texts, chosen.seconds, chosen.slo, semconv.SLO_FIRST_AUDIO_RATIO, chosen.gap,
         semconv.SLO_GAP_RATIO, chosen.timeout, headers, chosen.seed,
     )  # fmt: skip
     began = time.time()

@@ -4,65 +4,45 @@ speaks.
 It measures from outside, so it also sees what the service cannot say: that it is gone. W3C baggage marks its requests
 (``vibevoice.synthetic=true``); the service puts them in traces and in no series, so that they are in no objective. Put
 ``opentelemetry-instrument`` before the command and it exports ``vibevoice_probe_*`` and a CLIENT span, the parent of
-the service's trace.
+the service's trace. Over a WebSocket or by HTTP, as the address says.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
 import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
 from types import FrameType
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from vibevoice_otel import __version__, semconv
-from vibevoice_otel.recording.outcome import of_close
-from vibevoice_otel.recording.playback import Playback
-from vibevoice_otel.semconv import ErrorType, Status
+from vibevoice_otel.commands import clients
+from vibevoice_otel.commands.clients import Client, Outcome
+from vibevoice_otel.semconv import Status
 
 TEXT = "This is a check."
 SYNTHETIC_BAGGAGE = "vibevoice.synthetic=true"
-BYTES_PER_SECOND = 2 * semconv.SAMPLE_RATE_HZ
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one request ended for its client. Times in seconds; ``first_audio`` is None when none came."""
-
-    status: Status
-    first_audio: float | None = None
-    audio_seconds: float = 0.0
-    close_code: int | None = None
-    error_type: str | None = None
-    worst_gap: float | None = None  # the longest silence that this client heard, playing at once
-
-    def __str__(self) -> str:
-        heard = (
-            f"first audio after {self.first_audio:.3f} s, {self.audio_seconds:.1f} s of audio, worst gap "
-            f"{self.worst_gap or 0:.3f} s"
-            if self.first_audio is not None
-            else "no audio"
-        )
-        return f"{self.status}: {heard}" + (f" ({self.error_type})" if self.error_type else "")
 
 
 class Probe:
     """Speaks to one service and records what came of it.
 
     Args:
-        url: ws:// or wss:// address of its stream, with any query parameters that it needs.
+        url: address of its stream: ws:// or wss:// with any query parameters that it needs, http:// or https://.
         text: what to say; the same each time, so that runs compare.
         timeout: seconds after which a request has failed.
         headers: sent with each request, for a service that asks for a token.
-        baggage: members of W3C baggage that mark its requests.
         tracer_provider, meter_provider: the global ones by default.
+        baggage: members of W3C baggage that mark its requests.
+        voice: asked for; None leaves the choice to the address, or to the service.
+        client: who asks at ``url``; by default as the scheme has it.
     """
 
     def __init__(
@@ -74,12 +54,15 @@ class Probe:
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
         baggage: tuple[str, ...] = (SYNTHETIC_BAGGAGE,),
+        voice: str | None = None,
+        client: Client | None = None,
     ) -> None:
         self._baggage = baggage
         parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self._voice = query.get("voice")
-        self._url = urlunsplit(parts._replace(query=urlencode({**query, "text": text})))
+        self._asked = voice
+        self._voice = voice or parse_qs(parts.query).get("voice", [None])[-1]
+        self._text = text
+        self._client = client or clients.client(url)
         self._timeout = timeout
         self._headers = headers or {}
         self._target = {semconv.M_TARGET.key: parts.netloc.rpartition("@")[2]}
@@ -100,9 +83,10 @@ class Probe:
     def once(self) -> Outcome:
         """One request; never raises for what the service or the network does."""
         with self._tracer.start_as_current_span(semconv.PROBE.name, kind=SpanKind.CLIENT) as span:
-            played = Playback()
-            outcome = self._speak(played)
-            outcome = replace(outcome, worst_gap=played.worst_gap if played.started else None)
+            headers = dict(self._headers)
+            propagate.inject(headers)
+            headers["baggage"] = ",".join(filter(None, [headers.get("baggage"), *self._baggage]))
+            outcome = asyncio.run(clients.speak(self._client, self._text, self._asked, headers, self._timeout))
             self._annotate(span, outcome)
             self._requests.add(1, {**self._target, semconv.M_STATUS.key: outcome.status.value})
             if outcome.first_audio is not None:
@@ -110,32 +94,6 @@ class Probe:
             if outcome.worst_gap is not None:
                 self._gap.record(outcome.worst_gap, self._target)
         return outcome
-
-    def _speak(self, played: Playback) -> Outcome:
-        import websockets  # noqa: PLC0415 - belongs to the service extra
-        from websockets.sync.client import connect  # noqa: PLC0415
-
-        headers = dict(self._headers)
-        propagate.inject(headers)
-        headers["baggage"] = ",".join(filter(None, [headers.get("baggage"), *self._baggage]))
-        first, received, began = None, 0, time.perf_counter()
-        try:
-            with connect(self._url, additional_headers=headers, open_timeout=self._timeout, max_size=None) as socket:
-                try:
-                    while True:
-                        message = socket.recv(max(0.0, began + self._timeout - time.perf_counter()))
-                        if isinstance(message, bytes) and message:
-                            first = first if first is not None else time.perf_counter() - began
-                            received += len(message)
-                            at = time.perf_counter_ns()
-                            played.play((at, at, len(message)))
-                except websockets.ConnectionClosed as closed:
-                    code = closed.rcvd.code if closed.rcvd else None
-        except TimeoutError:
-            return Outcome(Status.TIMEOUT, first, received / BYTES_PER_SECOND, None, "TimeoutError")
-        except (OSError, websockets.WebSocketException) as failure:
-            return Outcome(Status.ERROR, first, received / BYTES_PER_SECOND, None, type(failure).__name__)
-        return Outcome(*_judge(first, received, code))
 
     def _annotate(self, span: trace.Span, outcome: Outcome) -> None:
         values = {
@@ -153,28 +111,6 @@ class Probe:
             span.set_status(StatusCode.ERROR, outcome.error_type)
 
 
-def _judge(
-    first: float | None, received: int, code: int | None
-) -> tuple[Status, float | None, float, int | None, str | None]:
-    """The fields of an Outcome whose socket was closed with ``code`` (None: it broke)."""
-    seconds = received / BYTES_PER_SECOND
-    status, error_type = (Status.ERROR, ErrorType.CLIENT_DISCONNECT) if code is None else of_close(code)
-    if status is not Status.SUCCESS:
-        return status, first, seconds, code, error_type
-    if first is None:
-        return Status.ERROR, first, seconds, code, ErrorType.NO_AUDIO
-    return Status.SUCCESS, first, seconds, code, None
-
-
-def url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no ws:// or wss:// address (for example ws://localhost:8000/stream)"
-        )
-    return text if parts.path else urlunsplit(parts._replace(path="/stream"))
-
-
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -185,42 +121,30 @@ def _seconds(text: str) -> float:
     return value
 
 
-def header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError("a header is NAME: VALUE (for example 'Authorization: Bearer TOKEN')")
-    return name.strip(), value.strip()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Probe until told to stop, or once; with --once 0 when audio came, else 1."""
     parser = argparse.ArgumentParser(
         prog="vibevoice-otel probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "url", type=url, help="the service's stream, ws://host:port/stream, with any parameters (?voice=en-Carter_man)"
-    )
+    clients.add_options(parser)
+    parser.add_argument("--voice", help="the voice to ask for")
     parser.add_argument("--every", type=_seconds, default=60.0, metavar="SECONDS", help="how often (60)")
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="when a request has failed (30)"
     )
     parser.add_argument("--text", default=TEXT, help=f"what to say ({TEXT!r})")
-    parser.add_argument(
-        "--header",
-        type=header,
-        action="append",
-        default=[],
-        metavar="'NAME: VALUE'",
-        help="sent along; may be repeated",
-    )
     parser.add_argument("--once", action="store_true", help="one request; the exit code says whether audio came")
     chosen = parser.parse_args(argv)
     try:
-        import websockets  # noqa: F401, PLC0415 - only to say at once what is missing
-    except ModuleNotFoundError:
-        print("error: the probe needs websockets: pip install 'vibevoice-otel[service]'", file=sys.stderr)
+        import h11  # noqa: F401, PLC0415 - only to say at once what is missing
+        import websockets  # noqa: F401, PLC0415
+    except ModuleNotFoundError as missing:
+        print(f"error: the probe needs {missing.name}: pip install 'vibevoice-otel[service]'", file=sys.stderr)
         return 2
-    probe = Probe(chosen.url, chosen.text, chosen.timeout, dict(chosen.header))
+    probe = Probe(
+        chosen.url, chosen.text, chosen.timeout, dict(chosen.header), voice=chosen.voice,
+        client=clients.chosen_client(chosen),
+    )  # fmt: skip
     if chosen.once:
         outcome = probe.once()
         print(outcome)

@@ -18,8 +18,9 @@ import pytest
 from rich.console import Console
 from websockets.sync.server import ServerConnection, serve
 
+from tests.support.http_speech import MP3, SECOND, WAV, http_service
 from vibevoice_otel import semconv
-from vibevoice_otel.commands import load
+from vibevoice_otel.commands import clients, load
 from vibevoice_otel.commands.load import Driver, Found, Heard, Plan, Step
 from vibevoice_otel.insight import capacities
 
@@ -55,7 +56,7 @@ def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
         "voices": ("en-Ann",), "texts": ("Good morning.",), "seconds": 6.0, "slo": 0.45, "ratio": 0.95, "gap": 0.1,
         "gap_ratio": 0.99, "timeout": 30.0, "headers": {}, "seed": 1,
     }  # fmt: skip
-    return Plan(address, **{**values, **others})
+    return Plan(clients.client(address), **{**values, **others})
 
 
 def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
@@ -153,3 +154,21 @@ def test_insights_answer_is_held_against_it(
     out = capsys.readouterr().out
     assert "It holds 4 streams and breaks at 10." in out
     assert ("it agrees." if agrees else "it does not agree.") in out
+
+
+def test_a_format_without_a_length_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """How often requests must come follows from how long they are; MP3's bytes do not say it."""
+    with http_service(200, "audio/mpeg", MP3, MP3) as (address, _):
+        assert load.main([address, "--json", "--seconds", "1"]) == 1
+    assert "--response-format wav" in capsys.readouterr().err
+
+
+def test_http_is_driven_by_the_same_code() -> None:
+    """A POST with the voice and the text of the plan, judged by what its body tells."""
+    with http_service(200, "audio/wav", WAV, SECOND) as (address, asked):
+        driver = Driver(plan(address, seconds=0.5))
+        asyncio.run(driver.calibrate())
+        heard = asyncio.run(driver._request("en-Ann", "Good morning.", 0.0))
+    assert driver.audio == 1.0
+    assert (heard.audio, heard.gap, heard.failed) == (1.0, 0.0, None)
+    assert json.loads(asked[-1][2])["voice"] == "en-Ann"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +16,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from websockets.sync.server import Request, Response, ServerConnection, serve
 
-from vibevoice_otel import semconv
-from vibevoice_otel.commands import probe
+from tests.support.http_speech import EVENT, MP3, SECOND, WAV, http_service
+from vibevoice_otel.commands import clients, probe
 from vibevoice_otel.semconv import Status
 
-SECOND = b"\1\0" * semconv.SAMPLE_RATE_HZ
 seen: list[Request] = []
 
 
@@ -166,7 +166,7 @@ def test_once_says_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["http://localhost:8000"], "is no ws:// or wss:// address"),
+        (["ftp://localhost:8000"], "is no ws://, wss://, http:// or https:// address"),
         (["ws://localhost:8000", "--every", "0"], "allowed are 1 to 86400 seconds"),
         (["ws://localhost:8000", "--timeout", "nan"], "allowed are 1 to 86400 seconds"),
         (["ws://localhost:8000", "--header", "Authorization"], "a header is NAME: VALUE"),
@@ -178,4 +178,122 @@ def test_a_wrong_option_is_named_with_what_is_allowed(
     """A clear error, nothing sent."""
     with pytest.raises(SystemExit):
         probe.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------- HTTP
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "parts", "ended", "heard"),
+    [
+        (200, "audio/wav", (WAV, SECOND, SECOND), (Status.SUCCESS, None), 2.0),
+        (200, "audio/pcm;rate=12000", (SECOND,), (Status.SUCCESS, None), 2.0),
+        (200, "audio/pcm", (SECOND,), (Status.SUCCESS, None), None),
+        (200, "audio/mpeg", (MP3, MP3), (Status.SUCCESS, None), None),
+        (200, "text/event-stream", (EVENT, b"data: [DONE]\n\n"), (Status.SUCCESS, None), None),
+        (200, "application/octet-stream", (WAV + SECOND,), (Status.SUCCESS, None), 1.0),
+        (200, "audio/wav", (WAV,), (Status.ERROR, "no_audio"), 0.0),
+        (200, "text/html", (b"<p>hello",), (Status.ERROR, "no_audio"), 0.0),
+        (200, "audio/wav", (WAV, SECOND, None), (Status.ERROR, "incomplete_response"), 1.0),
+        (200, "audio/wav", (WAV, SECOND, 1.5), (Status.TIMEOUT, "TimeoutError"), 1.0),
+        (307, "text/plain", (), (Status.ERROR, "http_307"), 0.0),
+        (401, "application/json", (b"{}",), (Status.REJECTED, "http_401"), 0.0),
+        (404, "application/json", (b"{}",), (Status.REJECTED, "http_404"), 0.0),
+        (422, "application/json", (b"{}",), (Status.REJECTED, "http_422"), 0.0),
+        (503, "text/plain", (), (Status.REJECTED, "busy"), 0.0),
+        (500, "text/plain", (b"oh",), (Status.ERROR, "http_500"), 0.0),
+    ],
+)
+def test_every_answer_over_http_has_its_status(
+    code: int, kind: str, parts: tuple[bytes | float | None, ...], ended: tuple[Status, str | None], heard: float | None
+) -> None:
+    """By the server side's tables of formats and of codes; seconds and gaps are told where the format tells them."""
+    with http_service(code, kind, *parts) as (url, _):
+        outcome = probe.Probe(url, timeout=1.0 if ended[0] is Status.TIMEOUT else 30.0).once()
+    assert (outcome.status, outcome.error_type) == ended
+    assert outcome.audio_seconds == heard
+    assert (outcome.first_audio is not None) is (heard != 0.0)
+    assert (outcome.worst_gap is not None) is bool(heard)
+    if ended[0] is not Status.SUCCESS:
+        told = "no end within 1 s" if ended[0] is Status.TIMEOUT else f"HTTP {code} ({kind})"
+        assert told in str(outcome)
+
+
+def test_first_audio_over_http_is_the_first_byte_behind_the_header() -> None:
+    """The header comes at once, the sound later; the pause in it is the worst gap."""
+    with http_service(200, "audio/wav", WAV, 0.2, SECOND[:9600], 0.45, SECOND) as (url, _):
+        outcome = probe.Probe(url, timeout=5.0).once()
+    assert outcome.first_audio is not None
+    assert outcome.first_audio >= 0.2
+    assert outcome.worst_gap is not None
+    assert 0.1 < outcome.worst_gap < 4.0  # 0.45 s of pause after 0.2 s of sound
+
+
+def test_what_a_post_asks_for() -> None:
+    """OpenAI's members, the voice only where one is named; a body of the operator's own, into which the text goes as it
+    is.
+    """
+    tracers = TracerProvider(shutdown_on_exit=False)
+    with http_service(200, "audio/wav", WAV, SECOND) as (url, asked):
+        probe.Probe(url, tracer_provider=tracers, headers={"X-Key": "k"}).once()
+        probe.Probe(url, voice="en-Emma_woman").once()
+        own = clients.Speech(template='{"say": ["{text}"], "who": "{voice}", "speed": 1}')
+        probe.Probe(url, 'A "{voice}".', client=clients.client(url, own), voice="v").once()
+    (path, headers, first), (_, _, second), (_, _, third) = asked
+    assert path == "/v1/audio/speech"
+    assert json.loads(first) == {"model": "tts-1", "input": probe.TEXT, "response_format": "wav"}
+    assert json.loads(second)["voice"] == "en-Emma_woman"
+    assert json.loads(third) == {"say": ['A "{voice}".'], "who": "v", "speed": 1}
+    assert headers["content-type"] == "application/json"
+    assert headers["traceparent"].startswith("00-")
+    assert headers["baggage"] == "vibevoice.synthetic=true"
+    assert headers["X-Key"] == "k"
+
+
+def test_what_the_service_says_of_itself_stands_beside_it() -> None:
+    """Traceresponse and Server-Timing of the answer; what is none of these says nothing."""
+    told = {
+        "traceresponse": f"00-{'ab' * 16}-{'cd' * 8}-01",
+        "server_timing": 'queue;dur=12.5, total;desc="x";dur=30.0',
+    }
+    with http_service(200, "audio/wav", WAV, SECOND, **told) as (url, _):
+        outcome = probe.Probe(url).once()
+    assert outcome.told == clients.Told("ab" * 16, (("queue", 0.0125), ("total", 0.03)))
+    assert f"the service says queue 0.013 s, total 0.030 s; trace {'ab' * 16}" in str(outcome).replace(
+        "0.012 s", "0.013 s"
+    )
+    wrong = {"traceresponse": "00-zz-1-2", "server_timing": "dur;1, x;dur=1.2.3, y;dur=."}
+    with http_service(200, "audio/wav", WAV, SECOND, **wrong) as (url, _):
+        assert probe.Probe(url).once().told is None
+
+
+def test_what_is_no_websocket_says_what_came() -> None:
+    """A service that answers the handshake with HTTP is judged by the same table."""
+    for code, ended in ((200, (Status.ERROR, "http_200")), (403, (Status.REJECTED, "http_403"))):
+        with http_service(code, "text/html") as (url, _):
+            address = url.replace("http://", "ws://") + "?voice=v"
+            outcome = probe.Probe(address, "secret", timeout=2.0).once()
+        assert (outcome.status, outcome.error_type) == ended
+        assert f"HTTP {code} (text/html): it " in str(outcome)
+        assert "secret" not in str(outcome)
+
+
+def test_nothing_there_is_said_without_the_text() -> None:
+    """The address without its query, in which the text goes."""
+    for scheme, error in (("ws", "ConnectionRefusedError"), ("http", "ConnectionRefusedError")):
+        outcome = probe.Probe(f"{scheme}://user:key@127.0.0.1:9/speak?voice=v", "secret", timeout=1.0).once()
+        assert (outcome.status, outcome.error_type) == (Status.ERROR, error)
+        assert str(outcome).endswith(f"{scheme}://127.0.0.1:9/speak cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("{", "the body cannot be read"), ("@/no/such/file", "the body cannot be read"), ('{"a": 1}', "with {text} in it"),
+     ('["{text}"]', "is a JSON object")],
+)  # fmt: skip
+def test_a_wrong_body_is_named(body: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is sent."""
+    with pytest.raises(SystemExit):
+        probe.main(["http://localhost:8000", "--body-template", body])
     assert message in capsys.readouterr().err
