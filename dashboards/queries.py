@@ -206,7 +206,8 @@ CARD_ERRORS: Final = f"max by (error_type) (max_over_time({_ERRORS}[{NOW}]) - mi
 
 # ---------------------------------------------------------------------------------------------------------------- telemetry
 DROPPED: Final = total("what, reason", growth(semconv.DROPPED, NOW, SCOPE))
-INSTANCES: Final = f"count({series(semconv.BUILD_INFO, SCOPE)}) or vector(0)"
+#: Each once: while a Collector still shows what an instance told of itself before, it has two series.
+INSTANCES: Final = f"count(count by (job, instance) ({series(semconv.BUILD_INFO, SCOPE)})) or vector(0)"
 #: Some of these are missing where the Collector is young: a refusal that never happened has no series.
 COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
 EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"

@@ -122,7 +122,7 @@ def groups() -> tuple[Group, ...]:
     )
     state = (
         Record(ACTIVE, total(SERVICE, series(semconv.ACTIVE))),
-        Record(INSTANCES, f"count by ({SERVICE}) ({series(semconv.BUILD_INFO)})"),
+        Record(INSTANCES, f"count by ({SERVICE}) (count by ({SERVICE}, job, instance) ({series(semconv.BUILD_INFO)}))"),
     )
     busy, capacity = total(SERVICE, series(semconv.SERVICE_REQUESTS)), series(semconv.SERVICE_CAPACITY)
     scaling = (

@@ -54,7 +54,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One instrument. ``source`` says which span or which live state it is read from (metrics/from_spans.py is the
-    table).
+    table); ``when_known`` are those of its attributes that may be absent.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Metric:
     source: str
     buckets: tuple[float, ...] = ()
     stability: Stability = "stable"
+    when_known: tuple[Attribute, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -748,6 +749,22 @@ GEN_AI_MODEL = Attribute(
     "gen_ai.request.model", "string", "The model's name or path.", ("microsoft/VibeVoice-Realtime-0.5B",), official=True
 )
 
+MODEL_REVISION = Attribute(
+    "vibevoice.model.revision",
+    "string",
+    "Commit of the hub at which the model was loaded; absent where the model does not say, as one from a plain folder.",
+    ("6bce5f06044837fe6d2c5d7a71a84f0416bd57e4",),
+)
+# Of what runs, beside this package's version (vibevoice.build_info).
+M_SERVICE_VERSION = Attribute("service.version", "string", "The resource's service.version.", ("1.3.0",), official=True)
+M_DRIVER_VERSION = Attribute(
+    "hw.driver_version",
+    "string",
+    "Version of the driver of the GPU in use, by NVML; absent without a GPU, or without the extra.",
+    ("550.54.15",),
+    official=True,
+)
+
 # ---------------------------------------------------------------------------------------------------------------- spans
 
 SYNTHESIZE = Span(
@@ -760,7 +777,7 @@ SYNTHESIZE = Span(
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
         CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
-        GEN_AI_OPERATION, GEN_AI_PROVIDER,
+        MODEL_REVISION, GEN_AI_OPERATION, GEN_AI_PROVIDER,
         WARM_UP, SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_UNCHECKED,
     ),
 )  # fmt: skip
@@ -1167,9 +1184,11 @@ BUILD_INFO = Metric(
     "vibevoice.build_info",
     "gauge",
     "{info}",
-    "Always 1; what is running.",
-    (M_VERSION, M_ADAPTER),
+    "Always 1; what is running. Models, revisions and drivers are known from the first request on, and joined by + "
+    "where there are several.",
+    (M_VERSION, M_ADAPTER, M_SERVICE_VERSION, GEN_AI_MODEL, MODEL_REVISION, M_DRIVER_VERSION),
     "live: the recorder",
+    when_known=(M_SERVICE_VERSION, GEN_AI_MODEL, MODEL_REVISION, M_DRIVER_VERSION),
 )
 LISTENER_FIRST_AUDIO = Metric(
     "vibevoice.listener.first_audio.latency", "histogram", "s",

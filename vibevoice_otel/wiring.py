@@ -94,6 +94,17 @@ def _warn_of_lost_bounds() -> None:
         )
 
 
+def _service_version(meter_provider: metrics.MeterProvider | None) -> str | None:
+    """The ``service.version`` of the metrics' resource, where there is an SDK and the operator named one."""
+    from vibevoice_otel.sdk.identity import resources  # noqa: PLC0415 - the SDK is there where something is collected
+
+    found = (
+        each.attributes.get(semconv.M_SERVICE_VERSION.key)
+        for each in resources([meter_provider or metrics.get_meter_provider()])
+    )
+    return next((str(version) for version in found if version), None)
+
+
 def build(
     chosen: Settings,
     tracer_provider: trace.TracerProvider | None,
@@ -159,8 +170,10 @@ def build(
         fast_spans=path.spans if path is not None else None,
         **options,
     )
-    live.register(instruments, made, __version__, adapters)
+    cards = nvml.Cards()
+    running = live.Running(__version__, adapters, lambda: _service_version(meter_provider), cards.drivers)
+    live.register(instruments, made, running)
     gpu.register(instruments)
-    nvml.register(instruments)
+    nvml.register(instruments, cards)
     stack.callback(made.shutdown, chosen.shutdown_timeout, judge=False)
     return made

@@ -97,7 +97,7 @@ def test_an_unchanged_canary_is_not(asked: dict[str, PrometheusSource]) -> None:
 
 
 def test_versions_are_told_apart_by_the_resource(asked: dict[str, PrometheusSource], prometheus: Prometheus) -> None:
-    """service.version stands on target_info alone; each side's requests are its own."""
+    """service.version stands on target_info and vibevoice_build_info; each side's requests are its own."""
     total = eventually(lambda: prometheus.query(f'sum({semconv.REQUESTS.prometheus}{{service="{NAME}"}})'))
     counts = {
         version: sum(p.value for p in source.growth(semconv.REQUESTS.prometheus, ("voice",)))

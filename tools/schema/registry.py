@@ -85,7 +85,10 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "stability": metric.stability,
         "brief": metric.brief,
         "annotations": annotations,
-        "attributes": [{"ref": a.key, "requirement_level": "required"} for a in metric.attributes],
+        "attributes": [
+            {"ref": a.key, "requirement_level": "recommended" if a in metric.when_known else "required"}
+            for a in metric.attributes
+        ],
     }
 
 
@@ -116,7 +119,7 @@ def files() -> Iterator[tuple[str, str]]:
     """Name and text of every file of the registry's folder."""
     attributes = [
         *_own(span_attributes(), "development"),
-        *_own(metric_attributes(), "stable"),
+        *_own((a for a in metric_attributes() if a not in span_attributes()), "stable"),
         *_own(RESOURCE, "development"),
     ]
     yield "manifest.yaml", dump(_manifest(), HEAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
@@ -56,13 +57,45 @@ def progress_age(recorder: Recorder) -> Iterable[tuple[float, Attributes]]:
     return [((at - min(latest, default=at)) / 1e9, {})]
 
 
-def register(instruments: Instruments, recorder: Recorder, version: str, adapters: Callable[[], Iterable[str]]) -> None:
-    """Register the gauges that read live state; ``adapters`` names those whose code has been seen."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What tells what this process runs, each asked at every collection; what it does not tell is no label.
+
+    Args:
+        version: of this package.
+        adapters: names those whose code has been seen.
+        service_version: the resource's.
+        drivers: versions of the drivers of the cards in use.
+    """
+
+    version: str
+    adapters: Callable[[], Iterable[str]]
+    service_version: Callable[[], str | None] = lambda: None
+    drivers: Callable[[], Iterable[str]] = tuple
+
+
+def build_info(recorder: Recorder, running: Running) -> dict[str, str]:
+    """The labels of ``vibevoice.build_info``: one set, whatever runs, so that an instance has one series."""
+    models = recorder.models.there()
+    told: dict[semconv.Attribute, list[str | None]] = {
+        semconv.M_SERVICE_VERSION: [running.service_version()],
+        semconv.GEN_AI_MODEL: [each.name for each in models],
+        semconv.MODEL_REVISION: [each.revision for each in models],
+        semconv.M_DRIVER_VERSION: list(running.drivers()),
+    }
+    known = {label.key: "+".join(dict.fromkeys(value for value in values if value)) for label, values in told.items()}
+    return {
+        semconv.M_VERSION.key: running.version,
+        semconv.M_ADAPTER.key: "+".join(running.adapters()) or "none",
+        **{key: value for key, value in known.items() if value},
+    }
+
+
+def register(instruments: Instruments, recorder: Recorder, running: Running) -> None:
+    """Register the gauges that read live state."""
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
     instruments.observe(semconv.BUFFER_LENGTH, Backlog(recorder))
     instruments.observe(semconv.SERIES, lambda: [(instruments.series[0], {})])
     instruments.observe(semconv.SERIES_LIMIT, lambda: [(instruments.series[1], {})])
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
-    instruments.observe(
-        semconv.BUILD_INFO, lambda: [(1, {"version": version, "adapter": "+".join(adapters()) or "none"})]
-    )
+    instruments.observe(semconv.BUILD_INFO, lambda: [(1, build_info(recorder, running))])

@@ -56,6 +56,7 @@ class Reading:
 class _Card:
     handle: Any
     labels: dict[str, str]
+    driver: str | None = None
     events: Any = None
     looked: bool = False
     xids: Counter[str] = field(default_factory=Counter)
@@ -96,6 +97,13 @@ class Cards:
                 self._seen = self._look()
                 self._at = self._clock()
             return [] if self._given_up else self._seen
+
+    def drivers(self) -> list[str]:
+        """The driver's version, from what a look at the cards in use has found; nothing where there is no card."""
+        self()
+        with self._lock:
+            cards = [] if self._given_up else list(self._cards.values())
+        return list(dict.fromkeys(card.driver for card in cards if card is not None and card.driver))
 
     def gauge(self, metric: Metric) -> Iterable[tuple[float, Attributes]]:
         for labels, reading in self():
@@ -151,13 +159,14 @@ class Cards:
         for find, name in attempts:
             with contextlib.suppress(nvml.NVMLError):
                 handle = find(name)
-                known = nvml.nvmlDeviceGetUUID(handle)
                 labels = {
-                    semconv.M_HW_ID.key: known.decode() if isinstance(known, bytes) else str(known),
+                    semconv.M_HW_ID.key: _text(nvml.nvmlDeviceGetUUID(handle)),
                     semconv.M_HW_TYPE.key: "gpu",
                     semconv.M_DEVICE.key: device_id,
                 }
                 card = _Card(handle, labels)
+                with contextlib.suppress(nvml.NVMLError):
+                    card.driver = _text(nvml.nvmlSystemGetDriverVersion())
                 with contextlib.suppress(nvml.NVMLError):  # WSL and some containers have no events
                     events = nvml.nvmlEventSetCreate()
                     nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
@@ -212,6 +221,11 @@ class Cards:
                 return
             number = int(event.eventData)
             card.xids[f"xid_{number}" if number in XIDS else "xid_other"] += 1
+
+
+def _text(value: bytes | str) -> str:
+    """A name as NVML's bindings tell it: the older ones in bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def register(instruments: Instruments, cards: Cards | None = None) -> None:

@@ -387,6 +387,7 @@ class Assembly:
         values: tuple[tuple[semconv.Attribute, AttributeValue | None], ...] = (
             (semconv.GEN_AI_OUTPUT, "speech"),
             (semconv.GEN_AI_MODEL, used.model),
+            (semconv.MODEL_REVISION, used.revision),
             # Where none spoke, as the metrics name it: a trace search by voice then finds what the counters count.
             (semconv.VOICE, used.voice or self._asked_voice()),
             (semconv.VOICE_REQUESTED, self._asked_voice() if asked.voice and asked.voice != used.voice else None),

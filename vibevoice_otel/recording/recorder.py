@@ -24,6 +24,7 @@ from vibevoice_otel.recording.checks.thread import Checker
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.profile import Sampler
 from vibevoice_otel.recording.labels import Bounds
+from vibevoice_otel.recording.models import Models
 from vibevoice_otel.recording.records import AttributeValue, Batch, Emitter, IdSource, Labels, Operation, Sink
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.recording.warmup import startup
@@ -101,6 +102,7 @@ class Recorder:
         self._stopped = False
         #: The service is stopping: a request that is cut off from now on was cut off by it.
         self.closing = False
+        self.models = Models()
         #: A model has been loaded, or has generated.
         self.model_ready = False
         self._begin_anew()

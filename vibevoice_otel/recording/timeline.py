@@ -63,6 +63,7 @@ class Used:
     steps: int | None = None
     steps_sticky: bool = False
     model: str | None = None
+    revision: str | None = None
     adapter: str | None = None
 
 

@@ -54,6 +54,11 @@ class Driver:
     def nvmlDeviceGetHandleByPciBusId(self, bus: str) -> int:
         raise Error(bus)
 
+    def nvmlSystemGetDriverVersion(self) -> bytes:
+        if "nvmlSystemGetDriverVersion" in self.broken:
+            raise Error
+        return b"550.54.15"
+
     def nvmlDeviceGetUUID(self, handle: int) -> str:
         return next(name for name, each in self.cards.items() if each == handle)
 
@@ -190,3 +195,14 @@ def test_the_real_binding_without_a_driver(caplog: pytest.LogCaptureFixture) -> 
 def test_reasons_and_members_agree() -> None:
     """The metric's closed list is what is written."""
     assert set(nvml.REASONS.values()) == set(semconv.M_THROTTLE_REASON.members)
+
+
+def test_the_drivers_version_is_told_with_a_card_alone() -> None:
+    """One version for all cards in use; none without a card, nor from a driver that does not say, which costs nothing
+    else.
+    """
+    assert cards(Driver(), "aaa", "bbb").drivers() == ["550.54.15"]
+    assert cards(Driver()).drivers() == []
+    silent = cards(Driver(broken=("nvmlSystemGetDriverVersion",)), "aaa")
+    assert silent.drivers() == []
+    assert len(silent()) == 1

@@ -121,7 +121,8 @@ def _generate(recorder: Recorder, original: Callable[..., Any], seen: Parts) -> 
             recorder.hold(timeline, part)
         recorder.model_ready = True
         used = timeline.used
-        used.model = used.model or str(getattr(getattr(self, "config", None), "_name_or_path", "") or "") or None
+        identity = recorder.models.of(self)
+        used.model, used.revision = used.model or identity.name, identity.revision
         used.voice = used.voice or voices.of_prompt(kwargs.get("all_prefilled_outputs"))
         token = current.set(timeline) if own else None
         try:

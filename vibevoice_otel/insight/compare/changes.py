@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vibevoice_otel import semconv
 from vibevoice_otel.insight.compare.report import MARGIN, Comparison, Labelled, compare
 from vibevoice_otel.insight.prometheus import INFO
 from vibevoice_otel.insight.source import Origin, Source, Track
 
 #: What an operator changes, by the label that tells of it; a process's own identity is not among them.
-WATCHED = (
-    "service_version",
-    "vibevoice_model",
-    "vibevoice_model_revision",
-    "vibevoice_device",
-    "hw_driver_version",
-    "deployment_environment_name",
-    "version",
-    "adapter",
-)
+WATCHED = ("deployment_environment_name", *semconv.BUILD_INFO.labels)
+#: An adapter's label while no model code has been seen.
+NOTHING = "none"
 #: Seconds on either side of a change that are compared at most.
 LONGEST = 86400.0
 #: Seconds after a change that are left out: models load, caches fill.
@@ -95,7 +89,7 @@ def _found(tracks: Iterable[Track]) -> Iterable[Change]:
         step = float(track.times[1] - track.times[0]) if len(track.times) > 1 else 0.0
         for label in WATCHED:
             value = track.labels.get(label)
-            if value and len(there):
+            if value and value != NOTHING and len(there):
                 seen = first.setdefault((track.labels.get("job", ""), label), {})
                 seen[value] = min(seen.get(value, math.inf), float(track.times[there[0]]))
     for (job, label), values in first.items():

@@ -48,7 +48,7 @@ class Judge:
         )
         if whole and isinstance(characters, int) and isinstance(audio, float):
             silence = float(of.get(semconv.LEADING_SILENCE.key, 0.0))
-            model = str(of.get(semconv.GEN_AI_MODEL.key, ""))
+            model = f"{of.get(semconv.GEN_AI_MODEL.key, '')}@{of.get(semconv.MODEL_REVISION.key, '')}"
             verdict = self._paces.judge(batch.labels.voice, model, characters, audio - silence)
             if verdict is not None:
                 yield verdict
