@@ -1,5 +1,5 @@
-"""Who is the limit, on a real card: each case made on purpose, the sampled truth and its cost, NVML, and 1, 2 and 4
-processes.
+"""Who is the limit, on a real card: each case made on purpose, the sampled truth and its cost, NVML, 1, 2 and 4
+processes, and what observing costs at eight streams.
 
 Run by ``python -m benchmarks.card``, or with the names of some PARTS behind it; tools/gpu_card.sh runs it with the
 rest. What one part cannot do is said in its place, and the others go on: a card is rarely to be had.
@@ -7,181 +7,34 @@ rest. What one part cannot do is said in its place, and the others go on: a card
 
 from __future__ import annotations
 
-import functools
 import statistics
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from benchmarks import gpu, harness
+from benchmarks import card_cost, card_limit, gpu, harness
+from benchmarks.card_limit import Row
+from benchmarks.card_workers import answer, ask, serve_worker, worker
 from benchmarks.gpu import Subject
 from vibevoice_otel import semconv
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.metrics import nvml
 from vibevoice_otel.recording.device.interface import Device
-from vibevoice_otel.recording.device.limits import verdict
 from vibevoice_otel.recording.device.profile import Sample, Sampler, Taken
 from vibevoice_otel.recording.timeline import Timeline
-from vibevoice_otel.semconv import SAMPLE_RATE_HZ, Limit
+from vibevoice_otel.semconv import SAMPLE_RATE_HZ
 
-#: For so long the card sleeps in each step where it is made the slow one.
-SLOW_MS = 60.0
 FRAME_AUDIO_SECONDS = 3200 / SAMPLE_RATE_HZ
 PROCESSES = (1, 2, 4)
 ROUND_SECONDS = 8.0
-PARTS = ("limit", "sample", "nvml", "processes")
-Row = list[str | float | None]
-#: Starts another process of this module; what it shall do is added.
-WORKER = (sys.executable, "-m", "benchmarks.card", "--worker")
-
-
-def matrix_products(milliseconds: float) -> Callable[[], object]:
-    """What keeps the card at work for so long, and longer where another process wants it too (``torch.cuda._sleep``
-    would not).
-    """
-    import torch
-
-    matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) / 91  # few launches, which are the host's
-
-    def multiply(count: int) -> None:
-        for _ in range(count):
-            torch.mm(matrix, matrix)
-
-    multiply(5)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    multiply(30)
-    end.record()
-    end.synchronize()
-    return functools.partial(multiply, max(1, round(30 * milliseconds / start.elapsed_time(end))))
-
-
-@contextmanager
-def slowed(milliseconds: float) -> Iterator[None]:
-    """Within, each step keeps the card for so much longer. To be entered before ``observed``, whose hooks must come
-    after.
-    """
-    import diffusers
-
-    scheduler = diffusers.DPMSolverMultistepScheduler
-    before = scheduler.__dict__["step"]
-    work = matrix_products(milliseconds)
-
-    @functools.wraps(before)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        result = before(*args, **kwargs)
-        work()
-        return result
-
-    scheduler.step = step
-    try:
-        yield
-    finally:
-        scheduler.step = before
-
-
-@contextmanager
-def worker(*what: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process of this module, which has said that it is ready; ended with the block."""
-    process = subprocess.Popen([*WORKER, *what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def answer(process: subprocess.Popen[str]) -> list[str]:
-    """The worker's next line, past whatever its libraries print, in words."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("worker "):
-            return line.split()[1:]
-    raise RuntimeError("the other process ended")
-
-
-def ask(process: subprocess.Popen[str], command: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(command + "\n")
-    process.stdin.flush()
-
-
-# ----------------------------------------------------------------------------------------------------- who is the limit
-
-
-def limits(subject: Subject, frames: int, streams: int = 1) -> dict[str, float]:
-    """Seconds by limit of ``streams`` generations at once."""
-    with gpu.observed() as kept:
-        with ThreadPoolExecutor(streams) as pool:
-            for each in [pool.submit(subject.speak, frames, seed) for seed in range(streams)]:
-                each.result()
-        recorder = VibeVoiceInstrumentor().recorder
-        assert recorder is not None
-        recorder.flush(60)
-        return kept.limits()
-
-
-def cases(subject: Subject, frames: int, slow_ms: float) -> tuple[list[Row], list[harness.Goal], dict[str, Any]]:
-    """Each case on purpose, and the word that it gets; what a card slowed by a known time costs beside what its waiting
-    says.
-    """
-    rows: list[Row] = []
-    goals: list[harness.Goal] = []
-    raw: dict[str, Any] = {}
-
-    def judge(name: str, seconds: dict[str, float], word: Limit) -> None:
-        told = dict(seconds)
-        error = told.pop("error")
-        total, found = sum(told.values()), verdict(told, error, least=1.0)
-        wait = told["card"] + told["other_process"]
-        rows.append(
-            [
-                f"{name}: the most that a faster card could save",
-                f"{wait / total:.1%}",
-                f"+- {error / total:.1%} of {total:.1f} s",
-            ]
-        )
-        parts = ", ".join(f"{limit} {amount / total:.0%}" for limit, amount in told.items() if amount > total / 200)
-        goals.append(harness.Goal(f"{name}: {word.words}", found is word, f"{found.words} ({parts})"))
-        raw[name] = seconds
-
-    subject.speak(frames)
-    turns = [(limits(subject, frames), _slow(subject, frames, slow_ms)) for _ in range(3)]
-    as_it_runs, slow = ({name: sum(each[side][name] for each in turns) for name in turns[0][0]} for side in (0, 1))
-    judge("as the model runs", as_it_runs, Limit.CORE)
-    judge(f"{slow_ms:.0f} ms of card in each step", slow, Limit.CARD)
-    with slowed(slow_ms), worker("burn") as other:
-        answer(other)
-        judge("the same, and another process on the card", limits(subject, frames), Limit.OTHER_PROCESS)
-    judge("four streams in this process", limits(subject, frames, streams=4), Limit.LOCK)
-    judge("two streams in this process", limits(subject, frames, streams=2), Limit.LOCK)
-
-    def per_frame(seconds: dict[str, float]) -> float:
-        return sum(value for name, value in seconds.items() if name != "error") / frames
-
-    saved = statistics.median(per_frame(two) - per_frame(one) for one, two in turns)
-    bound = statistics.median((two["card"] + two["other_process"] + two["error"]) / frames for _, two in turns)
-    goals.append(
-        harness.Goal(
-            "a faster card saves at most what the waiting says, within 5 %", saved <= bound * 1.05,
-            f"without the {slow_ms:.0f} ms a step a frame took {saved * 1e3:.0f} ms less, and the bound was "
-            f"{bound * 1e3:.0f}",
-        )
-    )  # fmt: skip
-    return rows, goals, raw
-
-
-def _slow(subject: Subject, frames: int, milliseconds: float) -> dict[str, float]:
-    with slowed(milliseconds):
-        return limits(subject, frames)
+PARTS = ("limit", "sample", "nvml", "processes", "cost")
 
 
 # ----------------------------------------------------------------------------------------------------------- the sample
@@ -392,31 +245,6 @@ def processes(share: float | None, seconds: float) -> tuple[list[Row], list[harn
     return rows, goals, {"frames_per_second": rates}
 
 
-def serve_worker(what: str, build: Callable[[], Subject]) -> None:
-    """A worker's life. It says ``worker ready``; ``speak`` then answers each ``go SECONDS`` with the frames that it
-    made.
-    """
-    import torch
-
-    if what == "burn":
-        matrix = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
-        print("worker ready", flush=True)
-        while True:
-            for _ in range(200):
-                matrix = (matrix @ matrix).clamp(-1, 1)
-            torch.cuda.synchronize()
-    subject = build()
-    subject.speak(4)
-    print("worker ready", flush=True)
-    for line in sys.stdin:
-        seconds = float(line.split()[1])
-        began, frames = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
-            subject.speak(4)
-            frames += 4
-        print(f"worker done {frames} {time.perf_counter() - began:.3f}", flush=True)
-
-
 # ----------------------------------------------------------------------------------------------------------------- main
 
 
@@ -450,10 +278,11 @@ def main() -> None:
         return statistics.median(each["share_frame"] for each in later) if later else None
 
     parts: dict[str, Callable[[], tuple[list[Row], list[harness.Goal], dict[str, Any]]]] = {
-        "limit": lambda: cases(subject, options.frames, SLOW_MS),
+        "limit": lambda: card_limit.cases(subject, options.frames, card_limit.SLOW_MS),
         "sample": lambda: sample(subject, options.frames),
         "nvml": lambda: cards(subject, options.frames),
         "processes": lambda: processes(share(), ROUND_SECONDS),
+        "cost": lambda: card_cost.cost(subject, card_cost.SECONDS),
     }
     for name, part in parts.items():
         if chosen and name not in chosen:

@@ -149,9 +149,12 @@ class Subject:
 
 @dataclass
 class Kept:
-    """A sink that keeps the records. ``collect`` reads every metric once, the card's memory among them."""
+    """A sink that keeps the records. ``collect`` reads every metric once, the card's memory among them; ``flush`` has
+    all ended spans encoded.
+    """
 
     collect: Callable[[], object]
+    flush: Callable[[], object]
     batches: list[Batch] = field(default_factory=list)
 
     def consume(self, batch: Batch) -> None:
@@ -173,7 +176,7 @@ class Kept:
 def observed() -> Iterator[Kept]:
     """Within, the model is instrumented as the launcher would have it, its exporters doing everything but send."""
     tracer_provider, meter_provider, reader, _ = providers()
-    instrumentor, kept = VibeVoiceInstrumentor(), Kept(reader.get_metrics_data)
+    instrumentor, kept = VibeVoiceInstrumentor(), Kept(reader.get_metrics_data, tracer_provider.force_flush)
     instrumentor.instrument(
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,

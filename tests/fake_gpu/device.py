@@ -144,6 +144,7 @@ class FakeGpu:
     recorded: int = 0
     counters: Memory = field(default_factory=lambda: Memory(0, 0, 0, 80 << 30, 80 << 30, 0, 0, 0, 0))
     pool_limit: int = 65_536
+    wake_up: float = 0.0  # longer than 10 us, from the card's being done until the thread that waited for it goes on
     spins: bool = True  # a thread that waits for the card keeps its core, as CUDA has it unless told otherwise
     #: For how long, ns, the card serves this process and then another one, where both want it; asked at each turn.
     slices: Callable[[], tuple[float, float]] | None = None
@@ -196,11 +197,15 @@ class FakeGpu:
             self.profiling.append((round(end - nanoseconds), round(end)))
         return end - nanoseconds, end
 
-    def wait(self, wake_up: float = 10 * US) -> None:
-        """The model itself waits for the stream, as ``.cpu()`` does."""
+    def wait(self) -> None:
+        """The model itself waits for the stream, as ``.cpu()`` does. The thread is awake at once after a wait of some
+        microseconds, and takes ``wake_up`` after a longer one.
+        """
         waited = max(0, round(self.main.until) - self.host.at)
         (self.host.pass_ if self.spins else self.host.off)(waited)
-        self.host.pass_(wake_up)
+        self.host.pass_(10 * US)
+        if waited > 50 * US:
+            (self.host.pass_ if self.spins else self.host.off)(self.wake_up)
 
     # ----------------------------------------------------------------------------------------------------------- inside
 

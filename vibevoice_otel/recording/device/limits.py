@@ -2,8 +2,9 @@
 
 A host that launches slower than the card computes leaves the card idle between kernels, and an interval between two
 events holds that idleness. What the host waited for the card is told by the marks themselves: after a mark it waited at
-most from noting it until the card passed it, and no longer than until it noted the next one. The sum over a frame is
-the most that a faster card could save.
+most from noting it until the card passed it, and no longer than until it noted the next one. A thread that has waited
+long also takes a while to go on, as it would not had the card been done. Both, summed over a frame, are the most that a
+faster card could save.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ LAUNCH = 10_000
 #: No launch takes longer, ns. A mark that found its stream dry and was passed later than this finds the card at another
 #: process's work.
 LAUNCH_MOST = 100_000
+#: A thread that waited needs no longer to go on, ns: it wakes, and takes the interpreter's lock back, which another
+#: thread gives up after 5 ms (sys.getswitchinterval's default).
+WAKE_MOST = 5_000_000
+#: After a shorter wait, ns, the thread goes on at once or nearly: it spins before it sleeps.
+SPUN = 50_000
 #: Seconds of frames below which :func:`verdict` says nothing.
 LEAST_SECONDS = 5.0
 #: Share of the frames' time from which waiting for the card is the limit: below it the host takes more.
@@ -73,6 +79,7 @@ def frame_limits(
     following: Turn | None,
     distance_error: float = 0.0,
     origin_error: float = 0.0,
+    seen: Sequence[tuple[int, int]] = (),
 ) -> FrameLimits | None:
     """The limits of a frame from its marks and the host time at which the card passed each.
 
@@ -83,6 +90,8 @@ def frame_limits(
         distance_error: ns by which a distance between two of these times may be off.
         origin_error: ns by which all of them may be off together. It divides out where a mark found the stream dry: the
             least time that such a mark took is the launch, and only what others took beyond it is waiting.
+        seen: (index in ``marked``, host time) of each mark that the host was seen to have waited for, if it was not
+            passed before.
 
     Returns:
         None for a frame without duration.
@@ -98,10 +107,11 @@ def frame_limits(
     if total <= 0:
         return None
     alone = entry is not None and following is not None and entry.streams == following.streams == 1
+    waking = _waking(marked, lags, floor, seen) if alone else 0
     waited = uncertain = 0
     for lag, (since, until) in zip(lags, pairwise(noted), strict=False):
         wait = max(0, min(lag - floor, until - since))
-        waited += wait
+        waited += min(wait + (waking if wait > SPUN else min(waking, wait)), until - since)
         uncertain += 0 < wait < until - since  # the others are bounded by the host's own clock
     late = sum(lag - floor > LAUNCH_MOST for lag in dry) / len(dry) if dry and alone else 0.0
     host, foreign = total - waited, waited * late
@@ -109,6 +119,16 @@ def frame_limits(
     return FrameLimits(
         (waited - foreign) / 1e9, foreign / 1e9, core / 1e9, lock / 1e9, unknown / 1e9, uncertain * each / 1e9
     )
+
+
+def _waking(
+    marked: Sequence[tuple[Mark, int]], lags: Sequence[int], floor: int, seen: Sequence[tuple[int, int]]
+) -> int:
+    """How long the thread takes to go on once the card is done, ns: the least of this frame's waits after which it
+    looked at the card.
+    """
+    woke = (host - marked[index][1] for index, host in seen if lags[index] - floor > LAUNCH_MOST)
+    return max(0, min(min(woke, default=0), WAKE_MOST))
 
 
 def _host(host: int, entry: Turn | None, following: Turn | None, total: int, *, alone: bool) -> tuple[int, int, int]:

@@ -251,6 +251,11 @@ class Placing:
             for mark, at in zip(group.marks, group.relative, strict=True)
             if not math.isnan(at)
         ]
+        seen = [
+            (sum(each.kind != SEEN for each in group.marks[:index]) - 1, mark.host)
+            for index, mark in enumerate(group.marks)
+            if mark.kind == SEEN
+        ]
         before, since = marked[0]
         opened: dict[int, int] = {}
         for mark, at in marked:
@@ -272,7 +277,7 @@ class Placing:
                 marked.append((group.following, origin + round(group.onward[0])))
             end = marked[-1][1]
             share = min(1.0, sum(_idle(marked)) / (end - start)) if end > start else 0.0
-            limits = frame_limits(marked, *self._turns_of(first.key), group.error, half)
+            limits = frame_limits(marked, *self._turns_of(first.key), group.error, half, seen)
             shares = None
             if first.key in self.samples:
                 taken, limits = self.samples.pop(first.key), None
