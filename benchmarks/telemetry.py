@@ -105,5 +105,5 @@ def observed(*, traced: bool = True, fast_path: bool = True, settings: Settings 
     derive = FromSpans(instruments, Bounds(chosen).step_labels(), chosen.slo_first_audio)
     recorder = wiring.recorder(chosen, tracer_provider, [Judge(), derive], drop, fast_spans=spans)
     recorder.bounds.learn_voices(["en-Carter_man"])
-    live.register(instruments, recorder, "0", list)
+    live.register(instruments, recorder, live.Running("0", list))
     return Observed(recorder, tracer_provider, meter_provider, reader, sink, dropped, path)
