@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dashboards.boards import BOARDS
-from dashboards.panels import Board, Panel, Query
+from dashboards.dashboard import Panel, Query, panels, queries
 from dashboards.queries import bound
 from dashboards.scenario import CORRUPT, HIGH_CFG, SLOW, Phase
 from tools.stack.prometheus import Prometheus
@@ -52,15 +52,15 @@ EXPECTED: Final = (
 Values = dict[tuple[tuple[str, str], ...], float]
 
 
-def panel(board: str, number: int) -> tuple[Board, Panel]:
+def panel(board: str, number: int) -> Panel:
     """Raises StopIteration when there is no such panel."""
     found = next(each for each in BOARDS if each.uid == board)
-    return found, next(each for each in found.panels if each.id == number)
+    return next(each for each in panels(found) if each.id_val == number)
 
 
 def look(prometheus: Prometheus, query: Query, phase: Phase, direction: Direction) -> Values:
     """What a query shows of a phase, by labels: over its whole time, or for live state the extreme in that direction."""
-    text = bound(query.expression, {"instance": phase.instance}, phase.window, phase.window)
+    text = bound(query.expr, {"instance": phase.instance}, phase.window, phase.window)
     if "[" in text:
         data = prometheus.get("query", query=text, time=f"{phase.end:.3f}")["result"]
         points = ((item["metric"], [float(item["value"][1])]) for item in data)
@@ -120,7 +120,7 @@ def change(
 def moves(prometheus: Prometheus, panel: Panel, healthy: list[Phase], fault: Phase) -> str:
     """``up``, ``down``, ``up, down`` or nothing: whether any series of a panel rose, and whether its lowest fell."""
     rose = fell = False
-    for query in panel.queries:
+    for query in queries(panel):
         before = [look(prometheus, query, phase, "up") for phase in healthy]
         after = look(prometheus, query, fault, "up")
         rose |= any(
@@ -139,6 +139,6 @@ def table(prometheus: Prometheus, healthy: list[Phase], faults: list[Phase]) -> 
             *(moves(prometheus, each, healthy, fault) for fault in faults),
         ]
         for board in BOARDS
-        for each in board.panels
-        if each.queries
+        for each in panels(board)
+        if queries(each)
     ]

@@ -9,15 +9,16 @@ import math
 import re
 import sys
 import tempfile
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 
 from dashboards.boards import BOARDS
+from dashboards.dashboard import Dashboard, Panel, Query, panels, queries
 from dashboards.faults import table
-from dashboards.panels import GREEN, WIDTH, Board, Panel, Query
+from dashboards.panels import GREEN
 from dashboards.queries import VOICES, bound
 from dashboards.scenario import FAULTS, Scenario, play, running
 from tools.stack.prometheus import Prometheus
@@ -58,7 +59,7 @@ def _range(
     """Labels, seconds since ``start`` and values of each series."""
     data = prometheus.get(
         "query_range",
-        query=bound(query.expression, interval=INTERVAL, window=INTERVAL),
+        query=bound(query.expr, interval=INTERVAL, window=INTERVAL),
         start=str(start),
         end=str(end),
         step="1",
@@ -69,8 +70,14 @@ def _range(
     ]
 
 
+def _scale(panel: Panel) -> tuple[float, str]:
+    """What a value is multiplied by, and its unit then."""
+    unit: str = panel.field_config.defaults.unit
+    return SCALES.get(unit, (1.0, unit))
+
+
 def _legend(query: Query, labels: dict[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), query.legend) or ", ".join(labels.values())
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), query.legend_format)
 
 
 def _bands(axes: Axes, scenario: Scenario, start: float, named: bool) -> None:
@@ -93,27 +100,28 @@ def _bands(axes: Axes, scenario: Scenario, start: float, named: bool) -> None:
 
 
 def _nothing(axes: Axes, panel: Panel) -> None:
-    text = panel.empty or "no data"
-    if panel.kind == "traces":
-        text = "The traces come from Tempo, which did not run here:\n\n" + "\n&& ".join(
-            bound(panel.traceql).partition(" | ")[0].split(" && ")
-        )
+    text = panel.field_config.defaults.no_value or "no data"
+    if not queries(panel):
+        asked = bound(panel.targets[0].query).partition(" | ")[0].split(" && ")
+        text = "The traces come from Tempo, which did not run here:\n\n" + "\n&& ".join(asked)
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6, color="#666666", transform=axes.transAxes)
     axes.set_axis_off()
 
 
 def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float) -> None:
-    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
-    found = [(q, *each) for q in panel.queries for each in _range(scenario.prometheus, q, start, end)]
+    scale, unit, defaults = *_scale(panel), panel.field_config.defaults
+    found = [(q, *each) for q in queries(panel) for each in _range(scenario.prometheus, q, start, end)]
     if not found:
         _nothing(axes, panel)
         return
     fixed = {
-        each.which: COLOURS.get(each.colour, each.colour.replace("-", ""))
-        for each in panel.overrides
-        if each.colour is not None
+        override.matcher.options: COLOURS[each.value.fixed_color]
+        for override in panel.field_config.overrides or ()
+        for each in override.properties
+        if each.id_val == "color"
     }
-    stack = [each for each in found if panel.stacked and each[0] is panel.queries[0]]
+    stacked = defaults.custom.stacking.mode == "normal"
+    stack = [each for each in found if stacked and each[0] is queries(panel)[0]]
     if stack:
         grid = list(range(round(end - start) + 1))
         rows = [[dict(zip(map(round, x), y, strict=True)).get(at, 0.0) * scale for at in grid] for _, _, x, y in stack]
@@ -125,10 +133,10 @@ def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: floa
         if (query, labels, x, y) not in stack:
             name = _legend(query, labels)
             axes.plot(x, [v * scale for v in y], marker=".", ms=2, lw=1.1, label=name, color=fixed.get(name))
-    if panel.thresholds.line:
-        for limit, colour in panel.thresholds.steps:
-            axes.axhline(limit * scale, color=COLOURS[colour], ls="--", lw=0.8)
-    _bands(axes, scenario, start, named=panel.width >= 12)
+    if defaults.custom.thresholds_style.mode == "dashed":
+        for step in defaults.thresholds.steps[1:]:
+            axes.axhline(step.value * scale, color=COLOURS[step.color], ls="--", lw=0.8)
+    _bands(axes, scenario, start, named=panel.grid_pos.w >= 12)
     axes.set_xlim(0, end - start)
     axes.set_ylabel(unit, fontsize=6)
     if len(found) <= 12:
@@ -136,7 +144,7 @@ def _lines(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: floa
 
 
 def _heat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float) -> None:
-    found = _range(scenario.prometheus, panel.queries[0], start, end)
+    found = _range(scenario.prometheus, queries(panel)[0], start, end)
     edges = sorted((float(labels["le"]), dict(zip(map(round, x), y, strict=True))) for labels, x, y in found)
     if not edges:
         _nothing(axes, panel)
@@ -158,17 +166,16 @@ def _heat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float
 
 
 def _stat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float) -> None:
-    query = panel.queries[0]
-    text = bound(query.expression, interval=INTERVAL, window=f"{round(end - start)}s")
+    query = queries(panel)[0]
+    text = bound(query.expr, interval=INTERVAL, window=f"{round(end - start)}s")
     found = scenario.prometheus.get("query", query=text, time=str(end))["result"]
     numbers = [float(item["value"][1]) for item in found]
     if not numbers or math.isnan(numbers[0]):
         _nothing(axes, panel)
         return
-    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
-    colour = panel.thresholds.base
-    for limit, name in panel.thresholds.steps:
-        colour = name if numbers[0] >= limit else colour
+    scale, unit = _scale(panel)
+    base, *steps = panel.field_config.defaults.thresholds.steps
+    colour = [base, *(step for step in steps if numbers[0] >= step.value)][-1].color
     axes.set_axis_off()
     axes.add_patch(plt.Rectangle((0, 0), 1, 1, transform=axes.transAxes, color=COLOURS[colour]))
     shown = f"{numbers[0] * scale:.4g} {unit}".strip()
@@ -179,11 +186,11 @@ def _stat(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: float
 
 def _rows(panel: Panel, scenario: Scenario, start: float, end: float) -> list[list[str]]:
     results = []
-    for query in panel.queries:
-        text = bound(query.expression, interval=INTERVAL, window=f"{round(end - start)}s")
+    for query in queries(panel):
+        text = bound(query.expr, interval=INTERVAL, window=f"{round(end - start)}s")
         results.append(scenario.prometheus.get("query", query=text, time=str(end))["result"])
-    scale, unit = SCALES.get(panel.unit, (1.0, panel.unit))
-    if len(panel.queries) == 1:  # a matrix
+    scale, unit = _scale(panel)
+    if len(queries(panel)) == 1:  # a matrix
         keys = (
             [key for key in results[0][0]["metric"] if key not in {"text_length_range", "aligned"}]
             if results[0]
@@ -229,15 +236,15 @@ def _table(axes: Axes, panel: Panel, scenario: Scenario, start: float, end: floa
 DRAW: Final[dict[str, Any]] = {"timeseries": _lines, "heatmap": _heat, "stat": _stat, "table": _table}
 
 
-def draw(board: Board, scenario: Scenario, file: Path) -> None:
+def draw(board: Dashboard, scenario: Scenario, file: Path) -> None:
     """One picture of a dashboard over the whole scenario."""
     start, end = scenario.phases[0].start, scenario.phases[-1].end
-    lines = [line for _, _, line in board.lines()]
-    heights = [max(panel.height for _, panel in line) for line in lines]
+    lines = [list(line) for _, line in groupby(panels(board), lambda panel: panel.grid_pos.y)]
+    heights = [line[0].grid_pos.h for line in lines]
     figure = plt.figure(figsize=(15, sum(heights) * ROW_INCHES), dpi=90)
     grid = GridSpec(
         len(lines),
-        WIDTH,
+        24,
         figure=figure,
         height_ratios=heights,
         hspace=0.45,
@@ -248,13 +255,16 @@ def draw(board: Board, scenario: Scenario, file: Path) -> None:
         right=0.985,
     )
     for number, line in enumerate(lines):
-        for x, panel in line:
-            axes = figure.add_subplot(grid[number, x : x + panel.width])
+        for panel in line:
+            axes = figure.add_subplot(grid[number, panel.grid_pos.x : panel.grid_pos.x + panel.grid_pos.w])
             axes.set_title(panel.title, fontsize=7.5, loc="left", weight="bold")
             axes.tick_params(labelsize=5.5)
-            if panel.kind == "timeseries":
+            if panel.type_val == "timeseries":
                 axes.grid(alpha=0.25, lw=0.5)
-            DRAW.get(panel.kind, lambda axes, panel, *_: _nothing(axes, panel))(axes, panel, scenario, start, end)
+            if queries(panel):
+                DRAW[panel.type_val](axes, panel, scenario, start, end)
+            else:
+                _nothing(axes, panel)
     figure.suptitle(
         f"{board.title}\n{LABEL}\nGrey: a fault each. Seconds since the start. GPU memory is a fake card's.",
         fontsize=8,

@@ -24,8 +24,8 @@ from typing import Final
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from dashboards.boards import BOARDS
-from dashboards.panels import Board, Panel, Query
+from dashboards.boards import asked
+from dashboards.dashboard import Query
 from dashboards.queries import bound
 from tools.stack.collector import Collector
 from tools.stack.prometheus import RULES, Prometheus
@@ -420,7 +420,7 @@ UNSEEN: Final[dict[tuple[str, int, int], str]] = {
 # ------------------------------------------------------------------------------------------------------------------- shown
 def shown(prometheus: Prometheus, query: Query, phase: Phase, labels: Labels) -> dict[Labels, float]:
     """What the panel shows at the end of the phase for a time shown that is the phase, summed to these labels."""
-    text = bound(query.expression, interval=phase.window, window=phase.window)
+    text = bound(query.expr, interval=phase.window, window=phase.window)
     if "[1h] offset 1h" in text:  # failures over the last hour, which holds the earlier phases as well
         text = text.replace("offset 1h", f"offset {phase.window}").replace("[1h])", f"[{phase.window}])")
     found: dict[Labels, float] = {}
@@ -454,20 +454,13 @@ def _bounds(bounds: Bounds) -> str:
     return f"{low:.4g}" if math.isclose(low, high, abs_tol=1e-9) else f"{low:.4g} to {high:.4g}"
 
 
-def queries() -> Iterator[tuple[Board, Panel, int, Query]]:
-    for board in BOARDS:
-        for panel in board.panels:
-            for index, query in enumerate(panel.queries):
-                yield board, panel, index, query
-
-
 def table(found: Played) -> str:
     """Markdown: panel, then true and shown in each phase; of several series the first."""
     phases = found.phases
     head = ["panel", "series", *(f"{phase.name}: true / shown" for phase in phases)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for board, panel, index, query in queries():
-        key = (board.uid, panel.id, index)
+    for board, panel, index, query in asked():
+        key = (board.uid, panel.id_val, index)
         if key not in TRUTHS:
             continue
         labels, truth = TRUTHS[key]
@@ -476,7 +469,7 @@ def table(found: Played) -> str:
         chosen = max(names, key=lambda name: sum(true.get(name, (0, 0))[1] > 0 for true, _ in every), default=())
         cells = [f"{_bounds(true.get(chosen, (0, 0)))} / {panel_.get(chosen, 0.0):.4g}" for true, panel_ in every]
         title = f"{board.title.removeprefix('VibeVoice / ')}: {panel.title}"
-        lines.append("| " + " | ".join([title, ", ".join(chosen) or query.legend or "value", *cells]) + " |")
+        lines.append("| " + " | ".join([title, ", ".join(chosen) or query.legend_format, *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -485,8 +478,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, played(Path(folder)) as found:
         wrong = [
             f"{board.title}: {panel.title}, {phase.name}: {each}"
-            for board, panel, index, query in queries()
-            if (board.uid, panel.id, index) in TRUTHS
+            for board, panel, index, query in asked()
+            if (board.uid, panel.id_val, index) in TRUTHS
             for labels, truth in [TRUTHS[board.uid, panel.id, index]]
             for phase in found.phases
             for each in agrees(truth(phase, found.phases), shown(found.prometheus, query, phase, labels))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from grafana_foundation_sdk.builders.table import Panel as Table
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from dashboards import queries as q
 from dashboards.boards import common
+from dashboards.dashboard import board, row
 from dashboards.panels import (
     RED,
     YELLOW,
-    Board,
-    Panel,
-    Query,
     colours,
     heat,
     kept,
+    levels,
     only,
-    row,
+    organize,
+    query,
     series,
+    sort_by,
     stat,
     table,
     traces,
@@ -35,20 +37,20 @@ PARTS = dict(
 )
 
 
-def _matrix(label: str) -> tuple[dict[str, Any], ...]:
-    """A row for each value in numeric order, a column for each length in its own."""
-    corner = f"{label}\\{semconv.M_TEXT_RANGE.key}"
-    order = {name: index for index, name in enumerate((corner, *LENGTHS))}
-    matrix = {"columnField": semconv.M_TEXT_RANGE.key, "rowField": label, "valueField": "Value", "emptyValue": "null"}
-    columns = {"excludeByName": {}, "includeByName": {}, "indexByName": order, "renameByName": {corner: label}}
-    return (
-        {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "aligned", "desc": False}]}},
-        {"id": "groupingToMatrix", "options": matrix},
-        {"id": "organize", "options": columns},
-    )
-
-
 LENGTHS = tuple(name for name, _ in semconv.TEXT_LENGTH_RANGES)
+
+
+def _matrix(label: str) -> list[DataTransformerConfig]:
+    """A row for each value in numeric order, a column for each length in its own."""
+    lengths = semconv.M_TEXT_RANGE.key
+    matrix = {"columnField": lengths, "rowField": label, "valueField": "Value", "emptyValue": "null"}
+    return [
+        sort_by("aligned", largest_first=False),
+        DataTransformerConfig("groupingToMatrix", options=matrix),
+        organize({f"{label}\\{lengths}": label, **{each: each for each in LENGTHS}}),
+    ]
+
+
 #: How Grafana names what every row of spans has, in the order in which it is shown; empty: hidden.
 _SPAN_COLUMNS = {
     "Start time": "Start time",
@@ -60,34 +62,29 @@ _SPAN_COLUMNS = {
 }
 
 
-def _listed(attributes: dict[semconv.Attribute, str], sort: str) -> tuple[dict[str, Any], ...]:
+def _listed(attributes: dict[semconv.Attribute, str], sort: str) -> list[DataTransformerConfig]:
     """Rows of spans with these attributes as columns, numbers as numbers, ``sort`` from the largest down."""
     names = {"Start time": "Start time", **{each.key: title for each, title in attributes.items()}, **_SPAN_COLUMNS}
     numbers = [
         each.key for each in attributes if each.type in {"int", "double"} and each not in {semconv.CFG, semconv.STEPS}
     ]
     conversions = [{"targetField": key, "destinationType": "number"} for key in numbers]
-    columns = {
-        "excludeByName": {name: True for name, title in names.items() if not title},
-        "includeByName": {},
-        "indexByName": {name: index for index, name in enumerate(names)},
-        "renameByName": {name: title for name, title in names.items() if title and name != title},
-    }
-    return (
-        {"id": "convertFieldType", "options": {"fields": {}, "conversions": conversions}},
-        {"id": "organize", "options": columns},
-        {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": sort, "desc": True}]}},
-    )
+    return [
+        DataTransformerConfig("convertFieldType", options={"fields": {}, "conversions": conversions}),
+        organize(names),
+        sort_by(sort),
+    ]
 
 
-_STEPS_OF = f"/d/vibevoice-root-cause?viewPanel=33&var-trace=${{__data.fields.traceIdHidden}}&{kept(('service', 'environment', 'instance', 'voice'))}"
+_VARIABLES = ("service", "environment", "instance", "voice")
+_STEPS_OF = f"/d/vibevoice-root-cause?viewPanel=33&var-trace=${{__data.fields.traceIdHidden}}&{kept(_VARIABLES)}"
 _REQUEST_COLUMNS = (
     only(
         "First audio",
         unit="s",
-        limits=common.LATE,
+        thresholds=common.LATE,
         cells=True,
-        links=(("Its slowest diffusion step", _STEPS_OF),),
+        links={"Its slowest diffusion step": _STEPS_OF},
         width=110,
     ),
     only("Start time", width=180),
@@ -99,7 +96,7 @@ _REQUEST_COLUMNS = (
 )
 
 
-def _parameter(number: int, label: str, title: str) -> Panel:
+def _parameter(number: int, label: str, title: str) -> Table:
     return table(
         number,
         f"First audio by {title} and text length",
@@ -110,11 +107,10 @@ def _parameter(number: int, label: str, title: str) -> Panel:
         unit="s",
         width=8,
         thresholds=common.LATE,
-        traceql=q.SLOW_TRACES,
-        empty=common.IDLE,
+        requests=q.SLOW_TRACES,
         transformations=_matrix(label),
         overrides=(
-            only(type="number", cells=True),
+            only("number", by="byType", cells=True),
             only(title, width=80),
             *(only(each, width=110) for each in LENGTHS),
         ),
@@ -123,21 +119,19 @@ def _parameter(number: int, label: str, title: str) -> Panel:
 
 _TIME = row(
     "Where did the time go?",
-    series(
+    common.latency(
         1,
         "Parts of the first-audio latency",
-        Query(q.parts(), "{{part}}"),
-        Query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95", exemplars=True),
-        description="Mean time to first audio, cut into consecutive parts that add up to it exactly, over its P95 (line). The band that grew is the cause: queue - too little capacity; "
-        "model or voice load - cold; prefill - text; lm, diffusion, decode - the engine; delivery - the event loop or the network.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
+        query(q.parts(), "{{part}}"),
+        query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95", exemplars=True),
+        description="Mean time to first audio, cut into consecutive parts that add up to it exactly, over its P95 "
+        "(line). The band that grew is the cause: queue - too little capacity; model or voice load - cold; prefill - "
+        "text; lm, diffusion, decode - the engine; delivery - the event loop or the network.",
         width=24,
         height=10,
         thresholds=common.LATE,
         stacked=True,
-        traceql=q.SLOW_TRACES,
-        empty=common.IDLE,
+        requests=q.SLOW_TRACES,
         overrides=(*colours(PARTS), only("P95", dashed=True, colour=RED)),
     ),
 )
@@ -147,63 +141,61 @@ _CAUSES = row(
     series(
         10,
         "P95 first audio, over GPU memory",
-        Query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95 first audio", exemplars=True),
-        Query(q.MEMORY_SHARE, "GPU memory"),
-        description="First audio P95 (left) over the share of GPU memory in use (right). Both climbing together: allocation stalls. Without a GPU the P95 stands alone.",
+        query(q.first_audio(0.95, q.NOW, q.SPEAKER), "P95 first audio", exemplars=True),
+        query(q.MEMORY_SHARE, "GPU memory"),
+        description="First audio P95 (left) over the share of GPU memory in use (right). Both climbing together: "
+        "allocation stalls. Without a GPU the P95 stands alone.",
         runbook="VibeVoiceGpuMemoryNearLimit",
         unit="s",
-        traceql=q.SLOW_TRACES,
-        empty=common.IDLE,
+        requests=q.SLOW_TRACES,
         overrides=(only("GPU memory", unit="percentunit", top=1, right=True),),
     ),
     series(
         11,
         "Cold loads",
-        Query(q.cold(semconv.MODEL_LOAD_DURATION, q.SCOPE), "model"),
-        Query(q.cold(semconv.VOICE_LOAD_DURATION, q.SPEAKER), "voice"),
-        description="Models and voices that had to be loaded, and texts prepared, from cold: each delays the request that caused it. Flat at zero once all is warm.",
+        query(q.cold(semconv.MODEL_LOAD_DURATION, q.SCOPE), "model"),
+        query(q.cold(semconv.VOICE_LOAD_DURATION, q.SPEAKER), "voice"),
+        description="Models and voices that had to be loaded, and texts prepared, from cold: each delays the request "
+        "that caused it. Flat at zero once all is warm.",
         runbook="VibeVoiceHighFirstAudioLatency",
         empty="Nothing was loaded from cold",
     ),
-    series(
+    common.latency(
         12,
         "Queue",
-        Query(q.QUEUE, "P95 wait", exemplars=True),
-        Query(q.ACTIVE, "open"),
+        query(q.QUEUE, "P95 wait", exemplars=True),
+        query(q.ACTIVE, "open"),
         description="P95 of the wait for a turn, and the streams open (right). Both climbing: more load than capacity.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
-        empty=common.IDLE,
         overrides=(only("open", unit="short", right=True),),
     ),
-    series(
+    common.latency(
         13,
         "Launch latency",
-        Query(q.LAUNCH, "launch {{device_id}}", exemplars=True),
-        Query(q.DEVICE_QUEUE, "behind others {{device_id}}"),
-        description="P95 from the host's call to the start on the GPU: on an idle device (launch) it is the host's overhead, on a busy one (behind others) other work. Empty without a GPU.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
+        query(q.LAUNCH, "launch {{device_id}}", exemplars=True),
+        query(q.DEVICE_QUEUE, "behind others {{device_id}}"),
+        description="P95 from the host's call to the start on the GPU: on an idle device (launch) it is the host's "
+        "overhead, on a busy one (behind others) other work. Empty without a GPU.",
         empty=common.NO_GPU,
     ),
     series(
         14,
         "GPU out of memory, or nearly",
-        Query(q.MEMORY_EVENTS, "{{event}}"),
-        description="Allocations that failed (oom) or worked only after torch gave its cache back (retry). Empty without a GPU.",
+        query(q.MEMORY_EVENTS, "{{event}}"),
+        description="Allocations that failed (oom) or worked only after torch gave its cache back (retry). Empty "
+        "without a GPU.",
         runbook="VibeVoiceGpuOutOfMemory",
         thresholds=common.ANY,
+        line=False,
         empty=common.NO_GPU,
         overrides=colours({"oom": RED, "retry": YELLOW}),
     ),
-    series(
+    common.latency(
         15,
         "Step time",
-        Query(q.step_mean(), "{{step_index}}"),
-        description="Mean diffusion step by its place in the frame: the engine's own pulse, free of queues and of texts.",
-        runbook="VibeVoiceHighFirstAudioLatency",
+        query(q.step_mean(), "{{step_index}}"),
+        description="Mean diffusion step by its place in the frame: the engine's own pulse, free of queues and of "
+        "texts.",
         unit="s",
-        empty=common.IDLE,
     ),
 )
 
@@ -212,17 +204,18 @@ _WHOLE = row(
     series(
         40,
         "P95 end to end by text length",
-        Query(q.REQUEST_BY_LENGTH, "{{text_length_range}}", exemplars=True),
-        description="95th percentile of the time from a request's arrival to the last thing done for it, of those that succeeded.",
+        query(q.REQUEST_BY_LENGTH, "{{text_length_range}}", exemplars=True),
+        description="95th percentile of the time from a request's arrival to the last thing done for it, of those "
+        "that succeeded.",
         runbook="VibeVoiceContinuityBudgetBurn",
         unit="s",
-        empty=common.IDLE,
     ),
     series(
         42,
         "Requests that met a warm-up",
-        Query(q.WARM_UPS, "{{warmup}}"),
-        description="startup: made before the application was ready, in no objective. compile, capture: torch.compile or a CUDA graph held the request up.",
+        query(q.WARM_UPS, "{{warmup}}"),
+        description="startup: made before the application was ready, in no objective. compile, capture: torch.compile "
+        "or a CUDA graph held the request up.",
         runbook="VibeVoiceHighFirstAudioLatency",
         stacked=True,
         empty="None in this time",
@@ -233,9 +226,9 @@ _WHOLE = row(
         q.heat(semconv.CHUNK_INTERVAL, q.SPEAKER),
         exemplars=True,
         width=8,
-        description="One band at the length of a chunk: in time. A second band above it: what stops and goes on, a drain, a garbage collection, a slow listener.",
+        description="One band at the length of a chunk: in time. A second band above it: what stops and goes on, a "
+        "drain, a garbage collection, a slow listener.",
         runbook="VibeVoiceContinuityBudgetBurn",
-        empty=common.IDLE,
     ),
 )
 
@@ -245,83 +238,88 @@ _LIMIT = row(
         60,
         "Who is the limit",
         q.LIMIT,
-        description="What most of the frames' time went to in the last five minutes. The card: buy a faster one, or a second. The host's core: a faster core, CUDA "
-        "graphs, torch.compile, more processes on the card. The interpreter's lock: more processes, one stream each. "
-        "Cannot say: below five seconds of frames. Choose one instance for its own word.",
+        description="What most of the frames' time went to in the last five minutes. The card: buy a faster one, or a "
+        "second. The host's core: a faster core, CUDA graphs, torch.compile, more processes on the card. The "
+        "interpreter's lock: more processes, one stream each. Cannot say: below five seconds of frames. Choose one "
+        "instance for its own word.",
         runbook="VibeVoiceHostIsTheLimit",
         unit="none",
         width=6,
         height=8,
         empty=common.NO_GPU,
-        words=common.LIMITS,
+        mappings=common.LIMITS,
     ),
     stat(
         61,
         "A faster card saves at most",
         q.CARD_SAVES,
-        description="Share of the frames' time in which the host waited for the card, over five minutes: what a card that computes in no time would save.",
+        description="Share of the frames' time in which the host waited for the card, over five minutes: what a card "
+        "that computes in no time would save.",
         runbook="VibeVoiceHostIsTheLimit",
         unit="percentunit",
         width=3,
         height=8,
         empty=common.NO_GPU,
-        thresholds=common.PLAIN,
+        thresholds=levels("text"),
     ),
     stat(
         62,
         "A faster host saves at most",
         q.HOST_SAVES,
-        description="Share of the sampled frames in which no kernel ran, over the time shown. Known only where frames are sampled (VIBEVOICE_OTEL_GPU_PROFILE).",
+        description="Share of the sampled frames in which no kernel ran, over the time shown. Known only where frames "
+        "are sampled (VIBEVOICE_OTEL_GPU_PROFILE).",
         runbook="VibeVoiceHostIsTheLimit",
         unit="percentunit",
         width=3,
         height=8,
         empty="No frame was sampled",
-        thresholds=common.PLAIN,
+        thresholds=levels("text"),
     ),
     series(
         63,
         "What the frames' time is spent on",
-        Query(q.LIMITS, "{{limit}}"),
-        description="Shares of the frames' time: waiting for the card or for another process on it, running on the host's core, waiting for the lock.",
+        query(q.LIMITS, "{{limit}}"),
+        description="Shares of the frames' time: waiting for the card or for another process on it, running on the "
+        "host's core, waiting for the lock.",
         runbook="VibeVoiceHostIsTheLimit",
         unit="percentunit",
         width=12,
         stacked=True,
-        top=1.0,
+        max=1.0,
         empty=common.NO_GPU,
         overrides=colours({limit.value: colour for limit, colour in common.LIMIT_COLOURS.items()}),
     ),
     series(
         64,
         "Passes of the language model",
-        Query(q.PASSES, "{{branch}} by the {{clock}}"),
+        query(q.PASSES, "{{branch}} by the {{clock}}"),
         description="Mean duration of a pass; a frame has one of each branch. Most of a frame on the real model.",
         runbook="VibeVoiceHostIsTheLimit",
         unit="s",
-        empty=common.IDLE,
     ),
     series(
         65,
         "The card itself",
-        Query(q.UTILIZATION, "some kernel resident {{hw_id}}"),
-        Query(q.dcgm("DCGM_FI_PROF_SM_ACTIVE"), "SM active {{hw_id}} (DCGM)"),
-        Query(q.dcgm("DCGM_FI_PROF_GR_ENGINE_ACTIVE"), "engine active {{hw_id}} (DCGM)"),
-        Query(q.THROTTLED, "throttled: {{throttle_reason}}"),
-        Query(q.CARD_ERRORS, "error {{error_type}}"),
-        description="By NVML (the extra nvidia): the share of time in which some kernel was resident, which is not how busy the card was (SM active is, where dcgm-exporter runs); throttling; errors.",
+        query(q.UTILIZATION, "some kernel resident {{hw_id}}"),
+        query(q.dcgm("DCGM_FI_PROF_SM_ACTIVE"), "SM active {{hw_id}} (DCGM)"),
+        query(q.dcgm("DCGM_FI_PROF_GR_ENGINE_ACTIVE"), "engine active {{hw_id}} (DCGM)"),
+        query(q.THROTTLED, "throttled: {{throttle_reason}}"),
+        query(q.CARD_ERRORS, "error {{error_type}}"),
+        description="By NVML (the extra nvidia): the share of time in which some kernel was resident, which is not "
+        "how busy the card was (SM active is, where dcgm-exporter runs); throttling; errors.",
         runbook="VibeVoiceStuckStream",
         unit="percentunit",
-        empty="No NVML here",
+        empty=common.NO_NVML,
     ),
     series(
         66,
         "Energy of a second of audio",
-        Query(q.ENERGY, "joules"),
-        description="What the cards drew, idle draw and other processes included, over the seconds of audio made. By NVML.",
+        query(q.ENERGY, "joules"),
+        description="What the cards drew, idle draw and other processes included, over the seconds of audio made. By "
+        "NVML.",
         runbook="VibeVoiceHostIsTheLimit",
         unit="joule",
-        empty="No NVML here",
+        empty=common.NO_NVML,
     ),
 )
 
@@ -332,24 +330,23 @@ _ASKED = row(
     series(
         22,
         "Requests by cfg",
-        Query(q.requests_by("cfg", q.SPEAKER), "cfg {{cfg}}"),
-        description="Requests a second by guidance scale: a client that asks for another value than the others shows here first.",
+        query(q.requests_by("cfg", q.SPEAKER), "cfg {{cfg}}"),
+        description="Requests a second by guidance scale: a client that asks for another value than the others shows "
+        "here first.",
         runbook="VibeVoiceDefectiveAudio",
         unit="reqps",
         width=4,
         stacked=True,
-        empty=common.IDLE,
     ),
     series(
         23,
         "Requests by text length",
-        Query(q.TEXT_LENGTHS, "{{text_length_range}}"),
+        query(q.TEXT_LENGTHS, "{{text_length_range}}"),
         description="First audios a second by length of text: short below 50 characters, medium below 200, long.",
         runbook="VibeVoiceHighFirstAudioLatency",
         unit="reqps",
         width=4,
         stacked=True,
-        empty=common.IDLE,
     ),
 )
 
@@ -359,7 +356,8 @@ _REQUESTS = row(
         30,
         "Late requests",
         q.SLOW_TRACES,
-        description="Requests whose first audio missed the objective: the latest 20, the slowest first. First audio leads to the request's diffusion steps, Trace to its trace. Empty is good: none was late.",
+        description="Requests whose first audio missed the objective: the latest 20, the slowest first. First audio "
+        "leads to the request's diffusion steps, Trace to its trace. Empty is good: none was late.",
         runbook="VibeVoiceHighFirstAudioLatency",
         empty="No late request in this time",
         transformations=_listed(q.REQUEST_COLUMNS, "First audio"),
@@ -371,7 +369,7 @@ _REQUESTS = row(
         q.FAILED_TRACES,
         description="Requests that failed or were rejected: the latest 20, the last first. Empty is good: none did.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
-        empty="No failed request in this time",
+        empty=common.NONE_FAILED,
         transformations=_listed(q.REQUEST_COLUMNS, "Start time"),
         overrides=_REQUEST_COLUMNS,
     ),
@@ -381,7 +379,6 @@ _REQUESTS = row(
         q.TRACES,
         description="All requests, the failed and the late among them: the latest 20, the last first.",
         runbook="VibeVoiceHighFirstAudioLatency",
-        empty=common.IDLE,
         transformations=_listed(q.REQUEST_COLUMNS, "Start time"),
         overrides=_REQUEST_COLUMNS,
     ),
@@ -389,7 +386,8 @@ _REQUESTS = row(
         33,
         "Diffusion steps of the first frame of trace $trace",
         q.STEPS_OF_TRACE,
-        description="What the first audio of one request waited for: the diffusion steps of its first frame, the slowest first. Chosen by a click on First audio above; Trace opens the trace at that step.",
+        description="What the first audio of one request waited for: the diffusion steps of its first frame, the "
+        "slowest first. Chosen by a click on First audio above; Trace opens the trace at that step.",
         runbook="VibeVoiceHighFirstAudioLatency",
         empty="Click on a request's First audio above",
         spans=100,
@@ -398,10 +396,14 @@ _REQUESTS = row(
     ),
 )
 
-ROOT_CAUSE = Board(
-    uid="vibevoice-root-cause",
-    title="VibeVoice / Root cause",
-    description="The first-audio latency over what can delay it. The stack says which part grew; the panels below it say why.",
-    rows=(_TIME, _LIMIT, _CAUSES, _ASKED, _WHOLE, _REQUESTS),
-    variables=("service", "environment", "instance", "voice", "trace"),
+ROOT_CAUSE = board(
+    "vibevoice-root-cause",
+    "The first-audio latency over what can delay it. The stack says which part grew; the panels below it say why.",
+    _TIME,
+    _LIMIT,
+    _CAUSES,
+    _ASKED,
+    _WHOLE,
+    _REQUESTS,
+    variables=(*_VARIABLES, "trace"),
 )

@@ -2,63 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from dashboards import queries as q
 from dashboards.boards import common
+from dashboards.dashboard import board, row
 from dashboards.panels import (
     BLUE,
     GREEN,
     PURPLE,
     RED,
     YELLOW,
-    Board,
-    Override,
-    Query,
     colours,
     heat,
     kept,
     only,
-    row,
+    organize,
+    query,
     series,
+    sort_by,
     table,
 )
 from vibevoice_otel import semconv
 
-_ALONE: Final = (
-    f"/d/vibevoice-voice?var-voice=${{__value.raw:percentencode}}&{kept(('service', 'environment', 'instance'))}"
-)
+_KEPT: Final = kept(("service", "environment", "instance"))
+_ALONE: Final = f"/d/vibevoice-voice?var-voice=${{__value.raw:percentencode}}&{_KEPT}"
 
 
-def _columns() -> tuple[Override, ...]:
-    return (
-        only("voice", links=(("Only this voice", _ALONE),)),
-        only("Failed", unit="percentunit", limits=common.FAILURES, cells=True),
-        only("P95 first audio", unit="s", limits=common.LATE, cells=True),
-        only("C100", unit="percentunit", limits=common.CONTINUOUS, cells=True, empty="No audio"),
-        only("Mean step", unit="s"),
-        only("Underruns a request", decimals=2),
-    )
-
-
-def _ranked() -> tuple[dict[str, Any], ...]:
-    letters = [chr(ord("A") + index) for index in range(len(q.VOICES))]
-    names = {f"Value #{letter}": title for letter, title in zip(letters, q.VOICES, strict=True)}
-    order = {name: index for index, name in enumerate(("voice", *names))}
-    return (
-        {"id": "merge", "options": {}},
+#: Columns in the order of the queries, each named by its query's letter.
+_RANKED: Final = (
+    DataTransformerConfig("merge", options={}),
+    organize(
         {
-            "id": "organize",
-            "options": {
-                "excludeByName": {"Time": True},
-                "includeByName": {},
-                "indexByName": order,
-                "renameByName": names,
-            },
-        },
-        {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": "Failed", "desc": True}]}},
-    )
-
+            "voice": "voice",
+            **{f"Value #{chr(ord('A') + index)}": title for index, title in enumerate(q.VOICES)},
+            "Time": "",
+        }
+    ),
+    sort_by("Failed"),
+)
 
 _VOICES = row(
     "",
@@ -66,12 +50,19 @@ _VOICES = row(
         1,
         "All voices",
         *q.VOICES.values(),
-        description="Every voice that was asked for in the time shown, the most failing first. Click a column's head to rank by it, a voice to see it alone.",
+        description="Every voice that was asked for in the time shown, the most failing first. Click a column's head "
+        "to rank by it, a voice to see it alone.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
         width=24,
-        empty=common.IDLE,
-        transformations=_ranked(),
-        overrides=_columns(),
+        transformations=_RANKED,
+        overrides=(
+            only("voice", links={"Only this voice": _ALONE}),
+            only("Failed", unit="percentunit", thresholds=common.FAILURES, cells=True),
+            only("P95 first audio", unit="s", thresholds=common.LATE, cells=True),
+            only("C100", unit="percentunit", thresholds=common.CONTINUOUS, cells=True, empty="No audio"),
+            only("Mean step", unit="s"),
+            only("Underruns a request", decimals=2),
+        ),
     ),
 )
 
@@ -80,26 +71,27 @@ _ERRORS = row(
     series(
         10,
         "Failures over 24 h",
-        Query(q.failing_voices("1h"), "{{voice}}"),
-        description="Share of the requests that ended in error or timeout, over an hour, of each voice that had any, for the last 24 hours whatever time is chosen above. Red line: the alert's limit.",
+        query(q.failing_voices("1h"), "{{voice}}"),
+        description="Share of the requests that ended in error or timeout, over an hour, of each voice that had any, "
+        "for the last 24 hours whatever time is chosen above. Red line: the alert's limit.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
         unit="percentunit",
         width=12,
         thresholds=common.FAILURES,
-        traceql=q.FAILED_TRACES,
+        requests=q.FAILED_TRACES,
         empty="No failed request in 24 hours",
         time_from="24h",
     ),
     series(
         11,
         "Errors by cause",
-        Query(q.errors_by_cause(), "{{error_type}}"),
+        query(q.errors_by_cause(), "{{error_type}}"),
         description="Failed requests by error.type. Empty is good: nothing failed.",
         runbook="VibeVoiceVoiceSpecificFailureRate",
         width=12,
         stacked=True,
-        traceql=q.FAILED_TRACES,
-        empty="No failed request in this time",
+        requests=q.FAILED_TRACES,
+        empty=common.NONE_FAILED,
     ),
 )
 
@@ -110,10 +102,10 @@ _FIRST_AUDIO = row(
         "First audio of the chosen voices",
         q.heat(semconv.FIRST_AUDIO, q.SPEAKER),
         exemplars=True,
-        description="Requests by the time to their first audio. Compare with all voices, beside. Dots are single requests: click one for its trace.",
+        description="Requests by the time to their first audio. Compare with all voices, beside. Dots are single "
+        "requests: click one for its trace.",
         runbook="VibeVoiceHighFirstAudioLatency",
-        traceql=q.SLOW_TRACES,
-        empty=common.IDLE,
+        requests=q.SLOW_TRACES,
     ),
     heat(
         21,
@@ -121,99 +113,87 @@ _FIRST_AUDIO = row(
         q.heat(semconv.FIRST_AUDIO, q.SCOPE),
         description="The same for all voices: a band that only the left picture has is the voice's own.",
         runbook="VibeVoiceHighFirstAudioLatency",
-        empty=common.IDLE,
     ),
-    series(
+    common.latency(
         22,
         "P95 first audio by voice",
-        Query(q.first_audio(0.95, q.NOW, q.SPEAKER, "voice"), "{{voice}}", exemplars=True),
+        query(q.first_audio(0.95, q.NOW, q.SPEAKER, "voice"), "{{voice}}", exemplars=True),
         description="95th percentile of the time to first audio of each chosen voice; dashed: the objective.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
         width=24,
         height=7,
         thresholds=common.LATE,
-        traceql=q.SLOW_TRACES,
-        empty=common.IDLE,
+        requests=q.SLOW_TRACES,
     ),
 )
 
 _LISTENER = row(
     "How it went on, and how it ended",
-    series(
+    common.share(
         50,
         "C100 by voice",
-        Query(q.within(semconv.SLO_GAP_SECONDS, q.NOW, q.SPEAKER, "voice"), "{{voice}}"),
+        query(q.within(semconv.SLO_GAP_SECONDS, q.NOW, q.SPEAKER, "voice"), "{{voice}}"),
         description="Share of each chosen voice's requests whose worst gap is at most 100 ms.",
         runbook="VibeVoiceContinuityBudgetBurn",
-        unit="percentunit",
         thresholds=common.CONTINUOUS,
-        empty=common.IDLE,
-        bottom=None,
-        top=1.0,
+        max=1.0,
     ),
     series(
         51,
         "P95 interval between sends",
-        Query(q.interval(0.95, q.SPEAKER, "voice"), "{{voice}}", exemplars=True),
-        description="95th percentile of the time from one send that carries audio to the next. Longer than a chunk lasts: the listener runs dry.",
+        query(q.interval(0.95, q.SPEAKER, "voice"), "{{voice}}", exemplars=True),
+        description="95th percentile of the time from one send that carries audio to the next. Longer than a chunk "
+        "lasts: the listener runs dry.",
         runbook="VibeVoiceUnderruns",
         unit="s",
-        empty=common.IDLE,
     ),
     series(
         52,
         "How speech ended",
-        Query(q.FINISHED, "{{finish_reason}}"),
-        description="eos: the model ended it. length: the length budget cut it off, though the service calls that a success. stopped: the listener left or time was over.",
+        query(q.FINISHED, "{{finish_reason}}"),
+        description="eos: the model ended it. length: the length budget cut it off, though the service calls that a "
+        "success. stopped: the listener left or time was over.",
         runbook="VibeVoiceSpeechCutOff",
         stacked=True,
-        empty=common.IDLE,
         overrides=colours({"eos": GREEN, "length": RED, "stopped": BLUE, "error": PURPLE}),
     ),
     series(
         53,
         "Characters a second of audio",
-        Query(q.PACE, "{{voice}}"),
+        query(q.PACE, "{{voice}}"),
         description="The voice's pace. Falls when speech loops, climbs when it is cut.",
         runbook="VibeVoiceSpeechCutOff",
         width=12,
-        empty=common.IDLE,
     ),
     series(
         54,
         "Suspect speech",
-        Query(q.SUSPECTS, "{{suspect}}"),
-        description="Requests far from their voice's own pace (loop, cut, pace), or with something in the audio that no listener wants (VIBEVOICE_OTEL_AUDIO_CHECKS). Empty is good.",
+        query(q.SUSPECTS, "{{suspect}}"),
+        description="Requests far from their voice's own pace (loop, cut, pace), or with something in the audio that "
+        "no listener wants (VIBEVOICE_OTEL_AUDIO_CHECKS). Empty is good.",
         runbook="VibeVoiceSpeechCutOff",
         width=12,
         stacked=True,
-        traceql=q.SUSPECT_TRACES,
         empty="No suspect speech in this time",
     ),
 )
 
 _STEPS = row(
     "Diffusion steps",
-    series(
+    common.latency(
         30,
         "Mean step time by step",
-        Query(q.step_mean(), "{{step_index}}"),
-        description="Mean duration of a diffusion step by its place in the frame (0 is the first). All should be alike; a slow 0 is a launch or an allocation.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
+        query(q.step_mean(), "{{step_index}}"),
+        description="Mean duration of a diffusion step by its place in the frame (0 is the first). All should be "
+        "alike; a slow 0 is a launch or an allocation.",
         width=12,
-        empty=common.IDLE,
     ),
-    series(
+    common.latency(
         31,
         "P95 step time by step",
-        Query(q.step_p95(), "{{step_index}}", exemplars=True),
-        description="95th percentile of a diffusion step by its place in the frame. Far above the mean: something else takes the device or the interpreter at times.",
-        runbook="VibeVoiceHighFirstAudioLatency",
-        unit="s",
+        query(q.step_p95(), "{{step_index}}", exemplars=True),
+        description="95th percentile of a diffusion step by its place in the frame. Far above the mean: something "
+        "else takes the device or the interpreter at times.",
         width=12,
-        empty=common.IDLE,
     ),
 )
 
@@ -222,35 +202,39 @@ _AUDIO = row(
     series(
         40,
         "Buffer backlog",
-        Query(q.BACKLOG, "{{voice}}"),
-        description="The largest number of audio chunks that wait to be sent, by voice. Climbs when a listener or the network is slow.",
+        query(q.BACKLOG, "{{voice}}"),
+        description="The largest number of audio chunks that wait to be sent, by voice. Climbs when a listener or the "
+        "network is slow.",
         runbook="VibeVoiceUnderruns",
         empty="No stream was open",
     ),
     series(
         41,
         "Defective frames",
-        Query(q.DEFECTS, "{{kind}}"),
+        query(q.DEFECTS, "{{kind}}"),
         description="Audio frames that are silent, not a number, or clipped. Speech has pauses, so some are silent.",
         runbook="VibeVoiceDefectiveAudio",
-        empty=common.IDLE,
         overrides=colours({"nan": RED, "clipped": YELLOW}),
     ),
     series(
         42,
         "Leading silence",
-        Query(q.LEADING_SILENCE, "{{voice}}", exemplars=True),
-        description="95th percentile of the silence before the first sound: the first audio came, but the listener heard nothing yet.",
+        query(q.LEADING_SILENCE, "{{voice}}", exemplars=True),
+        description="95th percentile of the silence before the first sound: the first audio came, but the listener "
+        "heard nothing yet.",
         runbook="VibeVoiceDefectiveAudio",
         unit="s",
-        empty=common.IDLE,
     ),
 )
 
-VOICE = Board(
-    uid="vibevoice-voice",
-    title="VibeVoice / Voice",
-    description="One voice, or some, beside all. The table ranks all voices; click one to see it alone.",
-    rows=(_VOICES, _ERRORS, _FIRST_AUDIO, _LISTENER, _STEPS, _AUDIO),
+VOICE = board(
+    "vibevoice-voice",
+    "One voice, or some, beside all. The table ranks all voices; click one to see it alone.",
+    _VOICES,
+    _ERRORS,
+    _FIRST_AUDIO,
+    _LISTENER,
+    _STEPS,
+    _AUDIO,
     variables=("service", "environment", "instance", "voice"),
 )

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from websockets.exceptions import WebSocketException
 
-from dashboards.boards import BOARDS
+from dashboards.boards import asked
 from dashboards.queries import bound
 from tests.stack.fixtures import eventually
 from tools.stack.collector import Collector
@@ -98,10 +98,8 @@ def expressions() -> dict[str, str]:
             found |= {
                 f"{group['name']}: {rule.get('record') or rule['alert']}": rule["expr"] for rule in group["rules"]
             }
-    for board in BOARDS:
-        for panel in board.panels:
-            for index, query in enumerate(panel.queries):
-                found[f"{board.uid}: {panel.title} {index}"] = bound(query.expression, {"service": NAME}, "30s", "2m")
+    for board, panel, index, query in asked():
+        found[f"{board.uid}: {panel.title} {index}"] = bound(query.expr, {"service": NAME}, "30s", "2m")
     return found
 
 

@@ -10,18 +10,16 @@ import pytest
 
 from dashboards import queries
 from dashboards.__main__ import HERE
-from dashboards.boards import BOARDS
+from dashboards.boards import BOARDS, asked
+from dashboards.dashboard import Dashboard, Panel, Query, panels
+from dashboards.dashboard import queries as promql
 from dashboards.faults import EXPECTED, Expectation, change, look, panel
-from dashboards.panels import Board, Panel, Query
 from dashboards.scenario import CORRUPT, FAULTS, GOOD, HIGH_CFG, SLOW, Scenario, play, running
 from tests.stack.fixtures import need
 from tools.grafana import data
 
 QUERIES = [
-    pytest.param(board, panel, query, id=f"{board.uid}-{panel.id}-{index}")
-    for board in BOARDS
-    for panel in board.panels
-    for index, query in enumerate(panel.queries)
+    pytest.param(panel, query, id=f"{board.uid}-{panel.id_val}-{index}") for board, panel, index, query in asked()
 ]
 pytestmark = [
     pytest.mark.serial,
@@ -38,31 +36,29 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         yield scenario
 
 
-@pytest.mark.parametrize(("board", "panel", "query"), QUERIES)
-def test_a_query_runs_and_its_legend_has_its_labels(
-    board: Board, panel: Panel, query: Query, scenario: Scenario
-) -> None:
+@pytest.mark.parametrize(("panel", "query"), QUERIES)
+def test_a_query_runs_and_its_legend_has_its_labels(panel: Panel, query: Query, scenario: Scenario) -> None:
     """Prometheus takes it; healthy, it gives data, or the panel says why not; each {{label}} of its legend is there."""
     shown = look(scenario.prometheus, query, scenario.healthy[-1], "up")
     if not shown:
-        assert panel.empty
+        assert panel.field_config.defaults.no_value
         return
-    for label in (part.partition("}}")[0] for part in query.legend.split("{{")[1:]):
+    for label in (part.partition("}}")[0] for part in query.legend_format.split("{{")[1:]):
         assert all(label in dict(labels) for labels in shown), label
-    if panel.kind == "stat":
+    if panel.type_val == "stat":
         assert len(shown) == 1
-    if panel.kind == "heatmap":
+    if panel.type_val == "heatmap":
         assert all(set(dict(labels)) == {"le"} for labels in shown)
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_a_healthy_dashboard_is_not_empty(board: Board, scenario: Scenario) -> None:
+def test_a_healthy_dashboard_is_not_empty(board: Dashboard, scenario: Scenario) -> None:
     """Most panels have something to show; without are only those of a GPU's timing, of failures and of losses."""
     empty = {
         panel.title
-        for panel in board.panels
-        if panel.queries
-        and not any(look(scenario.prometheus, query, scenario.healthy[-1], "up") for query in panel.queries)
+        for panel in panels(board)
+        if promql(panel)
+        and not any(look(scenario.prometheus, query, scenario.healthy[-1], "up") for query in promql(panel))
     }
     allowed = {
         "Telemetry lost",
@@ -98,10 +94,10 @@ def test_a_variable_has_values(name: str, scenario: Scenario) -> None:
 @pytest.mark.parametrize("expected", EXPECTED, ids=str)
 def test_a_fault_is_seen_where_an_operator_looks_first(expected: Expectation, scenario: Scenario) -> None:
     """The panel moves in the stated direction by more than three times the spread of the healthy rounds."""
-    _, shown = panel(expected.board, expected.panel)
+    shown = panel(expected.board, expected.panel)
     found = change(
         scenario.prometheus,
-        shown.queries[expected.query],
+        promql(shown)[expected.query],
         scenario.healthy,
         scenario.phase(expected.fault),
         expected.direction,
@@ -120,19 +116,19 @@ def test_a_fault_elsewhere_leaves_success_alone(fault: str, scenario: Scenario) 
     """What slows or alters requests, but fails none, does not move the success panel: it would send an operator the
     wrong way.
     """
-    _, success = panel("vibevoice-health", 10)
-    assert not change(scenario.prometheus, success.queries[0], scenario.healthy, scenario.phase(fault), "down").moved(
+    success = panel("vibevoice-health", 10)
+    assert not change(scenario.prometheus, promql(success)[0], scenario.healthy, scenario.phase(fault), "down").moved(
         "down"
     )
 
 
 def shown_table(scenario: Scenario, board: str, number: int) -> dict[str, data.Column]:
     """The columns of a table panel over the whole scenario, by Grafana's own code."""
-    _, chosen = panel(board, number)
+    chosen = panel(board, number)
     start, end = scenario.phases[0].start, scenario.phases[-1].end
     results = []
-    for index, query in enumerate(chosen.queries):
-        text = queries.bound(query.expression, interval="10s", window=f"{round(end - start)}s")
+    for index, query in enumerate(promql(chosen)):
+        text = queries.bound(query.expr, interval="10s", window=f"{round(end - start)}s")
         answer = scenario.prometheus.get("query", query=text, time=f"{end:.3f}")["result"]
         results.append((chr(ord("A") + index), answer))
     generated = json.loads((HERE / "generated" / f"{board}.json").read_text())["panels"]
@@ -171,11 +167,11 @@ def test_a_matrix_has_its_rows_and_columns_in_order(
 
 def test_steps_are_drawn_in_numeric_order(scenario: Scenario) -> None:
     """The legend's order is that of Prometheus' answer."""
-    _, chosen = panel("vibevoice-voice", 30)
+    chosen = panel("vibevoice-voice", 30)
     healthy = scenario.healthy[-1]
     found = scenario.prometheus.get(
         "query_range",
-        query=queries.bound(chosen.queries[0].expression, interval="5s"),
+        query=queries.bound(promql(chosen)[0].expr, interval="5s"),
         start=f"{healthy.start:.3f}",
         end=f"{healthy.end:.3f}",
         step="1",

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -14,28 +13,35 @@ from typing import Any
 
 import pytest
 
-from dashboards import grafana, queries, thresholds
+from dashboards import queries, thresholds
 from dashboards.__main__ import HERE, stale
 from dashboards.alerts import RUNBOOKS, alerts
-from dashboards.boards import BOARDS
-from dashboards.panels import Board, Panel, Query
+from dashboards.boards import BOARDS, asked
+from dashboards.dashboard import TITLES, Panel, panels
+from dashboards.dashboard import queries as promql
+from dashboards.panels import REQUEST_PANELS, REQUESTS_UID
 from dashboards.promql import series, share_above
 from tests.unit.dashboards import names
 from vibevoice_otel import semconv
 
-PANELS = [pytest.param(board, panel, id=f"{board.uid}-{panel.id}") for board in BOARDS for panel in board.panels]
-EXPRESSIONS = [
-    pytest.param(query.expression, id=f"{board.uid}-{panel.id}-{index}")
-    for board in BOARDS
-    for panel in board.panels
-    for index, query in enumerate(panel.queries)
+PANELS = [
+    pytest.param(board.uid, panel, id=f"{board.uid}-{panel.id_val}") for board in BOARDS for panel in panels(board)
 ]
-TRACEQL = {panel.traceql for board in BOARDS for panel in board.panels}
+EXPRESSIONS = [
+    pytest.param(query.expr, id=f"{board.uid}-{panel.id_val}-{index}") for board, panel, index, query in asked()
+]
+#: Panels that list traces -> what they ask for.
+TRACEQL = {panel.id_val: panel.targets[0].query for board in BOARDS for panel in panels(board) if not promql(panel)}
+BOARD = pytest.mark.parametrize("uid", TITLES)
 
 
-def load(board: Board) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((HERE / "generated" / f"{board.uid}.json").read_text())
+def load(uid: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((HERE / "generated" / f"{uid}.json").read_text())
     return loaded
+
+
+def variables(uid: str) -> set[str]:
+    return {each["name"] for each in load(uid)["templating"]["list"]}
 
 
 def test_the_committed_files_are_the_generated_ones() -> None:
@@ -52,57 +58,15 @@ def test_the_check_names_what_differs(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
 
 
-#: What Grafana itself writes and reads, and its published types leave out.
-BEYOND_THE_TYPES = {"titleFormat", "textFormat", "definition"}
-
-
-def by_the_types(board: dict[str, Any]) -> dict[str, Any]:
-    """The dashboard as Grafana's published types understand it: read into them, and written again."""
-    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder
-    from grafana_foundation_sdk.models.dashboard import Dashboard
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the types' own deprecations
-        plugins.register_default_plugins()
-        again: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board)))
-    return again
-
-
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_grafana_s_published_types_know_every_field(board: Board) -> None:
-    """Nothing is lost and nothing changes on the way through the types: no field is misspelt or of a wrong kind."""
-    assert {
-        path
-        for path in _missing(load(board), by_the_types(load(board)), "")
-        if path.split(".")[-1] not in BEYOND_THE_TYPES
-    } == set()
-
-
-@pytest.mark.parametrize(
-    "field", ["fillOpacity", "expr", "graphMode", "gridPos", "legendFormat", "includeAll", "noValue", "stacking"]
-)
-def test_a_misspelt_field_would_be_found(field: str) -> None:
-    """The check above sees into panels, queries, options and variables alike."""
-    wrong = json.loads((HERE / "generated" / "vibevoice-health.json").read_text().replace(f'"{field}"', f'"{field}s"'))
-    assert any(path.endswith(f".{field}s") for path in _missing(wrong, by_the_types(wrong), ""))
-
-
-def _missing(ours: Any, theirs: Any, path: str) -> Any:
-    if isinstance(ours, dict):
-        for key, value in ours.items():
-            if not isinstance(theirs, dict) or key not in theirs:
-                if value not in (None, [], {}, "", False):
-                    yield f"{path}.{key}"
-            else:
-                yield from _missing(value, theirs[key], f"{path}.{key}")
-    elif isinstance(ours, list):
-        for index, value in enumerate(ours):
-            yield from _missing(
-                value, theirs[index] if isinstance(theirs, list) and index < len(theirs) else None, f"{path}[{index}]"
-            )
-    elif ours != theirs:
-        yield f"{path}: {ours!r} is {theirs!r}"
+@BOARD
+def test_what_the_published_types_leave_out_is_written(uid: str) -> None:
+    """An annotation's own words, and what the list of variables shows of each."""
+    loaded = load(uid)
+    assert all(mark["titleFormat"] and mark["textFormat"] for mark in loaded["annotations"]["list"])
+    defined = {each["name"]: each["definition"] for each in loaded["templating"]["list"] if "definition" in each}
+    assert defined == {
+        each["name"]: each["query"]["query"] for each in loaded["templating"]["list"] if each["type"] == "query"
+    }
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -133,38 +97,37 @@ def test_own_series_are_filtered_by_what_the_reader_chose(expression: str) -> No
         assert all(wanted <= labels for labels in chosen), name
 
 
-@pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_a_panel_explains_itself(board: Board, panel: Panel) -> None:
+@pytest.mark.parametrize(("uid", "panel"), PANELS)
+def test_a_panel_explains_itself(uid: str, panel: Panel) -> None:
     """A description, a unit, a runbook that exists, and links that keep filters and time."""
     assert len(panel.description) > 20
-    assert panel.unit
-    assert panel.runbook in {alert.name for alert in alerts()}
-    (shown,) = (each for each in load(board)["panels"] if each["id"] == panel.id)
+    assert panel.field_config.defaults.unit
+    (shown,) = (each for each in load(uid)["panels"] if each["id"] == panel.id_val)
     links = {link["title"]: link["url"] for link in shown["links"]}
-    assert links["Runbook"] == f"{RUNBOOKS}/{panel.runbook}.md"
+    assert links["Runbook"] in {f"{RUNBOOKS}/{alert.name}.md" for alert in alerts()}
     assert links["Traces with the same filters"].startswith("/d/vibevoice-root-cause?viewPanel=3")
-    if board.uid != "vibevoice-voice":
+    if uid != "vibevoice-voice":
         assert links["By voice"].startswith("/d/vibevoice-voice?")
-    for name in set(board.variables) & queries.VARIABLES.keys():
+    for name in variables(uid) & queries.VARIABLES.keys():
         assert "${" + name + ":queryparam}" in " ".join(links.values())
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_links_use_only_variables_that_the_dashboard_has(board: Board) -> None:
+@BOARD
+def test_links_use_only_variables_that_the_dashboard_has(uid: str) -> None:
     """An unknown variable would stand in the address as it is written."""
-    known = {*board.variables, "datasource", "tempo", "__url_time_range", "__from", "__to", "__value", "__data"}
-    for panel in load(board)["panels"]:
+    known = variables(uid) | {"__url_time_range", "__from", "__to", "__value", "__data"}
+    for panel in load(uid)["panels"]:
         for link in panel.get("links", ()):
             assert set(re.findall(r"\$\{(\w+)", link["url"])) <= known, panel["title"]
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_every_dashboard_can_be_pointed_elsewhere(board: Board) -> None:
+@BOARD
+def test_every_dashboard_can_be_pointed_elsewhere(uid: str) -> None:
     """$datasource, $environment and $instance on each; the panels ask the chosen source."""
-    loaded = load(board)
-    variables = {each["name"]: each for each in loaded["templating"]["list"]}
-    assert {"datasource", "environment", "instance"} <= variables.keys()
-    assert all(each["multi"] and each["includeAll"] for name, each in variables.items() if name in queries.VARIABLES)
+    loaded = load(uid)
+    chosen = {each["name"]: each for each in loaded["templating"]["list"]}
+    assert {"datasource", "environment", "instance"} <= chosen.keys()
+    assert all(each["multi"] and each["includeAll"] for name, each in chosen.items() if name in queries.VARIABLES)
     for panel in loaded["panels"]:
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] in {"${datasource}", "${tempo}"}
@@ -172,41 +135,42 @@ def test_every_dashboard_can_be_pointed_elsewhere(board: Board) -> None:
 
 def test_the_voice_dashboard_takes_several_voices() -> None:
     """$voice is multi and has All."""
-    (voice,) = (each for each in load(BOARDS[1])["templating"]["list"] if each["name"] == "voice")
+    (voice,) = (each for each in load("vibevoice-voice")["templating"]["list"] if each["name"] == "voice")
     assert voice["multi"]
     assert voice["includeAll"]
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_panels_fill_their_rows_and_never_overlap(board: Board) -> None:
+@BOARD
+def test_panels_fill_their_rows_and_never_overlap(uid: str) -> None:
     """24 columns, no hole at a row's end, no panel over another; ids are unique."""
-    panels = load(board)["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    places = [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in panels]
+    loaded = load(uid)["panels"]
+    assert len({panel["id"] for panel in loaded}) == len(loaded)
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in loaded]
     for (x, y, w, h), (u, v, b, t) in combinations(places, 2):
         assert x + w <= u or u + b <= x or y + h <= v or v + t <= y
     area = sum(w * h for _, _, w, h in places)
     assert area == 24 * max(y + h for _, y, _, h in places)
 
 
-@pytest.mark.parametrize(("board", "panel"), PANELS)
-def test_latency_panels_show_single_requests(board: Board, panel: Panel) -> None:
+@pytest.mark.parametrize(("uid", "panel"), PANELS)
+def test_latency_panels_show_single_requests(uid: str, panel: Panel) -> None:
     """A picture of latency over time has exemplars, so that a bad point leads to a trace; a mean has none to give,
     and on a share's axis a request's seconds have no place.
     """
-    over_time = panel.kind in {"timeseries", "heatmap"} and any(
-        "histogram_quantile" in q.expression or "_bucket" in q.expression for q in panel.queries
+    over_time = panel.type_val in {"timeseries", "heatmap"} and any(
+        "histogram_quantile" in query.expr or "_bucket" in query.expr for query in promql(panel)
     )
-    if over_time and panel.unit != "percentunit" and panel.title != "First audio of all voices":
-        assert any(query.exemplars for query in panel.queries)
+    shares = panel.field_config.defaults.unit == "percentunit"
+    if over_time and not shares and panel.title != "First audio of all voices":
+        assert any(query.exemplar for query in promql(panel))
 
 
 def test_thresholds_are_the_objectives() -> None:
     """The dashed line that people see is the number that alerts fire at."""
     limits = {
         step["value"]
-        for board in BOARDS
-        for panel in load(board)["panels"]
+        for uid in TITLES
+        for panel in load(uid)["panels"]
         if panel["title"] in {"First-audio latency", "P95 first audio", "P95 first audio by voice"}
         for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     }
@@ -226,7 +190,7 @@ def conditions(traceql: str) -> Iterator[list[str]]:
             yield condition.strip("()").split(" || ")
 
 
-@pytest.mark.parametrize("traceql", sorted(TRACEQL))
+@pytest.mark.parametrize("traceql", sorted({*TRACEQL.values()}))
 def test_traceql_is_well_formed(traceql: str) -> None:
     """Spanset filters of comparisons of known attributes, and a select of known attributes."""
     known = {f"span.{a.key}" for span in semconv.SPANS for a in span.attributes} | CARRIED | {queries.ENVIRONMENT}
@@ -245,7 +209,7 @@ def test_traceql_is_well_formed(traceql: str) -> None:
     assert set(chosen[1].split(", ")) <= known
 
 
-@pytest.mark.parametrize("traceql", sorted(TRACEQL))
+@pytest.mark.parametrize("traceql", sorted({*TRACEQL.values()}))
 def test_traceql_asks_no_regex_of_what_may_be_absent(traceql: str) -> None:
     """An absent attribute matches no regex, ``.*`` included: it is asked for its absence too, or every request carries it."""
     for alternatives in conditions(traceql):
@@ -255,17 +219,14 @@ def test_traceql_asks_no_regex_of_what_may_be_absent(traceql: str) -> None:
 
 def test_links_lead_to_the_lists_of_requests() -> None:
     """The panel that a link names is a list of requests of that very query, on the dashboard that it names."""
-    (board,) = (each for each in BOARDS if each.uid == grafana.REQUESTS_UID)
-    listed = {panel.id: panel.traceql for panel in board.panels if panel.kind == "traces"}
-    assert {
-        traceql: number for number, traceql in listed.items() if traceql != queries.STEPS_OF_TRACE
-    } == grafana.REQUEST_PANELS
-    assert {"service", "environment", "instance", "voice"} <= set(board.variables)
+    listed = {traceql: number for number, traceql in TRACEQL.items() if traceql != queries.STEPS_OF_TRACE}
+    assert listed == REQUEST_PANELS
+    assert {"service", "environment", "instance", "voice"} <= variables(REQUESTS_UID)
 
 
 def test_from_health_to_the_slowest_step_in_four_clicks() -> None:
     """Health's latency panel, its late requests, the slowest one's steps, the slowest of them: each link is there and keeps the filters."""
-    boards = {board.uid: {panel["id"]: panel for panel in load(board)["panels"]} for board in BOARDS}
+    boards = {uid: {panel["id"]: panel for panel in load(uid)["panels"]} for uid in TITLES}
     (first,) = (link["url"] for link in boards["vibevoice-health"][11]["links"] if link["title"].startswith("Traces"))
     assert first.startswith("/d/vibevoice-root-cause?viewPanel=30&")
     late = boards["vibevoice-root-cause"][30]
@@ -303,15 +264,13 @@ def test_bound_replaces_every_variable() -> None:
         == 'a{v=~"x", s=~".*"}[1m]'
     )
     assert queries.bound('label_replace(a, "x", "0$1", "y", "(.)")').count("$1") == 1  # PromQL's own
-    for board in BOARDS:
-        for panel in board.panels:
-            for query in panel.queries:
-                assert "$" not in queries.bound(query.expression).replace('"$1"', "").replace('"0$1"', "")
+    for _, _, _, query in asked():
+        assert "$" not in queries.bound(query.expr).replace('"$1"', "").replace('"0$1"', "")
 
 
 def test_panels_have_queries() -> None:
-    """Only a panel of traces has no PromQL, and all others have at least one query."""
+    """Every panel asks Prometheus, or Tempo for one list of traces."""
     for board in BOARDS:
-        for panel in board.panels:
-            assert (panel.kind == "traces") is (not panel.queries)
-            assert all(isinstance(query, Query) for query in panel.queries)
+        for panel in panels(board):
+            assert promql(panel) or len(panel.targets) == 1
+            assert panel.datasource.type_val == ("prometheus" if promql(panel) else "tempo")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dashboards.boards import BOARDS
+from dashboards.dashboard import panels
 from tools.grafana import check
 
 
@@ -67,8 +68,8 @@ def test_it_loads_and_runs_everything(grafana: tuple[check.Grafana, type[Answeri
     assert not api.failures
     loaded = [body["dashboard"]["uid"] for path, body in handler.asked if path == "/api/dashboards/db"]
     assert sorted(loaded) == sorted(board.uid for board in BOARDS)
-    queries = sum(len(panel.queries) or 1 for board in BOARDS for panel in board.panels)
-    assert count == queries + sum(name != "trace" for board in BOARDS for name in board.variables)
+    queries = sum(len(panel.targets) for board in BOARDS for panel in panels(board))
+    assert count == queries + sum(each.type_val == "query" for board in BOARDS for each in board.templating.list_val)
     for path, body in handler.asked:
         if path == "/api/ds/query":
             expression = body["queries"][0]["expr"]
