@@ -19,8 +19,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.prometheus import Dataquery as Query
 
 from dashboards.alerts import RUNBOOKS
-from dashboards.panels import PROMETHEUS, RED, YELLOW, kept, link
-from dashboards.queries import VARIABLES
+from dashboards.panels import BLUE, PROMETHEUS, RED, YELLOW, kept, link
+from dashboards.queries import CHANGES, VARIABLES
 from dashboards.thresholds import Severity
 
 #: The dashboards in the order in which an operator looks.
@@ -57,6 +57,7 @@ def board(
     # Pages alone at first: red areas that lie on one another hide the curves.
     made.annotation(_firing("critical", "Pages", RED).enable(True))
     made.annotation(_firing("warning", "Tickets", YELLOW).enable(False))
+    made.annotation(_mark("Changes", BLUE, CHANGES, "{{changed}}", "{{service}}"))
     sources = (_source("datasource", "prometheus", "Metrics"), _source("tempo", "tempo", "Traces"))
     made.variables([*sources, *map(_variable, variables)])
     for other, title in TITLES.items():
@@ -102,10 +103,14 @@ def _firing(severity: Severity, name: str, colour: str) -> build.AnnotationQuery
     """Firing alerts of the chosen services; those of no service, as of a Collector, with all of them."""
     where = f'service="vibevoice", alertstate="firing", severity="{severity}"'
     expression = f'ALERTS{{{where}, service_name=~"$service", environment=~"$environment"}}'
+    title, words = "{{alertname}} {{service_name}}", "{{severity}} {{environment}} {{voice}}"
+    return _mark(name, colour, expression, title, words)
+
+
+def _mark(name: str, colour: str, expression: str, title: str, words: str) -> build.AnnotationQuery:
+    """An annotation for each series and each time that it is there."""
     mark = build.AnnotationQuery().name(name).datasource(PROMETHEUS).icon_color(colour).expr(expression)
-    return _with(
-        mark, titleFormat="{{alertname}} {{service_name}}", textFormat="{{severity}} {{environment}} {{voice}}"
-    )
+    return _with(mark, titleFormat=title, textFormat=words)
 
 
 def text(made: Dashboard) -> str:

@@ -17,6 +17,8 @@ from vibevoice_otel.semconv import Limit, Metric, SharePart, Status
 
 NOW: Final = "$__rate_interval"
 NOW_MS: Final = "$__rate_interval_ms"
+#: From one point of a query to the next.
+STEP: Final = "$__interval"
 RANGE: Final = "$__range"
 WHO: Final = 'service=~"$service", environment=~"$environment"'
 SCOPE: Final = f'{WHO}, instance=~"$instance"'
@@ -31,7 +33,8 @@ def _milliseconds(duration: str) -> float:
 
 def bound(expression: str, variables: Mapping[str, str] | None = None, interval: str = "1m", window: str = "5m") -> str:
     """The expression with Grafana's variables replaced: every one not in ``variables`` matches all."""
-    text = expression.replace(NOW_MS, f"{_milliseconds(interval):g}").replace(NOW, interval).replace(RANGE, window)
+    text = expression.replace(NOW_MS, f"{_milliseconds(interval):g}").replace(NOW, interval)
+    text = text.replace(STEP, interval).replace(RANGE, window)
     return re.sub(r"\$\{?([A-Za-z_]\w*)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
 
 
@@ -211,6 +214,33 @@ INSTANCES: Final = f"count(count by (job, instance) ({series(semconv.BUILD_INFO,
 #: Some of these are missing where the Collector is young: a refusal that never happened has no series.
 COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
 EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
+
+# ------------------------------------------------------------------------------------------------------------------ changes
+#: How far back the value before a change is looked for: a model or a driver is known from the first request on, which may be
+#: long after a restart.
+_REMEMBERED: Final = "1d"
+#: Seconds: a value that others outlived by so much is gone, and new when it comes again (a release that is rolled back).
+_GONE: Final = 600
+#: What runs, as an operator changes it; the adapters follow from the rest.
+CHANGING: Final = tuple(each for each in semconv.BUILD_INFO.attributes if each is not semconv.M_ADAPTER)
+
+
+def changed(attribute: semconv.Attribute) -> str:
+    """1 in the one interval in which a service first runs with this value, having run with another: ``changed`` says which.
+
+    A restart with the same value is no change, whatever instance it makes, nor is a service that was never heard of before.
+    """
+    (label,) = (each for each in semconv.BUILD_INFO.labels if each == attribute.key.replace(".", "_"))
+    by, info = f"service, environment, {label}", series(semconv.BUILD_INFO, WHO, f'{label}!=""')
+    last = f"max by ({by}) (max_over_time(timestamp({info})[{_REMEMBERED}:5m] offset {STEP}))"
+    newest = f"max by (service, environment) ({last})"
+    before = f"({last} >= on (service, environment) group_left {newest} - {_GONE})"
+    now = f"group by ({by}) (last_over_time({info}[{STEP}]))"
+    new = f"{now} unless {before} and on (service, environment) {before}"
+    return f'label_replace({new}, "changed", "{attribute.key} $1", "{label}", "(.+)")'
+
+
+CHANGES: Final = " or ".join(changed(each) for each in CHANGING)
 
 # ------------------------------------------------------------------------------------------------------------------- voices
 _ASKED: Final = f"{total('voice', growth(semconv.REQUESTS, RANGE, SCOPE))} > 0"

@@ -5,6 +5,7 @@ conftest.py.
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,18 @@ def eventually(look: Callable[[], T], seconds: float = 30.0, pause: float = 0.1)
         if answer or time.monotonic() > deadline:
             return answer
         time.sleep(pause)
+
+
+def backfill(folder: Path, openmetrics: str) -> None:
+    """Puts series with their times into the data of the Prometheus that is to run in ``folder``.
+
+    The last hour is to be left out: its blocks could meet the head of the running Prometheus.
+    """
+    text = folder / "metrics.txt"
+    text.write_text(openmetrics)
+    command = [toolchain.require("promtool"), "tsdb", "create-blocks-from", "openmetrics", text, folder / "data"]
+    subprocess.run([str(each) for each in command], check=True, capture_output=True, timeout=120)
+    text.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import json
 import math
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,10 +25,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from tests.stack.fixtures import eventually, need
+from tests.stack.fixtures import backfill, eventually, need
 from tests.unit.insight.simulator import MemorySource, Scrapes, Service, Setting, observe
 from tests.unit.insight.test_capacity import truth, whole
-from tools import toolchain
 from tools.ports import free_ports
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
@@ -121,18 +119,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         for series, rows in world.series.items():
             for labels, values in rows.items():
                 everything.put(series, {**dict(labels), "environment": name}, values)
-    text = folder / "metrics.txt"
-    text.write_text(everything.openmetrics())
-    command = [
-        str(toolchain.require("promtool")),
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        str(text),
-        str(folder / "data"),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    text.unlink()
+    backfill(folder, everything.openmetrics())
     with Prometheus(folder) as server:
         yield Filled(server.url, end, scrapes)
 

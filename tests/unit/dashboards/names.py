@@ -45,7 +45,8 @@ COMMON |= {"alertstate", "service_name", "severity", "receiver"}
 
 def metrics(expression: str) -> set[str]:
     """Names in metric position."""
-    text = re.sub(r'"[^"]*"', '""', expression)
+    text = re.sub(r"\{[^}]*\}", "{}", re.sub(r'"[^"]*"', '""', expression))
+    text = re.sub(r"\b(by|on|ignoring) \([^)]*\)", "", text)
     names = set(
         re.findall(
             r"(?<![\w.$])((?:service|voice):[\w:]+|vibevoice_\w+|hw_(?:gpu|power|energy|errors)\w*|otelcol_\w+|ALERTS\b|up\b(?=\{|\s|$)|target_info)",

@@ -87,6 +87,15 @@ def test_variables_read_names_of_the_contract(name: str) -> None:
     assert label.strip() in {"service", "environment", "instance", "voice"}
 
 
+@BOARD
+def test_marks_read_names_of_the_contract(uid: str) -> None:
+    """So do annotations; what an operator changes is all of build_info but the adapters."""
+    for mark in load(uid)["annotations"]["list"]:
+        assert not names.unknown_metrics(mark["expr"])
+        assert not names.unknown_labels(mark["expr"])
+    assert {each.key for each in semconv.BUILD_INFO.attributes} - {each.key for each in queries.CHANGING} == {"adapter"}
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_own_series_are_filtered_by_what_the_reader_chose(expression: str) -> None:
     """Each selector of a series of ours obeys $service and $environment, and $instance unless it was recorded without."""
