@@ -1,15 +1,16 @@
-"""What every test shares: in CI a skip is an error, unless what it needs cannot be had there."""
+"""What every test shares: in CI a skip is an error, unless what it needs cannot be had there; a failure that production
+swallows is an error, unless the test wants it; and the clock stays as it is.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
-import traceback
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from vibevoice_otel import failures
+from tests.support.swallowed import swallowed
 
 #: The only needs that a CI machine may lack.
 MAY_LACK = (
@@ -37,60 +38,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in soak]
 
 
-#: Tests of which it is known that those which want a failure are marked; the others are not held to it yet.
-LOOKED_THROUGH = (
-    "tests/lifecycle/",
-    "tests/unit/hooks/",
-    "tests/unit/metrics/",
-    "tests/unit/recording/test_recorder.py",
-    "tests/unit/sampling/test_tail.py",
-    "tests/unit/test_installation.py",
-    "tests/unit/web/test_fail_safe.py",
-    "tests/unit/web/test_routes.py",
-)
+#: What a test may patch, and leaves as it was.
+CLOCK = {
+    name: getattr(time, name) for name in dir(time) if name.removesuffix("_ns") in {"time", "monotonic", "perf_counter"}
+}
 
 
-class _Swallowed(logging.Handler):
-    """Failures that production swallows: those of failures.py, and any other that a logger of ours tells with an
-    exception.
+def patched_clock() -> list[str]:
+    """Put the clock back; return what of it was another one's."""
+    changed = [name for name, real in CLOCK.items() if getattr(time, name) is not real]
+    for name in changed:
+        setattr(time, name, CLOCK[name])
+    return changed
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """A module that patches the clock while it is imported patches it for every test of the session."""
+    report = yield
+    if changed := patched_clock():
+        report.outcome, report.longrepr = (
+            "failed",
+            f"{collector.nodeid} patches time.{', time.'.join(changed)} on import",
+        )
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Listen to what is swallowed from the first fixture of a test to the last."""
+    with swallowed.listening():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A failure of ours that the host would not notice fails the test in which it happens, unless the marker
+    ``swallows`` holds a part of what it says.
     """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.met: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.exc_info, tuple):
-            self.met.append(f"{record.getMessage()}\n{''.join(traceback.format_exception(*record.exc_info))}")
-
-    def failed(self, where: str, error: BaseException) -> None:
-        self.met.append(f"{where}\n{''.join(traceback.format_exception(error))}")
-
-
-@pytest.fixture(autouse=True)
-def _never_breaks_the_host_always_breaks_the_test(
-    request: pytest.FixtureRequest,
-) -> Iterator[None]:
-    """A failure of ours that the host would not notice fails the test in which it happens, unless that is marked
-    ``swallows``.
-    """
-    within = request.node.nodeid.startswith(LOOKED_THROUGH)
-    if request.node.get_closest_marker("swallows") or not within:
-        yield
-        return
-    swallowed, tell = _Swallowed(), failures.warn_once
-
-    def warn_once(where: str, error: BaseException) -> None:
-        swallowed.failed(where, error)
-        tell(where, error)
-
-    own = logging.getLogger("vibevoice_otel")
-    own.addHandler(swallowed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(failures, "warn_once", warn_once)
-        yield
-    own.removeHandler(swallowed)
-    assert not swallowed.met, "swallowed in this test:\n" + "\n".join(swallowed.met)
+    yield
+    wanted = [text for mark in item.iter_markers("swallows") for text in mark.args]
+    unwanted = [each for each in swallowed.take() if not any(text in each for text in wanted)]
+    assert not unwanted, "swallowed in this test:\n" + "\n".join(unwanted)
+    changed = patched_clock()
+    assert not changed, f"this test leaves time.{', time.'.join(changed)} patched"
 
 
 @pytest.hookimpl(hookwrapper=True)

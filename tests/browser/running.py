@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.swallowed import swallowed
 from tests.upstream.sink import Sink
 from tools.ports import free_port
 
@@ -87,6 +88,7 @@ def serving(where: Path, faults: Mapping[str, object] | None = None, **environme
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            swallowed.read(log.read_text(errors="replace"))
 
 
 def _wait(running: Running, seconds: float = 90.0) -> None:

@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
 from tests.support.builders import MS, assembly, request
+from tests.support.metrics import by_name
 from tests.support.pipeline import pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics import gen_ai
@@ -36,12 +37,9 @@ def sink() -> Iterator[tuple[gen_ai.GenAi, InMemoryMetricReader]]:
 
 
 def points(reader: InMemoryMetricReader) -> list[HistogramDataPoint]:
-    data = reader.get_metrics_data()
-    if data is None:
-        return []
-    metrics = [metric for scope in data.resource_metrics[0].scope_metrics for metric in scope.metrics]
-    assert {metric.name for metric in metrics} <= {NAME}
-    return [point for metric in metrics for point in metric.data.data_points]  # type: ignore[misc]
+    metrics = by_name(reader)
+    assert metrics.keys() <= {NAME}
+    return metrics.get(NAME, [])
 
 
 @pytest.mark.parametrize(

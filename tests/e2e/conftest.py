@@ -23,6 +23,7 @@ import psutil
 import pytest
 import websockets
 
+from tests.support.swallowed import swallowed
 from tools.ports import free_port
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
 
@@ -154,6 +155,7 @@ class Running:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        swallowed.read(self.output())
         self.log.close()
 
 

@@ -35,6 +35,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.support.swallowed import swallowed
 from tools.ports import free_port
 
 HERE = Path(__file__).parent
@@ -324,4 +325,5 @@ class Service:
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)
+        swallowed.read(self.log)
         self._log.close()

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
+from tests.support.metrics import points
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.settings import Settings
 
@@ -130,15 +131,7 @@ class Pipeline:
         return self._collected
 
     def points(self, name: str) -> list[Any]:
-        data = self.metrics()
-        return [
-            point
-            for resource in (data.resource_metrics if data is not None else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-        ]
+        return points(self.metrics(), name)
 
     def counted(self, name: str, label: str) -> Counter[str]:
         """A counter's sum (or a histogram's count) by one attribute."""

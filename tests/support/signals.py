@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from tests.support.metrics import points
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.settings import Settings
 
@@ -72,15 +73,7 @@ class Signals:
         return [span for span in self.finished() if span.kind is SpanKind.SERVER]
 
     def points(self, name: str) -> list[Any]:
-        data = self.reader.get_metrics_data()
-        return [
-            point
-            for resource in (data.resource_metrics if data is not None else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-        ]
+        return points(self.reader, name)
 
     def holding(self, text: str) -> set[str]:
         """The signals in which ``text`` stands."""

@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
+from tests.support.metrics import by_name
 from vibevoice_otel import forking, semconv, wiring
 from vibevoice_otel.sdk.identity import begin_anew
 from vibevoice_otel.settings import Settings
@@ -64,14 +65,11 @@ def test_it_renews_what_lives_and_keeps_nothing_alive() -> None:
 
 def _points(reader: InMemoryMetricReader) -> dict[str, tuple[float, int]]:
     """Sum and start of each counter that we or the host have."""
-    data: Any = reader.get_metrics_data()
     return {
-        metric.name: (sum(point.value for point in metric.data.data_points), metric.data.data_points[0].start_time_unix_nano)
-        for resource in (data.resource_metrics if data is not None else ())
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name in {semconv.REQUESTS.name, "host"}
-    }  # fmt: skip
+        name: (sum(point.value for point in points), points[0].start_time_unix_nano)
+        for name, points in by_name(reader).items()
+        if name in {semconv.REQUESTS.name, "host"}
+    }
 
 
 @pytest.mark.parametrize("temporality", list(AggregationTemporality)[1:], ids=lambda each: each.name)

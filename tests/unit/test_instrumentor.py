@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.support.metrics import by_name
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.service.engine import StreamingTTSService
 from vibevoice_otel.service.settings import ServiceSettings
@@ -94,10 +95,7 @@ def test_own_providers_get_trace_and_metrics(
     assert root.attributes["vibevoice.status"] == "success"
     assert root.parent is None
     assert instrumented.recorder.timelines == []
-    data = reader.get_metrics_data()
-    assert data is not None
-    names = {m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
-    assert {"vibevoice.streaming.requests", "vibevoice.inference.duration"} <= names
+    assert {"vibevoice.streaming.requests", "vibevoice.inference.duration"} <= by_name(reader).keys()
 
 
 def test_instrumenting_twice_is_harmless(

@@ -42,6 +42,7 @@ def test_a_sink_given_to_instrument_reads_every_request() -> None:
         assert all(0 < seconds < 60 for seconds in sink.seconds.values())
 
 
+@pytest.mark.swallows("the sink")
 def test_an_installed_sink_is_found_and_one_that_fails_costs_itself_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

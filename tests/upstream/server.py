@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.swallowed import swallowed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -123,6 +125,7 @@ def serve(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        swallowed.read(log_file.read_text(errors="replace"))
 
 
 def _port(process: subprocess.Popen[bytes], log_file: Path, seconds: float = 90.0) -> int:

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from websockets.sync.server import Request, Response, ServerConnection, serve
 
 from tests.support.http_speech import EVENT, MP3, SECOND, WAV, http_service
+from tests.support.metrics import by_name
 from vibevoice_otel.commands import clients, probe
 from vibevoice_otel.semconv import Status
 
@@ -138,9 +139,7 @@ def test_its_requests_say_what_they_are_and_are_measured() -> None:
     ]
     assert headers["X-Key"] == "k"
     assert "voice=en-Emma_woman" in seen[-1].path
-    data = reader.get_metrics_data()
-    assert data is not None
-    points = {m.name: m.data.data_points for m in data.resource_metrics[0].scope_metrics[0].metrics}
+    points = by_name(reader)
     assert {p.attributes["status"]: p.value for p in points["vibevoice.probe.requests"]} == {
         s.value: int(s is Status.SUCCESS) for s in Status
     }

@@ -160,6 +160,7 @@ def test_a_model_on_several_devices_is_timed_by_the_host(monkeypatch: pytest.Mon
     assert device.notes_for(run.timeline.runs[0], model) is None
 
 
+@pytest.mark.swallows("the device cannot be observed")
 def test_a_device_that_cannot_be_opened_costs_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.fake_gpu.device import FakeGpu
+from tests.support.metrics import by_name
 from tests.unit.gpu.simulated import Run, blocks
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics import gpu as gpu_metrics
@@ -48,19 +49,11 @@ def points(*register: Any) -> dict[str, list[tuple[dict[str, str], float]]]:
     instruments = Instruments(provider, "0", Limits(2000, 50_000))
     for each in register:
         each(instruments)
-    data = reader.get_metrics_data()
+    metrics = by_name(reader)
     provider.shutdown()
-    if data is None:
-        return {}
-    metrics = [
-        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
-    ]
     return {
-        m.name: [
-            (dict(p.attributes), getattr(p, "value", None) if hasattr(p, "value") else p.sum)
-            for p in m.data.data_points
-        ]
-        for m in metrics
+        name: [(dict(p.attributes), p.value if hasattr(p, "value") else p.sum) for p in points]
+        for name, points in metrics.items()
     }
 
 

@@ -9,6 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support.builders import MS, add_frame, finish, request
+from tests.support.metrics import by_name
 from tests.support.pipeline import pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
@@ -29,14 +30,11 @@ class Derived:
         sink = FromSpans(Instruments(provider, "0", Limits(2000, 50_000)), ("0", "1"), 0.45)
         for batch in batches:
             sink.consume(batch)
-        data = reader.get_metrics_data()
+        self.metrics = by_name(reader)
         provider.shutdown()
-        assert data is not None
-        self.metrics = {m.name: m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
 
     def points(self, metric: Metric) -> list[Any]:
-        found = self.metrics.get(metric.name)
-        return list(found.data.data_points) if found is not None else []
+        return self.metrics.get(metric.name, [])
 
     def slo(self) -> dict[str, float]:
         return {point.attributes["result"]: point.value for point in self.points(semconv.CONTINUITY_SLI)}

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support.builders import assembly, request
+from tests.support.metrics import by_name, points
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -45,20 +46,13 @@ def exemplar_traces(*batches: Batch, share: float = SHARE) -> set[int]:
     derive = FromSpans(Instruments(provider, "0", Limits(2000, 50_000)), ("0", "1"), SLO, share)
     for batch in batches:
         derive.consume(batch)
-    data = reader.get_metrics_data()
+    metrics = by_name(reader)
     provider.shutdown()
-    assert data is not None
-    metrics = [
-        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
-    ]
-    counted = [
-        point for metric in metrics if metric.name == semconv.FIRST_AUDIO.name for point in metric.data.data_points
-    ]
+    counted = metrics.get(semconv.FIRST_AUDIO.name, [])
     assert sum(point.count for point in counted) == sum(
         batch.final for batch in batches
     )  # whatever is sampled, counts are complete
-    points = [point for metric in metrics for point in metric.data.data_points]
-    return {exemplar.trace_id for point in points for exemplar in point.exemplars}
+    return {exemplar.trace_id for points in metrics.values() for point in points for exemplar in point.exemplars}
 
 
 @pytest.mark.parametrize(
@@ -139,17 +133,6 @@ def test_an_exemplar_has_the_time_of_its_recording_with_a_trace_or_without() -> 
     before = time_ns()
     derive.consume(unsampled)
     after = time_ns()
-    data = reader.get_metrics_data()
+    first = [e for p in points(reader, semconv.FIRST_AUDIO.name) for e in p.exemplars]
     provider.shutdown()
-    assert data is not None
-    metrics = [
-        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
-    ]
-    first = [
-        e
-        for metric in metrics
-        if metric.name == semconv.FIRST_AUDIO.name
-        for p in metric.data.data_points
-        for e in p.exemplars
-    ]
     assert [before <= e.time_unix_nano <= after for e in first] == [True]

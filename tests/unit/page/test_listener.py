@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.builders import finish, request
+from tests.support.metrics import by_name
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page import listener
@@ -135,9 +136,7 @@ def test_the_metrics_are_the_listeners_own(exporter: InMemorySpanExporter) -> No
     """With the opt-in, what the browser heard is counted, apart from everything that the server measures."""
     reader = InMemoryMetricReader()
     listeners(exporter, reader).record(kept(), 0xB0B, heard())
-    data = reader.get_metrics_data()
-    assert data is not None
-    metrics = {m.name: m.data.data_points[0] for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
+    metrics = {name: points[0] for name, points in by_name(reader).items()}
     assert set(metrics) == {semconv.LISTENER_FIRST_AUDIO.name, semconv.LISTENER_UNDERRUN.name}
     assert metrics[semconv.LISTENER_FIRST_AUDIO.name].sum == pytest.approx(0.29, abs=1e-6)  # type: ignore[union-attr]
     assert metrics[semconv.LISTENER_UNDERRUN.name].value == 2  # type: ignore[union-attr]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support.builders import CountingIds, bounds
+from tests.support.metrics import by_name
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -198,15 +198,11 @@ def test_histograms_equal_the_records(events: list[tuple[str, int, int]], synthe
 def _histograms(reader: InMemoryMetricReader) -> dict[str, tuple[float, float]]:
     """Count and sum of each histogram; a counter's value as both."""
     found: dict[str, tuple[float, float]] = {}
-    data: Any = reader.get_metrics_data()
-    for resource in data.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                points = list(metric.data.data_points)
-                if points and hasattr(points[0], "count"):
-                    found[metric.name] = (sum(p.count for p in points), sum(p.sum for p in points))
-                else:
-                    found[metric.name] = (sum(p.value for p in points),) * 2
+    for name, points in by_name(reader).items():
+        if points and hasattr(points[0], "count"):
+            found[name] = (sum(p.count for p in points), sum(p.sum for p in points))
+        else:
+            found[name] = (sum(p.value for p in points),) * 2
     return found
 
 

@@ -148,7 +148,7 @@ def _no_thread(self: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.swallows
+@pytest.mark.swallows("starting the recorder's thread")
 def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refused a thread once: the request that met it and all later ones are recorded, each once."""
     sink = Heard()
@@ -166,7 +166,7 @@ def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.M
     one.shutdown()
 
 
-@pytest.mark.swallows
+@pytest.mark.swallows("starting the recorder's thread")
 def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system refuses a thread to the end, nothing waits for it, and the requests that are lost are told."""
     dropped: list[tuple[str, str, int]] = []
@@ -232,7 +232,7 @@ def test_flush_and_shutdown_beside_each_other_are_both_answered(callers: int) ->
     assert not one.alive
 
 
-@pytest.mark.swallows
+@pytest.mark.swallows("assembling a request's records")
 def test_an_assembly_that_fails_ends_the_request_as_an_error() -> None:
     """The request is counted and its root span ends, with error.type assembler_error; nothing is kept of it."""
     exporter, dropped, sink = InMemorySpanExporter(), list[tuple[str, str, int]](), Heard()

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.support.builders import MS, add_frame, assembly, finish, request
+from tests.support.metrics import by_name
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
@@ -247,9 +248,7 @@ def metrics(batches: list[Batch]) -> dict[str, Any]:
     sink = FromSpans(Instruments(provider, "1", Limits(2000, 50_000)), tuple(str(i) for i in range(51)), 0.45)
     for batch in batches:
         sink.consume(batch)
-    data = reader.get_metrics_data()
-    assert data is not None
-    return {metric.name: metric.data.data_points for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    return by_name(reader)
 
 
 @pytest.mark.parametrize("trace", [20, 60, 120])

@@ -188,7 +188,7 @@ def test_a_span_after_the_end_follows_its_trace() -> None:
     assert held.names() == ["bad", "late bad"]
 
 
-@pytest.mark.swallows
+@pytest.mark.swallows("the export of kept traces")
 def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out
     again.

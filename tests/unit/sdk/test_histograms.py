@@ -27,6 +27,7 @@ from opentelemetry.sdk.metrics.view import (
     View,
 )
 
+from tests.support.metrics import every_metric
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Exemplars, Instruments, Limits
 from vibevoice_otel.sdk import histograms
@@ -97,13 +98,10 @@ def pair(
 
 
 def _points(reader: InMemoryMetricReader) -> dict[str, list[object]]:
-    data = reader.get_metrics_data()
-    found: dict[str, list[object]] = {}
-    for scope in data.resource_metrics[0].scope_metrics if data is not None else ():
-        for metric in scope.metrics:
-            points: list[object] = [_point(point) for point in metric.data.data_points]
-            found[metric.name] = [*points, getattr(metric.data, "aggregation_temporality", None)]
-    return found
+    return {
+        metric.name: [*map(_point, metric.data.data_points), getattr(metric.data, "aggregation_temporality", None)]
+        for metric in every_metric(reader)
+    }
 
 
 def _point(point: Any) -> object:
@@ -288,6 +286,7 @@ def test_a_reader_that_comes_later_is_served(monkeypatch: pytest.MonkeyPatch) ->
     assert ("count", 3) in point[0]  # type: ignore[index]
 
 
+@pytest.mark.swallows("is not as known")
 def test_a_release_whose_insides_differ_uses_the_public_api(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

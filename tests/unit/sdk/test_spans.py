@@ -400,6 +400,7 @@ def test_a_provider_that_comes_late_is_taken_up() -> None:
     assert fast.explain() == "spans: written a block at a time and sent by nowhere (the provider has no processor)"
 
 
+@pytest.mark.swallows("spans are made one by one")
 def test_a_record_that_cannot_be_written_is_not_lost(
     stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -515,6 +516,7 @@ def test_a_release_without_the_names_is_served_plainly(
     assert "made one by one, because this OpenTelemetry SDK is not as known" in fast.explain()
 
 
+@pytest.mark.swallows("starting the thread that sends spans")
 def test_a_sender_whose_thread_could_not_be_started_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refused a thread once: what waited goes out with what comes next, and nothing is lost."""
     sent = threading.Event()

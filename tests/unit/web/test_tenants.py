@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.metrics import by_name
 from tests.support.pipeline import pipeline
 from vibevoice_otel import semconv
 from vibevoice_otel.settings import Settings, SettingsError, load
@@ -97,9 +98,7 @@ def test_characters_by_tenant_and_in_no_other_series() -> None:
         observed.run(b"text=hello", b"text=hello+you", headers=[(b"baggage", b"customer=acme")])
         observed.run(b"text=hi", headers=[(b"baggage", b"customer=evil")])
         assert observed.counted(semconv.TENANT_CHARACTERS.name, "tenant") == {"acme": 14, "other": 2}
-        data = observed.metrics()
-        for resource in data.resource_metrics:
-            for metric in (each for found in resource.scope_metrics for each in found.metrics):
-                own = metric.name in {semconv.TENANT_CHARACTERS.name, semconv.TENANT_AUDIO.name}
-                assert own or "acme" not in str([point.attributes for point in metric.data.data_points]), metric.name
+        for name, points in by_name(observed.metrics()).items():
+            own = name in {semconv.TENANT_CHARACTERS.name, semconv.TENANT_AUDIO.name}
+            assert own or "acme" not in str([point.attributes for point in points]), name
         assert not [span.name for span in observed.spans() if "acme" in str(dict(span.attributes or {}))]
