@@ -91,6 +91,85 @@ def request(times: int) -> None:
     stack.reader.get_metrics_data()
 
 
+def card(times: int) -> None:
+    """Frames of a model whose card takes no time, eight streams by turns, each one's frames 2.4 s apart: their notes and
+    marks, and all that the recorder's thread does meanwhile, at the pace at which it asks to, on one thread.
+    """
+    from itertools import pairwise
+
+    from benchmarks.replay import Model, deliver, open_request
+    from benchmarks.stages import Held
+    from benchmarks.telemetry import observed
+    from vibevoice_otel.recording.device.cuda import CudaDevice
+    from vibevoice_otel.recording.device.notes import StreamNotes
+    from vibevoice_otel.recording.timeline import bound
+
+    stack, first = observed(), Model.observed()
+    recorder = stack.recorder
+    recorder._ended = Held()  # type: ignore[assignment]
+    recorder._ensure_thread = lambda: None  # type: ignore[method-assign]
+    device = CudaDevice(DryCard, 0)
+    streams = []
+    for _ in range(8):
+        timeline, model = open_request(recorder, 10), first.another()
+        run = timeline.runs[0]
+        run.device = StreamNotes(run, device)
+        model.begin()
+        streams.append((timeline, model))
+    at = look = drain = 0.0
+    for index, (since, until) in enumerate(pairwise(step * 0.3 for step in range(times + 1))):
+        timeline, model = streams[index % 8]
+        with bound(timeline):
+            model.frame(10)
+            deliver(timeline, model)
+        at = max(at, since)
+        while min(look, drain) < until:
+            at = max(at, min(look, drain))
+            if drain <= at:
+                recorder._drain_long_streams()
+                drain = at + recorder.settings.drain_interval
+            look = at + min(recorder._poll_devices(), 3600.0)
+
+
+class DryCard:
+    """torch, as far as a card is asked."""
+
+    class cuda:  # noqa: N801 - torch's name
+        """Has passed every event as soon as that is recorded."""
+
+        class Event:
+            """A mark in a stream."""
+
+            def __init__(self, *, enable_timing: bool) -> None:
+                self.at = 0
+                del enable_timing
+
+            def record(self, _stream: object) -> None:
+                self.at = now()
+
+            def query(self) -> bool:
+                return True
+
+            def elapsed_time(self, end: DryCard.cuda.Event) -> float:
+                return (end.at - self.at) / 1e6
+
+        @classmethod
+        def current_stream(cls, _index: int) -> type[DryCard.cuda]:
+            return cls
+
+        @staticmethod
+        def query() -> bool:
+            return True
+
+        @staticmethod
+        def is_current_stream_capturing() -> bool:
+            return False
+
+        @staticmethod
+        def memory_stats_as_nested_dict(_index: int) -> dict[str, Any]:
+            return {"allocated_bytes": {"all": {"current": 0, "peak": 0}}}
+
+
 def candidate(times: int) -> None:
     """An HTTP request of a program that speaks, which is not one of speech: what its candidate costs."""
     import asyncio
@@ -121,7 +200,7 @@ def candidate(times: int) -> None:
     asyncio.run(observed() if times % 2 == 0 else bare())
 
 
-WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, candidate)}
+WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, card, candidate)}
 
 if __name__ == "__main__":
     WORK[sys.argv[1]](int(sys.argv[2]))

@@ -18,13 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path(__file__).with_name("instructions.json")
 #: What is counted -> repetitions of the shorter and the longer run; their difference is the work alone.
-WORK = {"floor": (500, 10_500), "hook": (500, 10_500), "frame": (100, 1100), "encode": (5, 105), "request": (10, 60)}
+WORK = {
+    "floor": (500, 10_500),
+    "hook": (500, 10_500),
+    "frame": (100, 1100),
+    "encode": (5, 105),
+    "request": (10, 60),
+    "card": (160, 480),
+}
 UNIT = {
     "floor": "a step",
     "hook": "a step",
     "frame": "a frame of 5 steps",
     "encode": "a block of 80 spans",
     "request": "2 s of audio",
+    "card": "a frame of 10 steps on a card, one of eight streams",
 }
 
 

@@ -39,10 +39,6 @@ WORK_NS, BREATH_SECONDS = 1_000_000, 0.0005
 GATHER_SECONDS = 0.02
 #: After so many of them long streams and devices are looked at again.
 MOST_GATHERED = 100
-#: While a device works for a request it is asked this often how far it got, so that a model that never waits for it has
-#: close bounds too.
-DEVICE_POLL_SECONDS = 0.05
-
 
 #: Requests that are open or ending at most. All else that is kept by request leaves with a request's last batch, so
 #: this bounds it too.
@@ -317,8 +313,7 @@ class Recorder:
             for run in timeline.runs:
                 if run.device is not None:
                     with contextlib.suppress(Exception):
-                        run.device.placing.collect()
-                    wait = DEVICE_POLL_SECONDS
+                        wait = min(wait, run.device.placing.look())
         return wait
 
     def _drain_long_streams(self) -> None:

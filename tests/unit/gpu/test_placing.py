@@ -16,7 +16,7 @@ from tests.fake_gpu.device import MS, US, FakeGpu, Synchronised
 from tests.support.builders import assembly
 from tests.unit.gpu.simulated import Run, blocks, errors
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.device.placing import PATIENCE
+from vibevoice_otel.recording.device.placing import LOOK, LOOK_SEEN, PATIENCE, Placing
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch, Block
 
@@ -214,6 +214,68 @@ def test_a_long_stream_is_drained_only_as_far_as_the_device_got() -> None:
     (block,) = blocks(batch, semconv.STEP, semconv.Clock.DEVICE)
     assert errors(block, run.steps[: len(block)]).max() < 1e6
     assert len(block) == 15
+
+
+@pytest.mark.parametrize(("syncs", "pause"), [(True, LOOK_SEEN), (False, LOOK)])
+def test_a_look_reads_no_mark_before_a_frame_has_ended(
+    monkeypatch: pytest.MonkeyPatch, *, syncs: bool, pause: float
+) -> None:
+    """Twenty looks a second at eight streams cost an H100's slow host more than all that they found. A model that was
+    seen to wait is looked at once a second.
+    """
+    gpu = FakeGpu()
+    run = Run(gpu, syncs=syncs)
+    placing, collect = run.notes.placing, Placing.collect
+    collected: list[int] = []
+    monkeypatch.setattr(Placing, "collect", lambda self: (collected.append(len(run.notes.marks)), collect(self))[1])
+    run.frame()
+    for _ in range(10):
+        placing.look()
+    run.frame()
+    gpu.host.pass_(1e9)
+    for _ in range(10):
+        placing.look()
+    assert len(collected) == 2, "one look for each frame that was entered"
+    assert placing.look() == pause
+    assert placing.placed.frames
+
+
+def test_what_the_device_has_not_passed_is_looked_at_again_soon() -> None:
+    gpu = FakeGpu()
+    run = Run(gpu, syncs=False)
+    run.frame()
+    gpu.kernel(1e9)
+    run.frame()
+    assert run.notes.placing.look() == LOOK
+    assert not run.notes.placing.placed.frames
+    gpu.host.pass_(1.5e9)
+    run.notes.placing.look()
+    assert len(run.notes.placing.placed.frames) == 1
+
+
+def test_rare_looks_lose_no_truth_where_the_thread_saw_the_frames_done() -> None:
+    """The bound that the thread itself notes is the closer one: with no look until the end no error grows, and none is
+    understated.
+    """
+
+    def run_once(*, often: bool) -> tuple[np.ndarray, float]:
+        gpu = FakeGpu()
+        run = Run(gpu)
+        for _ in range(20):
+            run.frame()
+            if often:
+                run.notes.placing.look()
+        run.end()
+        batch = run.finish()
+        frames, (steps,) = batch.block(semconv.FRAME), blocks(batch, semconv.STEP, semconv.Clock.DEVICE)
+        assert frames is not None
+        error = np.asarray(frames.attributes[semconv.CLOCK_ERROR.key])
+        return error, errors(steps, run.steps).max()
+
+    (rare, off), (often, _) = run_once(often=False), run_once(often=True)
+    assert len(rare) == 20
+    assert (rare <= often + 1e-9).all()
+    assert off <= rare.max() * 1e9 + US
 
 
 def test_events_come_back_to_the_pool() -> None:

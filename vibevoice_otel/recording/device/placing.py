@@ -30,6 +30,12 @@ from vibevoice_otel.semconv import SharePart
 #: Seconds for which a device that does not come by is asked, and pauses between the questions.
 PATIENCE = 2.0
 PAUSE = 0.001
+#: Seconds between two looks at a device that works for a request. Of a model that does not wait for it, or is not looked
+#: at when it has, only a look bounds a frame's times from above, and the sooner the closer.
+LOOK = 0.05
+#: Where the thread that generates saw the frame done (a SEEN mark), that bound is closer than any look's: to look rarely
+#: costs no truth, and keeps a second's marks.
+LOOK_SEEN = 1.0
 #: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far
 #: off: a launch takes some microseconds, so the lower bound is then the better one. The stated error is the distance to
 #: the upper bound all the same.
@@ -111,6 +117,9 @@ class Placing:
         self._clock = clock
         self._sleep = sleep
         self._carried: tuple[float, float] | None = None  # bounds on the first event that is still to be read
+        self._seen = False  # the thread that generates saw the frame done that was read last
+        self._entry = 0  # the latest frame's, when this was last looked at
+        self._unread = False  # the device had not passed all of a frame that is over
 
     @property
     def until(self) -> int | None:
@@ -147,9 +156,18 @@ class Placing:
         if groups:
             self._carried = self._emit(groups)
 
-    def waiting(self) -> bool:
-        """Whether polling now could tell more: a frame is over and its device times are unknown."""
-        return self._group_end(final=False) is not None
+    def look(self) -> float:
+        """Collect where a frame has ended since the last look; seconds until the next look is worth its cost.
+
+        The recorder's thread holds the interpreter meanwhile, which the model's threads want: a look that finds no
+        frame ended reads no mark.
+        """
+        entry = self.turns[-1].host if self.turns else 0
+        if entry != self._entry or self._unread:
+            self._entry = entry
+            self.collect()
+            self._unread = self._group_end(final=False) is not None
+        return LOOK if self._unread or not self._seen else LOOK_SEEN
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -201,6 +219,7 @@ class Placing:
             group.relative.append(at)
             group.error = max(group.error, error)
             group.low = max(group.low, mark.host - at - error)
+        self._seen = group.high < math.inf
         group.high = min(group.high, seen - at + error)
         if following is not None and following.event is not None:
             group.onward = self._distance(anchor, following.event)
