@@ -21,7 +21,7 @@ from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, bound
+from vibevoice_otel.recording.timeline import Asked, Timeline, bound, thread
 
 STEPS = 5  # of the realtime server's default
 WINDOW = 6  # frames that upstream makes of each window of text
@@ -108,7 +108,7 @@ class Model:
         """With every hook of the realtime adapter in place."""
         classes = _classes()
         recorder: Any = SimpleNamespace(on_drop=lambda *_: None)
-        hooks, module = Hooks("benchmark", recorder.on_drop), classes
+        hooks, module = Hooks("benchmark", recorder.on_drop, thread), classes
         upstream._scheduler(hooks, module)  # type: ignore[arg-type]
         upstream._tokenizers(hooks, module)  # type: ignore[arg-type]
         upstream.hook_connector(hooks, module)  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ def noted(frames: int = 3, work: Work | None = None) -> tuple[Timeline, StreamNo
         notes.enter(Leaf.DECODE)
         started = now()
         numbers.mul_(2)
-        timeline.runs[0].leave(Leaf.DECODE, started)
+        timeline.runs[0].leave((Leaf.DECODE, started))
         notes.leave(Leaf.DECODE)
         notes.seen()
     return timeline, notes

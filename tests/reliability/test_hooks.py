@@ -71,12 +71,12 @@ class Saboteur:
 
         return wrappers.guarded(original, broken, failed)
 
-    def noted(self, original: Any, before: Any, after: Any, failed: Any, find: Any = None) -> Any:
+    def noted(self, original: Any, before: Any, after: Any, failed: Any, here: Any, find: Any = None) -> Any:
         name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
 
         def broken_before(*args: Any) -> Any:
             self.called.add(name)
-            token = None if self.where == name and self.when == "before" else before(*args)
+            token = None if self.where == name and self.when == "before" else True if before is None else before(*args)
             if self.where == name and (token is None or after is None):
                 self.broke += 1
                 raise Broken
@@ -88,7 +88,7 @@ class Saboteur:
                 self.broke += 1
                 raise Broken
 
-        return wrappers.noted(original, broken_before, broken_after if after is not None else None, failed, find)
+        return wrappers.noted(original, broken_before, broken_after if after is not None else None, failed, here, find)
 
 
 @pytest.fixture(scope="module")

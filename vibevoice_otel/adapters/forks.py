@@ -34,7 +34,7 @@ class ForksAdapter:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self.hooks = Hooks(NAME, recorder.on_drop)
+        self.hooks = Hooks(NAME, recorder.on_drop, thread)
         self._seen: set[type] = set()
         self._packages: dict[str, list[Any]] = {}
 

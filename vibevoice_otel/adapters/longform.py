@@ -16,7 +16,7 @@ from vibevoice_otel.adapters.shared import standalone
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run
+from vibevoice_otel.recording.timeline import Run, thread
 
 NAME = "longform"
 MODEL = "VibeVoiceForConditionalGenerationInference"
@@ -30,7 +30,7 @@ class LongFormAdapter:
     def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
         self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop)
+        self.hooks = Hooks(NAME, recorder.on_drop, thread)
 
     def instrument(self) -> None:
         self.hooks.on_import(f"{self._package}.modular.modeling_vibevoice_inference", self._model)
@@ -80,4 +80,4 @@ def _pass_begins(run: Run, _args: Any, kwargs: dict[str, Any]) -> tuple[Leaf, in
 
 def _pass_ends(run: Run, begun: tuple[Leaf, int], result: Any) -> None:
     run.prefilling = False
-    upstream.pass_ends(run, begun, result)
+    run.leave(begun, result)

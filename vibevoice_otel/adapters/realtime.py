@@ -16,7 +16,7 @@ from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run
+from vibevoice_otel.recording.timeline import Run, thread
 
 NAME = "realtime"
 MODEL = "VibeVoiceStreamingForConditionalGenerationInference"
@@ -28,7 +28,7 @@ class RealtimeAdapter:
     def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
         self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop)
+        self.hooks = Hooks(NAME, recorder.on_drop, thread)
 
     def instrument(self) -> None:
         on_import, package = self.hooks.on_import, self._package
@@ -66,7 +66,7 @@ def hook_passes(hooks: Hooks, model: type, speech: str = "forward_tts_lm") -> No
     """Hook a window's reading of text and the passes of the speech model, whose method is ``speech``."""
     hooks.note(model, "forward_lm", semconv.PREFILL.name, _window_begins)
     part = "vibevoice.lm.forward, and the end of vibevoice.prefill"
-    hooks.note(model, speech, part, _pass_begins, upstream.pass_ends)
+    hooks.note(model, speech, part, _pass_begins, Run.leave)
 
 
 def _window_begins(run: Run, _args: Any, _kwargs: Any) -> None:

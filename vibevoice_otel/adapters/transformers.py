@@ -19,7 +19,7 @@ from vibevoice_otel.hooks.wrappers import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run
+from vibevoice_otel.recording.timeline import Run, thread
 
 NAME = "transformers"
 
@@ -29,7 +29,7 @@ class TransformersAdapter:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self.hooks = Hooks(NAME, recorder.on_drop)
+        self.hooks = Hooks(NAME, recorder.on_drop, thread)
 
     def instrument(self) -> None:
         on_import = self.hooks.on_import
@@ -68,7 +68,7 @@ class TransformersAdapter:
         hook_generate(self.hooks, self._recorder, model)
         note(model, "_prefill", "vibevoice.prefill", _prefill_begins, _prefill_ends)
         note(model, "prepare_inputs_for_generation", "the start of vibevoice.lm.forward (positive)", _positive_prepared)
-        note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, _positive_ends)
+        note(model, "forward", "vibevoice.lm.forward (positive)", _positive_begins, Run.leave)
         note(
             model,
             "_update_model_kwargs_for_generation",
@@ -126,7 +126,7 @@ class TransformersAdapter:
         return lambda run, args, kwargs: sampled(run, *args, **kwargs)
 
 
-_prefill_entered, _prefill_left = times(Leaf.PREFILL)
+_prefill_entered, _ = times(Leaf.PREFILL)
 
 
 def _prefill_begins(run: Run, args: Any, kwargs: Any) -> Any:
@@ -135,9 +135,9 @@ def _prefill_begins(run: Run, args: Any, kwargs: Any) -> Any:
     return started
 
 
-def _prefill_ends(run: Run, started: int, result: Any) -> None:
+def _prefill_ends(run: Run, begun: tuple[Leaf, int], result: Any) -> None:
     run.prefilling = False
-    _prefill_left(run, started, result)
+    run.leave(begun, result)
 
 
 def _negative_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
@@ -145,18 +145,18 @@ def _negative_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
     run.pass_start = now()
 
 
-def _negative_begins(run: Run, _args: Any, _kwargs: Any) -> int:
+def _negative_begins(run: Run, _args: Any, _kwargs: Any) -> tuple[Leaf, int]:
     started, run.pass_start = run.pass_start or now(), 0
     if run.device is not None:
         run.device.seen()  # to choose this branch the model has just read a mask from the device
         run.device.enter(Leaf.LM_NEGATIVE)
     run.negative = True
-    return started
+    return Leaf.LM_NEGATIVE, started
 
 
-def _negative_ends(run: Run, started: int, _result: Any) -> None:
+def _negative_ends(run: Run, begun: tuple[Leaf, int], result: Any) -> None:
     run.negative = False
-    run.leave(Leaf.LM_NEGATIVE, started)
+    run.leave(begun, result)
 
 
 def _positive_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
@@ -165,17 +165,13 @@ def _positive_prepared(run: Run, _args: Any, _kwargs: Any) -> None:
         run.pass_start = now()
 
 
-def _positive_begins(run: Run, _args: Any, _kwargs: Any) -> int | None:
+def _positive_begins(run: Run, _args: Any, _kwargs: Any) -> tuple[Leaf, int] | None:
     if run.prefilling or run.negative:
         return None
     started, run.pass_start = run.pass_start or now(), 0
     if run.device is not None:
         run.device.enter(Leaf.LM_POSITIVE)
-    return started
-
-
-def _positive_ends(run: Run, started: int, _result: Any) -> None:
-    run.leave(Leaf.LM_POSITIVE, started)
+    return Leaf.LM_POSITIVE, started
 
 
 def _positive_has_run(run: Run, _args: Any, _kwargs: Any) -> bool | None:

@@ -43,7 +43,7 @@ class UpstreamAdapter:
     def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
         self._recorder = recorder
         self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop)
+        self.hooks = Hooks(NAME, recorder.on_drop, thread)
 
     def instrument(self) -> None:
         hooks, recorder = self.hooks, self._recorder
@@ -121,11 +121,11 @@ def _server(hooks: Hooks, recorder: Recorder, module: ModuleType) -> None:
         hooks.owner(module, SERVICE, "queueing, loading, preprocessing and the request's outcome")
 
 
-_decode_begins, _decode_ends = times(Leaf.DECODE)
+_decode_begins, _ = times(Leaf.DECODE)
 
 
-def _decoded(run: Run, started: int, audio: Any) -> None:
-    _decode_ends(run, started, audio)
+def _decoded(run: Run, begun: tuple[Leaf, int], audio: Any) -> None:
+    run.leave(begun)
     timeline = thread.timeline
     if (
         timeline is not None and timeline.backlog is None and audio is not None
@@ -203,17 +203,10 @@ def pass_begins(run: Run, leaf: Leaf, *, entered: bool = False) -> tuple[Leaf, i
     """A pass runs, to be noted as ``leaf`` from its preparation on. ``entered``: the device clock has been told of it
     already.
     """
-    started, run.pass_start, run.pass_run = run.pass_start or now(), 0, None
+    started, run.pass_start, run.pass_run = run.pass_start or now(), 0, leaf
     if run.device is not None and not entered:
         run.device.enter(leaf)
     return leaf, started
-
-
-def pass_ends(run: Run, begun: tuple[Leaf, int], _result: Any) -> None:
-    """The pass of :func:`pass_begins` has run; its caches are yet to be carried on."""
-    leaf, started = begun
-    run.leave(leaf, started)
-    run.pass_run = leaf
 
 
 def _pass_has_run(run: Run, _args: Any, _kwargs: Any) -> Leaf | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from vibevoice_otel import failures, forking
 from vibevoice_otel.hooks.imports import when_imported
-from vibevoice_otel.hooks.wrappers import After, Before, Find, guarded, noted
+from vibevoice_otel.hooks.wrappers import After, Before, Find, Here, guarded, noted
 
 logger = logging.getLogger(__name__)
 _ABSENT = object()
@@ -89,10 +89,12 @@ class Hooks:
     Args:
         adapter: its name, for messages.
         on_drop: told (what, reason, count) when a hook is missing or fails.
+        here: says what the calling thread works for; for :meth:`note`.
     """
 
     adapter: str
     on_drop: Callable[[str, str, int], None]
+    here: Here | None = None
     points: list[HookPoint] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)  # whose hooks have been put in
     _undo: list[Callable[[], object]] = field(default_factory=list)
@@ -173,17 +175,25 @@ class Hooks:
         return True
 
     def note(
-        self, owner: Any, name: str, part: str, before: Before, after: After | None = None, find: Find | None = None
+        self,
+        owner: Any,
+        name: str,
+        part: str,
+        before: Before | None,
+        after: After | None = None,
+        find: Find | None = None,
     ) -> bool:
-        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`safely.noted`); else as
+        """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`wrappers.noted`); else as
         :meth:`replace`.
 
         For the functions that every frame calls; :meth:`replace` is for those that need more than a note.
         """
+        here = self.here
+        assert here is not None
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             where = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', name)}"
-            return noted(original, before, after, lambda error: self.failed(where, error), find)
+            return noted(original, before, after, lambda error: self.failed(where, error), here, find)
 
         return self.replace(owner, name, make, part, hot=True)
 

@@ -6,18 +6,24 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from vibevoice_otel.recording.timeline import thread
+from typing import Any, Protocol
 
 Failed = Callable[[BaseException], None]
-#: Called before the original with the Run that the thread makes (or what Find found) and the call's arguments; None
-#: says that there is nothing to note after it.
+#: Called before the original with what the call works for and the call's arguments; None says that there is nothing to
+#: note after it.
 Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 #: Called after the original with the same, what Before returned, and the result (None where the original raised).
 After = Callable[[Any, Any, Any], None]
-#: For what a call works, from its arguments; None for nothing that is observed.
-Find = Callable[[tuple[Any, ...]], Any]
+#: What a call works for, from its first argument: the object whose method it is. None for nothing that is observed.
+Find = Callable[[Any], Any]
+
+
+class Here(Protocol):
+    """Says what the calling thread works for (a ``threading.local``)."""
+
+    @property
+    def run(self) -> Any:
+        """None where the thread works for nothing that is observed."""
 
 
 class _Call:
@@ -53,37 +59,38 @@ def _never() -> bool:
     return False
 
 
-def always(_run: Any, _args: Any, _kwargs: Any) -> bool:
-    """A Before with nothing to note but that After must."""
-    return True
-
-
 def noted(
-    original: Callable[..., Any], before: Before, after: After | None, failed: Failed, find: Find | None = None
+    original: Callable[..., Any],
+    before: Before | None,
+    after: After | None,
+    failed: Failed,
+    here: Here,
+    find: Find | None = None,
 ) -> Callable[..., Any]:
-    """``original`` with a note made before and after each call that serves a request; by default the one this thread
-    generates for.
+    """``original`` with a note made before and after each call that works for something observed: what ``find`` says,
+    by default what the thread works for.
 
     For what every frame calls: it never stands between the caller and the original, so its guard costs less than half
-    of :func:`guarded`'s.
+    of :func:`guarded`'s. An empty ``kwargs`` is not unpacked: that costs as much as a note.
     """
-    local, compiling = thread, traced()
+    compiling = traced()
 
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
         if compiling():
             return original(*args, **kwargs)
+        token = None
         try:
-            run = local.run if find is None else find(args)
-            token = None if run is None else before(run, args, kwargs)
+            run = here.run if find is None else find(args[0])
+            if run is not None:
+                token = True if before is None else before(run, args, kwargs)
         except Exception as error:  # noqa: BLE001 - the call goes on whatever its note meets
             failed(error)
-            run = token = None
-        if run is None or token is None or after is None:
-            return original(*args, **kwargs)
+        if token is None or after is None:
+            return original(*args, **kwargs) if kwargs else original(*args)
         result = None
         try:
-            result = original(*args, **kwargs)
+            result = original(*args, **kwargs) if kwargs else original(*args)
             return result
         finally:
             try:

@@ -7,8 +7,10 @@
     voices(source).most_stable
     recommend(source, text_length=800, voice="de-Spk0_man").steps
 
-``Policy`` is the third as a part of a service. docs/insight.md explains every method and names its source. Names are
-loaded when first used: the statistics need the ``insight`` extra.
+``Policy`` is the third as a part of a service. docs/insight.md explains every method and names its source.
+
+Names are loaded when first used, because the command line stands in this package: its ``--help``, and the refusal of a
+wrong argument, load neither numpy nor the ``insight`` extra.
 """
 
 from __future__ import annotations

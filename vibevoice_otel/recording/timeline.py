@@ -128,12 +128,11 @@ class Run:
         self.negative = False  # a language-model pass now serves, or the next one will serve, the negative branch
         self.prefilling = False
         self.pass_start = 0  # when the inputs of a language-model pass began to be prepared
-        self.pass_run: Leaf | None = None  # the pass that has just run, until its caches have been carried on
+        self.pass_run: Leaf | None = None  # the pass that runs or has run, until its caches have been carried on
 
-    def leave(self, leaf: Leaf, started: int) -> None:
-        """Note that ``leaf`` ran from ``started`` until now, then the same to the device clock. Two appends: start,
-        then end.
-        """
+    def leave(self, begun: tuple[Leaf, int], _result: object = None) -> None:
+        """Note that an interval, ``begun`` as (kind, start), has run until now, then the same to the device clock."""
+        leaf, started = begun
         self.leaves[leaf].extend((started, now()))
         if self.device is not None:
             self.device.leave(leaf)

@@ -16,7 +16,7 @@ from vibevoice_otel.hooks.wrappers import After, Before, Find, noted
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.device.notes import StreamNotes
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.timeline import Timeline, bound
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, thread
 
 
 class Live(HostClock):
@@ -62,7 +62,7 @@ def hooked(
 
     def run(*args: object) -> object:
         try:
-            return noted(original, before, after, mistakes.append, find)(*args)
+            return noted(original, before, after, mistakes.append, thread, find)(*args)
         finally:
             assert not mistakes
 
@@ -78,8 +78,8 @@ def test_upstreams_realtime_model() -> None:
     def work(*_args: object, **_kwargs: object) -> None:
         gpu.kernel(1 * MS, 1 * US)
 
-    lm, tts = hooked(work, realtime._window_begins), hooked(work, realtime._pass_begins, upstream.pass_ends)
-    put = hooked(lambda *_: gpu.main.until, _put_begins, _has_put, lambda args: links.of(args[0]))
+    lm, tts = hooked(work, realtime._window_begins), hooked(work, realtime._pass_begins, Run.leave)
+    put = hooked(lambda *_: gpu.main.until, _put_begins, _has_put, links.of)
     streamer = type("Streamer", (), {})()
     links.mark(streamer, timeline)
     with bound(timeline):
@@ -110,6 +110,6 @@ def test_transformers_model() -> None:
         timeline.runs[0].frames.append(at)
         notes.frame(at)
         hooked(work, *times(Leaf.DECODE))()
-        hooked(work, native._positive_begins, native._positive_ends)()
+        hooked(work, native._positive_begins, Run.leave)()
         assert not timeline.runs[0].prefilling
     check(timeline, notes, Leaf.PREFILL, Leaf.DECODE, Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE)

@@ -10,11 +10,11 @@ import torch
 
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.intervals import times
-from vibevoice_otel.adapters.transformers import _positive_begins, _positive_ends
+from vibevoice_otel.adapters.transformers import _positive_begins
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.timeline import Timeline, bound
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, thread
 
 
 class Model:
@@ -46,9 +46,9 @@ def test_a_graph_that_must_be_whole_stays_whole(call: str) -> None:
     function = CALLS[call]
     expected = function(Model(), torch.ones(2))
     own = type("Model", (Model,), {})
-    hooks = Hooks("test", lambda *_: None)
+    hooks = Hooks("test", lambda *_: None, thread)
     hook_scheduler(hooks, own)
-    hooks.note(own, "forward", "a pass", _positive_begins, _positive_ends)
+    hooks.note(own, "forward", "a pass", _positive_begins, Run.leave)
     hooks.note(own, "decode", "a decode", *times(Leaf.DECODE))
     timeline, model = Timeline(1, Anchor.take(), now()), own()
     for _ in range(2):

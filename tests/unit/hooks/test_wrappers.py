@@ -10,7 +10,7 @@ import pytest
 from vibevoice_otel.adapters import upstream
 from vibevoice_otel.hooks.wrappers import noted
 from vibevoice_otel.recording.clock import Anchor, now
-from vibevoice_otel.recording.timeline import Timeline, bound
+from vibevoice_otel.recording.timeline import Timeline, bound, thread
 
 
 class Watched:
@@ -27,7 +27,7 @@ class Watched:
         self.events: list[object] = []
         self.failed: list[BaseException] = []
         self._before, self._breaks, self._raises = before, breaks, raises
-        self.call = noted(self._original, self._note_before, self._note_after, self.failed.append, find)
+        self.call = noted(self._original, self._note_before, self._note_after, self.failed.append, thread, find)
 
     def _original(self, word: str, *, loud: bool = False) -> str:
         self.events.append((word, loud))
@@ -106,10 +106,10 @@ def test_an_exception_of_the_originals_is_noted_without_a_result() -> None:
 def test_the_request_may_be_found_by_the_arguments() -> None:
     """Where another thread than the generating one calls; a search that fails costs the note."""
     own = timeline()
-    found = Watched(find=lambda args: own if args[0] == "a" else None)
+    found = Watched(find=lambda word: own if word == "a" else None)
     assert (found.call("a"), found.call("b")) == ("A", "B")
     assert [event for event in found.events if event[0] == "after"] == [("after", 7, "A")]  # type: ignore[index]
-    lost = Watched(find=lambda args: args[5])
+    lost = Watched(find=lambda word: word[5])
     assert lost.call("a") == "A"
     assert [type(error) for error in lost.failed] == [IndexError]
 

@@ -19,7 +19,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import Anchor
-from vibevoice_otel.recording.timeline import Timeline, bound
+from vibevoice_otel.recording.timeline import Timeline, bound, thread
 from vibevoice_otel.recording.warmup import startup
 from vibevoice_otel.semconv import WarmUp
 from vibevoice_otel.service.engine import StreamingTTSService
@@ -89,7 +89,7 @@ def test_a_start_that_fails_is_over() -> None:
 
 @pytest.fixture
 def hooks() -> Any:
-    made = Hooks("test", lambda *_: None)
+    made = Hooks("test", lambda *_: None, thread)
     yield made
     made.undo()
 

@@ -20,50 +20,39 @@ def note_chunk(timeline: Timeline, chunk: Any) -> None:
     """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); on a device only how
     many.
     """
+    low = high = 0.0
     try:
-        _note_chunk(timeline, chunk)
+        if hasattr(chunk, "aminmax"):  # torch: one pass
+            size = chunk.numel()
+            if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
+                timeline.unread += 1
+                low, high = UNREAD
+            elif size:
+                least, greatest = chunk.aminmax()
+                low, high = least.item(), greatest.item()
+        else:
+            flat = np.asarray(chunk).reshape(-1)
+            size = flat.size
+            if size:  # the place of an extreme is found in a third of the time that the extreme is
+                low, high = flat.item(flat.argmin()), flat.item(flat.argmax())
+        timeline.audio_low.append(low)
+        timeline.audio_high.append(high)
+        timeline.audio_samples.append(size)
+        timeline.delivered += 1
+        if low > high:
+            return
+        if timeline.checks is not None and timeline.check is not None and timeline.checks.take(chunk, size):
+            timeline.check(timeline.checks)
+        # Not-a-number shows in both, by either way, and is above nothing.
+        if not (high >= SILENCE_PEAK or low <= -SILENCE_PEAK):
+            if math.isnan(low):
+                timeline.nan += 1
+            else:
+                timeline.silent += 1
+        if not timeline.heard:
+            _leading_silence(timeline, chunk, size, low, high)
     except Exception:  # a chunk of a kind we do not know is delivered all the same
         logger.debug("an audio chunk could not be measured", exc_info=True)
-
-
-def _note_chunk(timeline: Timeline, chunk: Any) -> None:
-    low = high = 0.0
-    if hasattr(chunk, "aminmax"):  # torch: one pass
-        size = chunk.numel()
-        if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
-            timeline.unread += 1
-            _count(timeline, size)
-            return
-        if size:
-            least, greatest = chunk.aminmax()
-            low, high = least.item(), greatest.item()
-    else:
-        flat = np.asarray(chunk).reshape(-1)
-        size = flat.size
-        if size:  # the place of an extreme is found in a third of the time that the extreme is
-            low, high = flat.item(flat.argmin()), flat.item(flat.argmax())
-    if timeline.checks is not None and timeline.check is not None and timeline.checks.take(chunk, size):
-        timeline.check(timeline.checks)
-    # Not-a-number shows in both, by either way, and is above nothing.
-    timeline.audio_low.append(low)
-    timeline.audio_high.append(high)
-    timeline.audio_samples.append(size)
-    timeline.delivered += 1
-    if not (high >= SILENCE_PEAK or low <= -SILENCE_PEAK):
-        if math.isnan(low):
-            timeline.nan += 1
-        else:
-            timeline.silent += 1
-    if not timeline.heard:
-        _leading_silence(timeline, chunk, size, low, high)
-
-
-def _count(timeline: Timeline, size: int) -> None:
-    """Note a chunk that was not read."""
-    timeline.audio_low.append(UNREAD[0])
-    timeline.audio_high.append(UNREAD[1])
-    timeline.audio_samples.append(size)
-    timeline.delivered += 1
 
 
 def _leading_silence(timeline: Timeline, chunk: Any, size: int, low: float, high: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from vibevoice_otel.adapters.shared import links
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.hooks.hooks import Hooks
-from vibevoice_otel.hooks.wrappers import always
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Timeline, thread
 
@@ -30,11 +29,11 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
             "frames put in the audio queue",
             _put_begins,
             _has_put,
-            links.of_self,
+            links.of,
         )
     if iterator is not None:
         hooks.note(
-            iterator, "__next__", "audio defects, leading silence and audio seconds", always, _chunk_taken, _of_iterator
+            iterator, "__next__", "audio defects, leading silence and audio seconds", None, _chunk_taken, _of_iterator
         )
 
 
@@ -61,8 +60,8 @@ def _has_put(_timeline: Timeline, device: Any, _result: Any) -> None:
     device.seen()  # to queue the audio it was moved to the CPU, which waited for it
 
 
-def _of_iterator(args: tuple[Any, ...]) -> Timeline | None:
-    return links.of_self((getattr(args[0], "streamer", None),))
+def _of_iterator(iterator: Any) -> Timeline | None:
+    return links.of(getattr(iterator, "streamer", None))
 
 
 def _chunk_taken(timeline: Timeline, _token: Any, chunk: Any) -> None:

@@ -31,7 +31,7 @@ def hook_compilations(hooks: Hooks, module: ModuleType) -> None:
     handler = getattr(module, "CompilationCallbackHandler", None)
     if isinstance(handler, type) and hasattr(handler, "run_start_callbacks"):
         part = "requests that met a compilation"
-        hooks.note(handler, "run_start_callbacks", part, _compiles, find=lambda _args: thread.timeline)
+        hooks.note(handler, "run_start_callbacks", part, _compiles, find=lambda _handler: thread.timeline)
 
 
 def _compiles(timeline: Timeline, _args: Any, _kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel.hooks.wrappers import always, traced
+from vibevoice_otel.hooks.wrappers import traced
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Run, thread
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
     """Hook a scheduler class's ``set_timesteps`` and ``step``."""
-    hooks.note(scheduler, "set_timesteps", "the start of each frame's first diffusion step", always, _first_step_begins)
+    hooks.note(scheduler, "set_timesteps", "the start of each frame's first diffusion step", None, _first_step_begins)
     hooks.replace(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step", hot=True)
 
 

@@ -15,14 +15,11 @@ def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
     whose time it is.
     """
 
-    def enter(run: Run, _args: Any, _kwargs: Any) -> int | None:
+    def enter(run: Run, _args: Any, _kwargs: Any) -> tuple[Leaf, int] | None:
         if outside_prefill and run.prefilling:
             return None
         if run.device is not None:
             run.device.enter(leaf)
-        return now()
+        return leaf, now()
 
-    def leave(run: Run, started: int, _result: Any) -> None:
-        run.leave(leaf, started)
-
-    return enter, leave
+    return enter, Run.leave

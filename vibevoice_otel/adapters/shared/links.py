@@ -38,17 +38,9 @@ def mark(made: Any, request: Timeline | Candidate) -> None:
 def of(marked: Any) -> Timeline | None:
     """The speech request of one marked object."""
     found = getattr(marked, REQUEST, None)
-    if isinstance(found, Candidate):
-        return found.timeline
-    return found if isinstance(found, Timeline) and not found.unseen else None
-
-
-def of_self(args: tuple[Any, ...]) -> Timeline | None:
-    """The speech request of the object whose method is called: :func:`of`, without a call more where it is plain."""
-    found = getattr(args[0], REQUEST, None)
     if found.__class__ is Timeline:
         return None if found.unseen else found
-    return of(args[0])
+    return found.timeline if isinstance(found, Candidate) else None
 
 
 def among(arguments: Iterable[Any]) -> set[Timeline]:
