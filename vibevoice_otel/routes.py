@@ -23,22 +23,29 @@ class SpeechRoutes:
 
     Args:
         routes: the operator's (``VIBEVOICE_OTEL_ROUTES``), each with a slash in front.
+        over_http: whether a learned route has to have spoken over HTTP. One that speaks over WebSockets alone answers
+            every plain request with 404, whatever scans the port.
     """
 
-    def __init__(self, routes: Iterable[str]) -> None:
+    def __init__(self, routes: Iterable[str], *, over_http: bool = False) -> None:
         routes = tuple(routes)
+        self._over_http = over_http
         self._plain = tuple(route for route in routes if "{" not in route)
         self._declared = tuple(_Route(route) for route in routes if "{" in route)
 
     def __contains__(self, path: str) -> bool:
-        return path.endswith(self._plain) or any(route.ends(path) for route in (*self._declared, *_learned.values()))
+        learned = (route for route in _learned.values() if route.over_http or not self._over_http)
+        return path.endswith(self._plain) or any(route.ends(path) for route in (*self._declared, *learned))
 
 
-def learn(route: str) -> None:
+def learn(route: str, *, over_http: bool) -> None:
     """Count ``route`` among the speech routes of this process, for it has just spoken; the first time a line says so."""
-    if route in _learned or len(_learned) >= MAX_LEARNED:
+    if route in _learned:
+        _learned[route].over_http |= over_http
         return
-    _learned[route] = _Route(route)
+    if len(_learned) >= MAX_LEARNED:
+        return
+    _learned[route] = _Route(route, over_http=over_http)
     logger.warning(
         "the route %s speaks and VIBEVOICE_OTEL_ROUTES does not name it: requests that were refused there before now "
         "were not counted, later ones are. Name it in VIBEVOICE_OTEL_ROUTES to count them from the start",
@@ -51,7 +58,8 @@ class _Route:
     any rest.
     """
 
-    def __init__(self, route: str) -> None:
+    def __init__(self, route: str, *, over_http: bool = False) -> None:
+        self.over_http = over_http  # it has spoken over HTTP
         segments = route.removeprefix("/").split("/")
         open_ended = [index for index, each in enumerate(segments) if each.endswith(":path}")]
         self._head = segments[: open_ended[0]] if open_ended else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -183,13 +183,47 @@ def test_a_route_of_http_is_said_only_where_no_setting_names_it(
     assert sum("VIBEVOICE_OTEL_ROUTES" in record.getMessage() for record in caplog.records) == lines
 
 
+@pytest.mark.parametrize(("named", "rejected"), [(None, 0), ("/stream", 1)])
+def test_a_scan_of_routes_that_speak_over_websockets_counts_nothing(named: str | None, rejected: int) -> None:
+    """A plain GET meets a 404 where a WebSocket speaks, by the default's name or learned; only where the operator named
+    the route is it a refusal of speech.
+    """
+    with talking(None if named is None else Settings(routes=(named,))) as told:
+        app = fastapi(told, "/stream")
+        app.add_api_websocket_route("/say/{who}", talk)
+        for path in ("/stream", "/say/me"):
+            asyncio.run(ask(app, "websocket", path, "text=hello"))
+        for path in ("/stream", "/say/me", "/say/you"):
+            asyncio.run(ask(app, "http", path, f"text={CANARY}"))
+        counted = told.counted(semconv.REQUESTS.name, "status")
+        assert (counted["success"], counted.get("rejected", 0)) == (2, rejected)
+        assert told.holding(CANARY) == set()
+
+
+def test_a_refusal_counts_on_a_route_that_has_spoken_over_http() -> None:
+    """The same path may speak both ways: from its first speech over HTTP its refusals there count."""
+    with talking() as told:
+        app = fastapi(told, "/say")
+
+        async def refuse(text: str) -> list[int]:
+            if text == "refused":
+                raise HTTPException(404)
+            return [len(chunk) for chunk in StreamingTTSService().stream(text)]
+
+        app.add_api_route("/say", refuse)
+        asyncio.run(ask(app, "websocket", "/say", "text=hello"))
+        for text in ("refused", "hello", "refused"):
+            asyncio.run(ask(app, "http", "/say", f"text={text}"))
+        assert told.counted(semconv.REQUESTS.name, "status") == {"success": 2, "rejected": 1}
+
+
 def test_so_many_routes_are_learned_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     """Where an application declares none, a path is a client's own words: twenty are remembered, with a line each."""
     caplog.set_level(logging.WARNING)
     routes._learned.clear()
     for number in range(100):
-        routes.learn(f"/{number}")
-        routes.learn(f"/{number}")
+        routes.learn(f"/{number}", over_http=False)
+        routes.learn(f"/{number}", over_http=False)
     assert len(routes._learned) == len(caplog.records) == routes.MAX_LEARNED
     assert "/3" in SpeechRoutes(["/stream"])
     assert "/77" not in SpeechRoutes(["/stream"])

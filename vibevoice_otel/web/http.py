@@ -43,7 +43,7 @@ class Exchange:
         scope: the request's.
         arrived: when it came in.
         recorder: where its timeline is opened, if it is one of speech.
-        known: which paths are speech whatever comes of the request.
+        known: which paths are speech over HTTP whatever comes of the request.
         tenants: names whose request it is.
     """
 
@@ -88,7 +88,7 @@ class Exchange:
         timeline.byte_rate = None
         timeline.cancelled = self._left
         if not self._is_known():
-            routes.learn(template(self._scope))
+            routes.learn(template(self._scope), over_http=True)
         return timeline
 
     async def serve(self, app: Callable[..., Awaitable[None]], receive: Receive, send: Send) -> None:

@@ -42,6 +42,8 @@ class RequestMiddleware:
         self.recorder = recorder
         self._named = recorder.settings.routes is not DEFAULT_ROUTES
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
+        # Upstream's route, which is the default, speaks over WebSockets.
+        self._over_http = routes.SpeechRoutes(recorder.settings.routes if self._named else (), over_http=True)
         self._tenants = Tenants(recorder.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +101,7 @@ class RequestMiddleware:
         return True
 
     def _exchange(self, scope: Scope) -> http.Exchange:
-        return http.Exchange(scope, _arrived(scope), self.recorder, self._routes, self._tenants)
+        return http.Exchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
 
     def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
         try:
@@ -220,7 +222,7 @@ class _Request:
         if timeline is not None:
             if not timeline.asked.by_url:
                 timeline.asked.text_length = asked.text_length
-            routes.learn(http.template(self.scope))
+            routes.learn(http.template(self.scope), over_http=False)
         return timeline
 
     def accepted(self) -> None:
