@@ -1,12 +1,19 @@
-"""A listener over HTTP: one request, every part of the answer with the time of its arrival, on the clock of the host."""
+"""A listener over HTTP or a WebSocket: one request, every part of the answer with the time of its arrival, on the clock
+of the host.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import time
 from dataclasses import dataclass, field
+
+import websockets
+
+from vibevoice_otel.recording.clock import Anchor
 
 
 @dataclass
@@ -16,10 +23,19 @@ class Answer:
     status: int = 0
     body: bytes = b""
     arrivals: list[tuple[int, int]] = field(default_factory=list)  # moment, bytes of the body up to then
+    anchor: Anchor = field(default_factory=Anchor.take)
 
     def arrival(self, beyond: int) -> int:
         """When the first byte past ``beyond`` bytes of the body was there."""
         return next(at for at, size in self.arrivals if size > beyond)
+
+    def take(self, part: bytes) -> None:
+        self.arrivals.append((time.perf_counter_ns(), len(self.body) + len(part)))
+        self.body += part
+
+    def monotonic(self, wall: int) -> int:
+        """The monotonic clock's reading at ``wall`` nanoseconds since 1970, a moment of this request."""
+        return wall - self.anchor.wall + self.anchor.monotonic
 
 
 async def ask(
@@ -40,8 +56,7 @@ async def ask(
         headers = dict(line.lower().split(b": ", 1) for line in lines[1:] if line)
         parts = _chunked(reader) if headers.get(b"transfer-encoding") == b"chunked" else _plain(reader)
         async for part in parts:
-            answer.body += part
-            answer.arrivals.append((time.perf_counter_ns(), len(answer.body)))
+            answer.take(part)
             if leave_after is not None and len(answer.body) >= leave_after:
                 writer.transport.abort()
                 return answer
@@ -56,15 +71,32 @@ async def _plain(reader: asyncio.StreamReader):
 
 
 async def _chunked(reader: asyncio.StreamReader):
-    while True:
-        try:
-            size = int(await reader.readuntil(b"\r\n"), 16)
-        except asyncio.IncompleteReadError:  # the server broke off
-            return
-        if not size:
-            return
-        yield await reader.readexactly(size)
-        await reader.readexactly(2)
+    with contextlib.suppress(asyncio.IncompleteReadError):  # the server broke off
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            yield await reader.readexactly(size)
+            await reader.readexactly(2)
+
+
+async def converse(
+    port: int, path: str, *says: str, leave_after: int | None = None, kind: type[str | bytes] = bytes
+) -> Answer:
+    """Open a WebSocket, say ``says``, and take the messages of this kind as the body; ``status`` is the close code."""
+    answer = Answer(secrets.token_hex(16), time.perf_counter_ns())
+    headers = {"traceparent": f"00-{answer.trace_id}-{secrets.token_hex(8)}-01"}
+    url = f"ws://127.0.0.1:{port}{path}"
+    socket = await websockets.connect(url, additional_headers=headers, max_size=None, ping_interval=None)
+    try:
+        for each in says:
+            await socket.send(each)
+        while leave_after is None or len(answer.body) < leave_after:
+            message = await socket.recv()
+            if isinstance(message, kind):
+                answer.take(message.encode() if isinstance(message, str) else message)
+    except websockets.ConnectionClosed as closed:
+        answer.status = closed.rcvd.code if closed.rcvd else 1006
+    else:
+        socket.transport.abort()
+    return answer
 
 
 def post(port: int, path: str, *, leave_after: int | None = None, **wish: object) -> Answer:

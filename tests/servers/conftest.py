@@ -26,20 +26,21 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture(scope="module")
 def running(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """``running(shape)``: the server of that name, started when it is first asked for."""
+    """``running(shape)``: the server of that name, started when it is first asked for in this environment."""
     with ExitStack() as stack:
-        servers: dict[str, Server] = {}
+        servers: dict[object, Server] = {}
 
         def start(shape: str, **environment: str) -> Server:
-            if shape not in servers:
+            key = shape, *sorted(environment.items())
+            if key not in servers:
                 sink = stack.enter_context(Sink())
                 command = (sys.executable, "-m", "uvicorn", f"shapes.{shape}:app", "--host", "127.0.0.1", "--port", "0")
                 where = tmp_path_factory.mktemp(shape)
-                servers[shape] = stack.enter_context(
+                servers[key] = stack.enter_context(
                     serve(
                         tree, sink, where, command=command, environment={"DOUBLE_FRAME_SECONDS": "0.01", **environment}
                     )
                 )
-            return servers[shape]
+            return servers[key]
 
         yield start

@@ -1,4 +1,5 @@
-"""A witness inside the observed process: how often each function of the model ran, counted by the interpreter itself.
+"""A witness inside the observed process: how often each function of the model ran, counted by the interpreter itself,
+and when the server itself was given what to send.
 
 ``sys.setprofile`` sees every call of a Python function by its code object, wrapped or not, so the figures owe nothing
 to the hooks under test. The server's test harness puts this file on the path with an ``opentelemetry_pre_instrument``
@@ -8,12 +9,13 @@ file).
 
 from __future__ import annotations
 
-import collections
+import itertools
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ WITNESSED = {
 
 class Witness:
     def __init__(self) -> None:
-        self.counts: collections.Counter[str] = collections.Counter()
+        # A generation may still run when the next one begins, on a thread of its own: next() is atomic, += is not.
+        self.counts: dict[str, itertools.count[int]] = {name: itertools.count() for _, name in WITNESSED}
         self._names: dict[CodeType, str | None] = {}
 
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
@@ -59,12 +62,12 @@ class Witness:
             # generate and friends sit under torch.no_grad: its own wrapper has another name, so each call counts once.
             name = self._names[code] = None if ours else code.co_name
         if name is not None:
-            self.counts[name] += 1
+            next(self.counts[name])
 
     def dump(self, *_: Any) -> None:
         path = os.environ["UPSTREAM_COUNTS"]
         with open(f"{path}.new", "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(self.counts, file)
+            json.dump({name: int(repr(count)[6:-1]) for name, count in self.counts.items()}, file)
         os.replace(f"{path}.new", path)  # noqa: PTH105
 
 
@@ -80,9 +83,46 @@ def _stay_on_loopback() -> None:
     uvicorn.run = on_loopback
 
 
+class Sends:
+    """The outermost application that uvicorn calls: notes when its ``send`` is entered, and with how much.
+
+    A line in ``path`` each: the trace id that the caller sent, the monotonic clock's nanoseconds, bytes of the body or
+    message.
+    """
+
+    def __init__(self, app: Any, path: str) -> None:
+        self._app = app
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        trace = dict(scope.get("headers", ())).get(b"traceparent", b"-").split(b"-")[1].decode() or "-"
+
+        async def noted(message: Any) -> None:
+            at = time.perf_counter_ns()
+            size = len(message.get("body") or message.get("bytes") or message.get("text") or "")
+            os.write(self._file, f"{trace} {at} {size}\n".encode())
+            await send(message)
+
+        await self._app(scope, receive, noted)
+
+
+def _note_sends(path: str) -> None:
+    import uvicorn
+
+    load = uvicorn.Config.load
+
+    def loaded(config: Any) -> None:
+        load(config)
+        config.loaded_app = Sends(config.loaded_app, path)
+
+    uvicorn.Config.load = loaded  # type: ignore[method-assign]
+
+
 def install() -> None:
     if "UPSTREAM_LOOPBACK" in os.environ:
         _stay_on_loopback()
+    if "UPSTREAM_SENDS" in os.environ:
+        _note_sends(os.environ["UPSTREAM_SENDS"])
     if not os.environ.get("UPSTREAM_COUNTS"):
         return
     witness = Witness()

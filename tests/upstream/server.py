@@ -62,6 +62,11 @@ class Server:
             time.sleep(0.01)
         return json.loads(self.counts_file.read_text())  # type: ignore[no-any-return]
 
+    def sends(self, trace_id: str) -> list[tuple[int, int]]:
+        """When the server's own ``send`` was entered for this request (monotonic ns), and with how many bytes."""
+        lines = (line.split() for line in (self.counts_file.parent / "sends").read_text().splitlines())
+        return [(int(at), int(size)) for trace, at, size in lines if trace == trace_id]
+
 
 def _witness(where: Path) -> None:
     """A package on the path whose entry point installs the witness before anything is instrumented."""
@@ -101,6 +106,7 @@ def serve(
         "MODEL_PATH": str(tree.model),
         "MODEL_DEVICE": "cpu",
         "UPSTREAM_COUNTS": str(where / "counts.json"),
+        "UPSTREAM_SENDS": str(where / "sends"),
         "OTEL_SERVICE_NAME": "vibevoice",
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_METRICS_EXPORTER": "otlp",

@@ -157,6 +157,11 @@ class Sink:
         with self._changed:
             return list(self._received.metrics.get(name, ()))
 
+    def holds(self, word: str) -> bool:
+        """Whether ``word`` stands anywhere in what came, in whatever case."""
+        with self._changed:
+            return word.lower() in repr(self._received).lower()
+
     def wait(self, met: Callable[[], bool], seconds: float = 20.0) -> None:
         """Return once ``met()`` holds after some export; raise TimeoutError if it does not in time."""
         until = time.monotonic() + seconds

@@ -97,11 +97,11 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
             return Status.ERROR, error
     if left is not None and not _complete(timeline, left):
         return Status.CANCELLED, None
-    if timeline.asked.blank and not worked and timeline.first_send is None:
-        return Status.REJECTED, ErrorType.EMPTY_TEXT
     if refused is not None:  # after work, a refusal is a failure
         status, error = refused
         return (Status.ERROR if status is Status.REJECTED else status), error
+    if timeline.asked.blank and not worked and timeline.first_send is None:
+        return Status.REJECTED, ErrorType.EMPTY_TEXT
     if timeline.nan:
         return Status.ERROR, ErrorType.NAN_AUDIO
     if timeline.delivered and timeline.silent == timeline.delivered:

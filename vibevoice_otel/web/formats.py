@@ -9,6 +9,7 @@
 | AAC (``audio/aac``) | with the first ADTS frame | unknown |
 | FLAC (``audio/flac``, ``fLaC``) | after the last metadata block | unknown |
 | server-sent events (``text/event-stream``) | in the first event with a non-empty audio value | unknown |
+| JSON over a WebSocket | in the first message with a non-empty audio value | unknown |
 
 Any other format is unknown, and so is when its first audio leaves.
 """
@@ -21,8 +22,12 @@ from typing import Protocol
 
 #: A header that is longer is not waited for: the format counts as unknown from there on.
 MOST_HEADER = 1 << 20
-#: An event of base64 audio; its name is that of OpenAI's ``speech.audio.delta`` and of servers like it.
-_EVENT_AUDIO = re.compile(rb'"(?:audio|delta|audio_chunk|audio_data|chunk|data)"\s*:\s*"[A-Za-z0-9+/]{4}')
+#: An event of base64 audio, by the names of OpenAI's ``speech.audio.delta`` and of servers like it. Under the names
+#: that words have too (a transcript's ``delta``) it is told by its length: no word has so many letters.
+_EVENT_AUDIO = r'"(?:audio|audio_chunk|audio_data)"\s*:\s*"[A-Za-z0-9+/]{4}|"(?:delta|chunk|data|payload)"\s*:\s*"[A-Za-z0-9+/]{64}'
+_IN_BYTES, _IN_TEXT = re.compile(_EVENT_AUDIO.encode()), re.compile(_EVENT_AUDIO)
+#: Bytes of an event that may have begun in the message before.
+_EVENT_BEGINS = 128
 _RATE = re.compile(r"rate\s*=\s*(\d{4,6})")
 #: Bytes of a sample of 16 bits, one channel.
 PCM16 = 2
@@ -190,8 +195,13 @@ class Events:
         self._tail = b""
 
     def audio(self, data: bytes) -> int | None:
-        text, self._tail = self._tail + data, data[-64:]
-        return len(data) if _EVENT_AUDIO.search(text) else 0
+        text, self._tail = self._tail + data, data[-_EVENT_BEGINS:]
+        return len(data) if _IN_BYTES.search(text) else 0
+
+
+def is_audio(text: str) -> bool:
+    """Whether a WebSocket's text message is an event with audio in it."""
+    return _IN_TEXT.search(text) is not None
 
 
 _BY_TYPE: dict[str, type[_Headed]] = {

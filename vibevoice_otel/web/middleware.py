@@ -17,7 +17,7 @@ from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
 from vibevoice_otel.settings import DEFAULT_ROUTES
-from vibevoice_otel.web import answers, ends, http
+from vibevoice_otel.web import answers, ends, formats, http
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 from vibevoice_otel.web.tenants import Tenants
 
@@ -279,8 +279,15 @@ def _is_mounted(routes: Iterable[Any], scope: Scope) -> bool:
 
 
 def _sent(timeline: Timeline, message: Message, started: int) -> None:
-    if message["type"] == "websocket.send" and (data := message.get("bytes")):
-        timeline.sent(started, now(), len(data))
+    """Note a message that carries audio: bytes, or a JSON event with audio in it, of which bytes tell no time."""
+    if message["type"] != "websocket.send":
+        return
+    ended = now()
+    if data := message.get("bytes"):
+        timeline.sent(started, ended, len(data))
+    elif (text := message.get("text")) and formats.is_audio(text):
+        timeline.byte_rate = None
+        timeline.sent(started, ended, len(text))
 
 
 def _left(timeline: Timeline, message: Message) -> None:

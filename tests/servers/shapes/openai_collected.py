@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
-from shapes.speaking import Speaker, pcm16, wav_header
+from shapes.speaking import Speaker, admit, pcm16, wav_header
 
 app = FastAPI()
 speaker = Speaker()
@@ -47,6 +47,7 @@ def collect(inputs, prompt):
 
 @app.post("/v1/audio/speech")
 async def speech(wish: Wish):
+    admit(wish.voice)
     if wish.where == "to_thread":
         audio = await asyncio.to_thread(speak, wish)
     elif wish.where == "executor":  # generates there what was prepared here

@@ -2,21 +2,17 @@
 events.
 """
 
-import asyncio
 import base64
 import json
 import threading
 
-from fastapi import FastAPI, HTTPException
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI
 from pydantic import BaseModel
-from shapes.speaking import Speaker, pcm16, wav_header
+from shapes.speaking import Speaker, admit, pcm16, streamed, wav_header
 from vibevoice.modular.streamer import AudioStreamer
 
 app = FastAPI()
 speaker = Speaker()
-one_at_a_time = threading.Lock()
-busy = asyncio.Semaphore(64)
 
 
 class Wish(BaseModel):
@@ -34,8 +30,7 @@ def chunks(wish):
 
     def work():
         try:
-            with one_at_a_time:
-                speaker.generate(inputs, prompt, streamer, stop.is_set)
+            speaker.generate(inputs, prompt, streamer, stop.is_set)
         except Exception as failure:
             failures.append(failure)
             streamer.end()
@@ -69,16 +64,13 @@ def with_header(parts):
 
 @app.post("/v1/audio/speech")
 def speech(wish: Wish):
-    if wish.voice == "nobody":
-        raise HTTPException(404, "no such voice")
-    if wish.voice == "crowd":
-        raise HTTPException(429, "too many")
+    admit(wish.voice)
     parts = chunks(wish)
     if wish.response_format == "sse":
-        return StreamingResponse(events(parts), media_type="text/event-stream")
+        return streamed(events(parts), "text/event-stream", wish.voice)
     if wish.response_format == "pcm":
-        return StreamingResponse(parts, media_type="audio/pcm;rate=24000")
-    return StreamingResponse(with_header(parts), media_type="audio/wav")
+        return streamed(parts, "audio/pcm;rate=24000", wish.voice)
+    return streamed(with_header(parts), "audio/wav", wish.voice)
 
 
 @app.get("/health")

@@ -6,8 +6,7 @@ import threading
 import urllib.parse
 
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
-from shapes.speaking import Speaker, pcm16
+from shapes.speaking import Speaker, admit, pcm16, streamed
 from vibevoice.modular.streamer import AudioStreamer
 
 app = FastAPI()
@@ -29,6 +28,7 @@ threading.Thread(target=work, daemon=True).start()
 
 @app.post("/speak/{voice}")
 async def speak(voice: str, request: Request):
+    admit(voice)
     (text,) = urllib.parse.parse_qs((await request.body()).decode())["text"]
     prompt = speaker.voice(voice)
     inputs = speaker.inputs(text, prompt)
@@ -43,4 +43,4 @@ async def speak(voice: str, request: Request):
                 return
             yield pcm16(chunk)
 
-    return StreamingResponse(body(), media_type="audio/L16;rate=24000;channels=1")
+    return streamed(body(), "audio/L16;rate=24000;channels=1", voice)

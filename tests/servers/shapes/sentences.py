@@ -1,12 +1,13 @@
 """Upstream's server with its own ``stream``: one generate for each sentence, 48 kHz; and a POST that collects the same."""
 
 import asyncio
+import threading
 
 import numpy as np
 from demo.web import app as upstream
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
-from shapes.speaking import wav_header
+from shapes.speaking import admit, wav_header
 
 
 class StreamingTTSService(upstream.StreamingTTSService):
@@ -18,6 +19,7 @@ class StreamingTTSService(upstream.StreamingTTSService):
 
 upstream.StreamingTTSService = StreamingTTSService
 app: FastAPI = upstream.app
+one_at_a_time = threading.Lock()
 
 
 class Wish(BaseModel):
@@ -27,10 +29,12 @@ class Wish(BaseModel):
 
 @app.post("/v1/audio/speech")
 async def speech(wish: Wish):
+    admit(wish.voice)
     service = app.state.tts_service
 
     def collect():
-        chunks = service.stream(wish.input, voice_key=wish.voice, log_callback=lambda *_, **__: None)
-        return b"".join(service.chunk_to_pcm16(chunk) for chunk in chunks)
+        with one_at_a_time:
+            chunks = service.stream(wish.input, voice_key=wish.voice, log_callback=lambda *_, **__: None)
+            return b"".join(service.chunk_to_pcm16(chunk) for chunk in chunks)
 
     return Response(wav_header(48_000) + await asyncio.to_thread(collect), media_type="audio/wav")

@@ -5,10 +5,13 @@ observed.
 import copy
 import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastapi import HTTPException
+from fastapi.responses import StreamingResponse
 from vibevoice.modular.modeling_vibevoice_streaming_inference import VibeVoiceStreamingForConditionalGenerationInference
 from vibevoice.processor.vibevoice_streaming_processor import VibeVoiceStreamingProcessor
 
@@ -28,8 +31,10 @@ class Speaker:
         self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
         self.model.set_ddpm_inference_steps(num_steps=steps)
         self.voices = {}
+        self.one_at_a_time = threading.Lock()  # a model holds one generation's state
 
     def voice(self, name):
+        name = name.removeprefix("cut-")
         if name not in self.voices:
             self.voices[name] = torch.load(VOICES / f"{name}.pt", map_location="cpu", weights_only=False)
         return copy.deepcopy(self.voices[name])
@@ -40,17 +45,18 @@ class Speaker:
         )
 
     def generate(self, inputs, prompt, streamer, stop=None):
-        return self.model.generate(
-            **inputs,
-            max_new_tokens=None,
-            cfg_scale=1.25,
-            tokenizer=self.processor.tokenizer,
-            generation_config={"do_sample": False},
-            verbose=False,
-            audio_streamer=streamer,
-            stop_check_fn=stop,
-            all_prefilled_outputs=prompt,
-        )
+        with self.one_at_a_time:
+            return self.model.generate(
+                **inputs,
+                max_new_tokens=None,
+                cfg_scale=1.25,
+                tokenizer=self.processor.tokenizer,
+                generation_config={"do_sample": False},
+                verbose=False,
+                audio_streamer=streamer,
+                stop_check_fn=stop,
+                all_prefilled_outputs=prompt,
+            )
 
 
 def pcm16(chunk):
@@ -61,3 +67,27 @@ def wav_header(rate=SAMPLE_RATE):
     """Of a stream whose length is not known."""
     fmt = struct.pack("<HHIIHH", 1, 1, rate, rate * 2, 2, 16)
     return b"RIFF\xff\xff\xff\xffWAVEfmt \x10\x00\x00\x00" + fmt + b"data\xff\xff\xff\xff"
+
+
+def admit(voice):
+    """Refuse before any work, as a server does: the voice ``refuse-429`` is that of a caller beyond the limit."""
+    if voice.startswith("refuse-"):
+        raise HTTPException(int(voice.removeprefix("refuse-")), "refused")
+
+
+class CutShort(StreamingResponse):
+    """Returns after two parts without the last message: the body ends early, and nothing is raised."""
+
+    async def stream_response(self, send):
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sent = 0
+        async for part in self.body_iterator:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            sent += 1
+            if sent == 2:
+                return
+
+
+def streamed(parts, media_type, voice):
+    """The answer that streams ``parts``; the voice ``cut-NAME`` has its body cut short."""
+    return (CutShort if voice.startswith("cut-") else StreamingResponse)(parts, media_type=media_type)

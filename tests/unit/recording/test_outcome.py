@@ -25,6 +25,11 @@ def _blank(t: Timeline) -> None:
     t.delivered = 0
 
 
+def _blank_1011(t: Timeline) -> None:
+    _blank(t)
+    t.close_code = 1011
+
+
 REFUSED = {"start": None, "end": None, "first_send": None, "delivered": 0}
 CASES = {
     "all went well": (_set(), "success", None),
@@ -47,6 +52,7 @@ CASES = {
     "a voice is corrupt": (_set(work_error="UnpicklingError", **REFUSED), "error", "UnpicklingError"),
     "the handler fails": (_set(web_error="KeyError"), "error", "KeyError"),
     "the service's own limit": (_set(work_error="TimeoutError", close_code=1011), "timeout", "TimeoutError"),
+    "closed as failed, before a text was told": (_blank_1011, "error", "websocket_close_1011"),
     "closed as failed": (_set(close_code=1011), "error", "websocket_close_1011"),
     "not a number": (_set(nan=1), "error", "nan_audio"),
     "all silent": (_set(silent=2), "error", "silent_audio"),

@@ -72,6 +72,18 @@ def test_an_event_without_audio_is_none() -> None:
     assert reader.audio(b'QUJDRA=="}\n\n')
 
 
+def test_a_transcript_s_delta_is_no_audio() -> None:
+    """Under a name that words have too, audio is told by its length: OpenAI's transcript and its audio are both a
+    ``delta``.
+    """
+    words = '{"type": "response.output_audio_transcript.delta", "delta": "Hello my good people"}'
+    sound = '{"type": "response.output_audio.delta", "delta": "' + "QUJD" * 400 + '"}'
+    assert (formats.is_audio(words), formats.is_audio(sound)) == (False, True)
+    reader = formats.reader("text/event-stream")
+    assert reader.audio(f"data: {words}\n\n".encode()) == 0
+    assert reader.audio(f"data: {sound}\n\n".encode())
+
+
 @pytest.mark.parametrize("kind", ["application/json", "text/html", "audio/x-strange", "", "multipart/mixed"])
 def test_an_unknown_format_says_nothing(kind: str) -> None:
     """No guess: when its audio leaves is not told."""
