@@ -37,8 +37,8 @@ def differences(delay: float, requests: int) -> list[float]:
         found = []
         for number in range(requests + 1):  # the first one warms up
             heard = asyncio.run(listen(f"ws://127.0.0.1:{service.port}", "Good morning.", "en-Emma_woman", 1.5, 5))
-            receiver.wait_for(semconv.SYNTHESIZE.name, number + 1, 10)
-            root = max((s for s in receiver.spans if s.name == semconv.SYNTHESIZE.name), key=lambda s: s.start)
+            receiver.wait_for(lambda: len(receiver.spans(semconv.SYNTHESIZE.name)) > number, 10)  # noqa: B023 - asked at once
+            root = max(receiver.spans(semconv.SYNTHESIZE.name), key=lambda s: s.start_time_unix_nano)
             server = root.attributes[semconv.FIRST_AUDIO_LATENCY.key]
             assert isinstance(server, float)
             assert heard.first_audio is not None

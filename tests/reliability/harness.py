@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import http.client
 import os
 import re
-import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +20,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -31,113 +27,32 @@ import psutil
 import websockets
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.swallowed import swallowed
 from tools.ports import free_port
+from vibevoice_otel.commands.demo.receiver import Receiver, attributes
 
 HERE = Path(__file__).parent
 ROOT = "vibevoice.synthesize"
-KINDS = {
-    "/v1/traces": ExportTraceServiceRequest,
-    "/v1/metrics": ExportMetricsServiceRequest,
-    "/v1/logs": ExportLogsServiceRequest,
-}
 
 
-class Sink:
-    """Takes OTLP over HTTP on 127.0.0.1. ``status`` and ``delay`` (seconds) say how it answers; only what it takes is
-    kept.
-
-    A request whose sender has hung up before the answer is not taken, so that what came and what its sender counts as
-    lost add up. ``keeps`` false: what came is forgotten (an hour of it would fill this process).
-    """
-
-    def __init__(self) -> None:
-        self.status, self.delay, self.keeps = 200, 0.0, True
-        self.port = free_port()
-        self.messages: list[object] = []
-        self._lock = threading.Lock()
-        self._server: ThreadingHTTPServer | None = None
-        self.open()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def open(self) -> None:
-        sink = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status = sink.status
-                time.sleep(sink.delay)
-                if status == 200 and not self._hung_up():
-                    if self.headers.get("Content-Encoding") == "gzip":
-                        body = gzip.decompress(body)
-                    if sink.keeps:
-                        with sink._lock:
-                            sink.messages.append(KINDS[self.path].FromString(body))
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                except OSError:
-                    pass
-
-            def _hung_up(self) -> bool:
-                readable, _, _ = select.select([self.connection], [], [], 0)
-                return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Quiet."""
-
-        class Server(ThreadingHTTPServer):
-            allow_reuse_address = True
-
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that was killed."""
-
-        self._server = Server(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
-
-    def _of(self, kind: type) -> list[object]:
-        with self._lock:
-            return [each for each in self.messages if isinstance(each, kind)]
-
-    def spans(self, name: str | None = None) -> list[Span]:
-        return [
-            span
-            for message in self._of(ExportTraceServiceRequest)
-            for resource in message.resource_spans  # type: ignore[attr-defined]
-            for scope in resource.scope_spans
-            for span in scope.spans
-            if name in {None, span.name}
-        ]
+class Sink(Receiver):
+    """What has come, as the tests ask for it."""
 
     def roots(self) -> Counter[str]:
         """How many requests' spans have come, by status, and by error.type where there is one."""
         found: Counter[str] = Counter()
         for span in self.spans(ROOT):
-            values = {pair.key: pair.value.string_value for pair in span.attributes}
+            values = attributes(span.attributes)
             found["/".join(filter(None, (values.get("vibevoice.status"), values.get("error.type"))))] += 1
         return found
 
     def series(self, name: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """The last value of each series of a metric (a histogram's count), by service.instance.id and attributes."""
         found = {}
-        for message in self._of(ExportMetricsServiceRequest):
-            for resource in message.resource_metrics:  # type: ignore[attr-defined]
+        for message in self.of(ExportMetricsServiceRequest):
+            for resource in message.resource_metrics:
                 values = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
                 for scope in resource.scope_metrics:
                     for metric in scope.metrics:
@@ -156,15 +71,15 @@ class Sink:
     def log_records(self) -> list[LogRecord]:
         return [
             record
-            for message in self._of(ExportLogsServiceRequest)
-            for resource in message.resource_logs  # type: ignore[attr-defined]
+            for message in self.of(ExportLogsServiceRequest)
+            for resource in message.resource_logs
             for scope in resource.scope_logs
             for record in scope.log_records
         ]
 
     def all_text(self) -> str:
         """Everything that came, as text, for a search."""
-        with self._lock:
+        with self.changed:
             return "\n".join(str(each) for each in self.messages)
 
 

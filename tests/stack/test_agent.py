@@ -124,7 +124,7 @@ def test_the_spoken_text_does_not_pass(tmp_path: Path) -> None:
     """
     need("otelcol-vibevoice")
     with TraceStore() as store, Collector("agent", tmp_path, store.endpoint) as agent:
-        store.record = True
+        store.keeps = True
         emitter, quoted = Emitter(agent.grpc), CANARY.replace(" ", "%20")
         request = emitter.request(
             server={
@@ -146,7 +146,7 @@ def test_the_spoken_text_does_not_pass(tmp_path: Path) -> None:
         assert emitter.flush()
         spans = eventually(lambda: store.spans(request.trace_id))
         left = (
-            b"".join(store.requests)
+            b"".join(each.SerializeToString() for each in store.messages)
             + agent.process.log.read_bytes()
             + urlopen(f"http://{agent.metrics}/metrics").read()
         )

@@ -12,21 +12,18 @@ import json
 import signal
 import threading
 from collections import OrderedDict
-from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import grpc
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
+from tools.otlp_grpc import GrpcReceiver
 from tools.stack.process import Running
 
 
-class TraceStore(Running, rpc.TraceServiceServicer):
-    """Keeps the most recent ``limit`` traces by id (32 hex digits), and counts what arrived.
+class TraceStore(GrpcReceiver, Running):
+    """Keeps the most recent ``limit`` traces by id (32 hex digits); every request as it came only where ``keeps`` is set.
 
     Args:
         grpc_address: host:port for OTLP/gRPC; port 0 takes a free one.
@@ -37,32 +34,19 @@ class TraceStore(Running, rpc.TraceServiceServicer):
     def __init__(
         self, grpc_address: str = "127.0.0.1:0", http_address: tuple[str, int] | None = None, limit: int = 500
     ) -> None:
-        self.requests: list[
-            bytes
-        ] = []  # every request as it came, for tests that search all that left; filled when record is set
-        self.record = False
-        self.refuse: grpc.StatusCode | None = None  # answer this instead of accepting
         self._limit = limit
         self._traces: OrderedDict[str, list[ResourceSpans]] = OrderedDict()
         self._lock = threading.Lock()
-        self._server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        rpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        port = self._server.add_insecure_port(grpc_address)
-        self.endpoint = f"{grpc_address.rpartition(':')[0]}:{port}"
-        self._server.start()
+        super().__init__(grpc_address)
+        self.keeps = False
         self._http = _serve(self, http_address) if http_address else None
         self.url = f"http://{http_address[0]}:{self._http.server_port}" if http_address and self._http else ""
 
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the protocol's name
-        """OTLP's one call."""
-        if self.refuse is not None:
-            context.abort(self.refuse, "the store was told to refuse")
-        if self.record:
-            self.requests.append(request.SerializeToString())
+    def take(self, message: Any) -> None:
+        super().take(message)
         with self._lock:
-            for resource in request.resource_spans:
+            for resource in message.resource_spans:
                 self._add(resource)
-        return service.ExportTraceServiceResponse()
 
     def _add(self, resource: ResourceSpans) -> None:
         split: dict[str, ResourceSpans] = {}
@@ -103,7 +87,7 @@ class TraceStore(Running, rpc.TraceServiceServicer):
 
     def stop(self) -> int:
         """End both servers."""
-        self._server.stop(1).wait()
+        super().stop()
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()

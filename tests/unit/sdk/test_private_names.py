@@ -28,8 +28,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from tests.support.builders import bounds, finish, request
 from tests.support.metrics import by_name
-from tests.support.receivers import GrpcReceiver, HttpReceiver
+from tools.otlp_grpc import GrpcReceiver
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.receiver import Receiver
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.sdk import exporters, histograms, spans
@@ -177,10 +178,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, Capability(known.name, known._probe, known._otherwise))
 
 
-def spoken(receiver: HttpReceiver | GrpcReceiver, meters: InMemoryMetricReader) -> tuple[int, dict[str, object]]:
+def spoken(receiver: Receiver | GrpcReceiver, meters: InMemoryMetricReader) -> tuple[int, dict[str, object]]:
     """One request through the product's own path: how many spans arrive, and what each metric counts."""
     exporter = (
-        HttpExporter(receiver.endpoint) if isinstance(receiver, HttpReceiver) else GrpcExporter(receiver.endpoint)
+        HttpExporter(f"{receiver.endpoint}/v1/traces")
+        if isinstance(receiver, Receiver)
+        else GrpcExporter(f"http://{receiver.endpoint}")
     )
     provider = TracerProvider(shutdown_on_exit=False, resource=Resource({"service.name": "speech"}))
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
@@ -212,7 +215,7 @@ def spoken(receiver: HttpReceiver | GrpcReceiver, meters: InMemoryMetricReader) 
         for name, points in collected.items()
     }
     assert lost == []
-    return len(receiver.received.spans()), counted
+    return len(receiver.spans()), counted
 
 
 @pytest.mark.swallows("is not as known")
@@ -223,7 +226,7 @@ def test_a_release_that_moves_it_loses_nothing(
     case: tuple[Any, str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Renamed, of another signature, or raising: the public API serves, span for span and count for count."""
-    receiver = GrpcReceiver if case[0] is OTLPExporterMixin else HttpReceiver
+    receiver = GrpcReceiver if case[0] is OTLPExporterMixin else Receiver
     with receiver() as plain:
         wanted = spoken(plain, InMemoryMetricReader())
     _break(monkeypatch, *case, KINDS[kind])
@@ -234,17 +237,17 @@ def test_a_release_that_moves_it_loses_nothing(
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("protocol", [HttpReceiver, GrpcReceiver])
+@pytest.mark.parametrize("protocol", [Receiver, GrpcReceiver])
 def test_an_exporter_that_breaks_while_it_runs_loses_nothing(
-    protocol: type[HttpReceiver | GrpcReceiver], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    protocol: type[Receiver | GrpcReceiver], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was encoded already is handed over as span objects, and so is everything after it; one warning says so."""
     with protocol() as plain:
         wanted = spoken(plain, InMemoryMetricReader())
-    sender = exporters._Http if protocol is HttpReceiver else exporters._Grpc
-    assert (exporters.HTTP_BYTES if protocol is HttpReceiver else exporters.GRPC_BYTES).works()
+    sender = exporters._Http if protocol is Receiver else exporters._Grpc
+    assert (exporters.HTTP_BYTES if protocol is Receiver else exporters.GRPC_BYTES).works()
     monkeypatch.setattr(sender, "send", raising())
     with protocol() as broken:
         assert spoken(broken, InMemoryMetricReader()) == wanted
-        assert sorted(s.name for s in broken.received.spans()) == sorted(s.name for s in plain.received.spans())
+        assert sorted(s.name for s in broken.spans()) == sorted(s.name for s in plain.spans())
     assert len([r for r in caplog.records if "takes no bytes any more" in r.getMessage()]) == 1

@@ -30,8 +30,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 
 from tests.support.builders import assembly, finish, request
-from tests.support.receivers import GrpcReceiver, HttpReceiver, Received
+from tools.otlp_grpc import GrpcReceiver
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.receiver import Received, Receiver
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
@@ -112,7 +113,7 @@ def contents(received: Received) -> list[tuple[bytes, bytes, str, bytes]]:
             ss.schema_url,
             span.SerializeToString(),
         )
-        for r in received.requests
+        for r in received.messages
         for rs in r.resource_spans
         for ss in rs.scope_spans
         for span in ss.spans
@@ -124,12 +125,16 @@ def test_a_receiver_gets_what_the_plain_path_sends(stack: Callable[..., Stack], 
     """The same request by both paths: the same spans, resource, scope and schema, byte by byte."""
     got = []
     for quick in (True, False):
-        with HttpReceiver() if protocol == "http" else GrpcReceiver() as receiver:
-            exporter = HttpExporter(receiver.endpoint) if protocol == "http" else GrpcExporter(receiver.endpoint)
+        with Receiver() if protocol == "http" else GrpcReceiver() as receiver:
+            exporter = (
+                HttpExporter(f"{receiver.endpoint}/v1/traces")
+                if protocol == "http"
+                else GrpcExporter(f"http://{receiver.endpoint}")
+            )
             one = stack(exporter, fast=quick)
             one.speak()
             assert one.provider.force_flush()
-            got.append(contents(receiver.received))
+            got.append(contents(receiver))
             assert one.dropped == []
     assert got[0] == got[1]
     assert len(got[0]) == 19
@@ -138,26 +143,32 @@ def test_a_receiver_gets_what_the_plain_path_sends(stack: Callable[..., Stack], 
 def test_http_settings_are_the_operators(stack: Callable[..., Stack]) -> None:
     """Headers, compression and path: a request of ours is as one of the exporter's own."""
     for compression in (Compression.NoCompression, Compression.Gzip, Compression.Deflate):
-        with HttpReceiver() as receiver:
-            one = stack(HttpExporter(receiver.endpoint, headers={"authorization": "Bearer t"}, compression=compression))
+        with Receiver() as receiver:
+            one = stack(
+                HttpExporter(
+                    f"{receiver.endpoint}/v1/traces", headers={"authorization": "Bearer t"}, compression=compression
+                )
+            )
             one.speak()
             one.provider.force_flush()
-            ours, theirs = sorted(receiver.received.headers, key=lambda h: -int(h["content-length"]))
+            ours, theirs = sorted(receiver.headers, key=lambda h: -int(h["content-length"]))
             assert ours.pop("content-length") != theirs.pop("content-length")
             assert ours == theirs
             assert ours["authorization"] == "Bearer t"
             assert ours.get("content-encoding", "none") == compression.value
-            assert len(receiver.received.spans()) == 19
+            assert len(receiver.spans()) == 19
 
 
 def test_grpc_settings_are_the_operators(stack: Callable[..., Stack]) -> None:
     """Metadata and compression over gRPC."""
     with GrpcReceiver() as receiver:
-        one = stack(GrpcExporter(receiver.endpoint, headers={"tenant": "a"}, compression=grpc.Compression.Gzip))
+        one = stack(
+            GrpcExporter(f"http://{receiver.endpoint}", headers={"tenant": "a"}, compression=grpc.Compression.Gzip)
+        )
         one.speak()
         one.provider.force_flush()
-        assert [h["tenant"] for h in receiver.received.headers] == ["a", "a"]
-        assert len(receiver.received.spans()) == 19
+        assert [h["tenant"] for h in receiver.headers] == ["a", "a"]
+        assert len(receiver.spans()) == 19
         assert "OTLP over gRPC to 127.0.0.1" in one.fast.explain()
         copy = one.fast._targets[0].exporter._exporter  # type: ignore[attr-defined]
         assert copy._compression is grpc.Compression.Gzip  # the server's API does not tell
@@ -165,20 +176,20 @@ def test_grpc_settings_are_the_operators(stack: Callable[..., Stack]) -> None:
 
 def test_the_exporters_own_retry_serves(stack: Callable[..., Stack]) -> None:
     """A receiver that is briefly away loses nothing, with either protocol."""
-    for away in (HttpReceiver(503), GrpcReceiver(failures=1)):
+    for away in (Receiver(answers=[503]), GrpcReceiver(failures=1)):
         with away as receiver:
             exporter = (
-                HttpExporter(receiver.endpoint)
-                if isinstance(receiver, HttpReceiver)
-                else GrpcExporter(receiver.endpoint)
+                HttpExporter(f"{receiver.endpoint}/v1/traces")
+                if isinstance(receiver, Receiver)
+                else GrpcExporter(f"http://{receiver.endpoint}")
             )
             one = stack(exporter)
             assert one.fast.emit(
                 finish(request()), one.emitter.open(1, 0, None).get_span_context()
             )  # ours alone meets the refusal
             assert one.provider.force_flush()
-            assert len(receiver.received.headers) == 2
-            assert len(receiver.received.spans()) == 18
+            assert len(receiver.headers) == 2
+            assert len(receiver.spans()) == 18
             assert one.dropped == []
 
 
@@ -221,32 +232,34 @@ def test_tls_is_the_operators(
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(variable, raising=False)  # requests lets them override a session's own authority
     authority, key = certificate
-    receiver = HttpReceiver()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(authority, key)
-    receiver._server.socket = server.wrap_socket(receiver._server.socket, server_side=True)
-    with receiver:
-        endpoint = receiver.endpoint.replace("http://127.0.0.1", "https://localhost")
+    with Receiver(tls=server) as receiver:
+        endpoint = f"https://localhost:{receiver.port}/v1/traces"
         one = stack(HttpExporter(endpoint, certificate_file=str(authority)))
         one.speak()
         assert one.provider.force_flush()
-        assert len(receiver.received.spans()) == 19
+        assert len(receiver.spans()) == 19
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), authority.read_bytes())])
-    with GrpcReceiver(credentials=credentials) as remote:
+    with GrpcReceiver("localhost:0", credentials) as remote:
         one = stack(GrpcExporter(remote.endpoint, credentials=grpc.ssl_channel_credentials(authority.read_bytes())))
         one.speak()
         assert one.provider.force_flush()
-        assert len(remote.received.spans()) == 19
+        assert len(remote.spans()) == 19
 
 
 def test_the_providers_shutdown_sends_what_is_left(stack: Callable[..., Stack]) -> None:
     """No interval has passed and nobody flushed: ending the provider delivers all, although its exporter closes first."""
     for protocol in ("http", "grpc"):
-        with HttpReceiver() if protocol == "http" else GrpcReceiver() as receiver:
-            one = stack(HttpExporter(receiver.endpoint) if protocol == "http" else GrpcExporter(receiver.endpoint))
+        with Receiver() if protocol == "http" else GrpcReceiver() as receiver:
+            one = stack(
+                HttpExporter(f"{receiver.endpoint}/v1/traces")
+                if protocol == "http"
+                else GrpcExporter(f"http://{receiver.endpoint}")
+            )
             one.speak()
             one.provider.shutdown()
-            assert len(receiver.received.spans()) == 19
+            assert len(receiver.spans()) == 19
             assert one.dropped == []
             one.fast.emit(finish(request()), one.emitter.open(2, 0, None).get_span_context())
             assert one.dropped == [("spans", "shutdown", 18)]
@@ -254,34 +267,36 @@ def test_the_providers_shutdown_sends_what_is_left(stack: Callable[..., Stack]) 
 
 def test_spans_are_sent_on_the_batch_processors_interval(stack: Callable[..., Stack]) -> None:
     """OTEL_BSP_SCHEDULE_DELAY holds for us too: nobody flushes here."""
-    with HttpReceiver() as receiver:
+    with Receiver() as receiver:
         one = stack()
-        one.provider.add_span_processor(BatchSpanProcessor(HttpExporter(receiver.endpoint), schedule_delay_millis=50))
+        one.provider.add_span_processor(
+            BatchSpanProcessor(HttpExporter(f"{receiver.endpoint}/v1/traces"), schedule_delay_millis=50)
+        )
         one.speak()
         deadline = time.monotonic() + 5
-        while len(receiver.received.spans()) < 19 and time.monotonic() < deadline:
+        while len(receiver.spans()) < 19 and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert len(receiver.received.spans()) == 19
+        assert len(receiver.spans()) == 19
 
 
 def test_two_exporters_each_get_everything(stack: Callable[..., Stack]) -> None:
     """One backend over HTTP, another over gRPC."""
-    with HttpReceiver() as first, GrpcReceiver() as second:
-        one = stack(HttpExporter(first.endpoint), GrpcExporter(second.endpoint))
+    with Receiver() as first, GrpcReceiver() as second:
+        one = stack(HttpExporter(f"{first.endpoint}/v1/traces"), GrpcExporter(f"http://{second.endpoint}"))
         one.speak()
         one.provider.force_flush()
-        assert contents(first.received) == contents(second.received)
-        assert len(first.received.spans()) == 19
+        assert contents(first) == contents(second)
+        assert len(first.spans()) == 19
 
 
 def test_an_unsampled_trace_costs_nothing(stack: Callable[..., Stack]) -> None:
     """What no known processor would export is not written."""
-    with HttpReceiver() as receiver:
-        one = stack(HttpExporter(receiver.endpoint), sampler=ALWAYS_OFF)
+    with Receiver() as receiver:
+        one = stack(HttpExporter(f"{receiver.endpoint}/v1/traces"), sampler=ALWAYS_OFF)
         batch = one.speak(assembly(request(), sampled=False).finish(end=32_000_000))
         assert not batch.sampled
         one.provider.force_flush()
-        assert receiver.received.requests == []
+        assert receiver.messages == []
 
 
 # ------------------------------------------------------------------------------------------------------- standing back
@@ -303,13 +318,13 @@ class Foreign(SpanProcessor):
 
 def test_a_foreign_processor_gets_ordinary_spans(stack: Callable[..., Stack]) -> None:
     """Beside one that is not known everything goes the plain way, and the exporter still gets each span once."""
-    with HttpReceiver() as receiver:
-        one = stack(HttpExporter(receiver.endpoint))
+    with Receiver() as receiver:
+        one = stack(HttpExporter(f"{receiver.endpoint}/v1/traces"))
         foreign = Foreign()
         one.provider.add_span_processor(foreign)
         one.speak()
         one.provider.force_flush()
-        assert len(foreign.started) == len(foreign.ended) == len(receiver.received.spans()) == 19
+        assert len(foreign.started) == len(foreign.ended) == len(receiver.spans()) == 19
         assert one.fast.explain() == (
             f"spans: made one by one, because {__name__}.Foreign is not the SDK's BatchSpanProcessor, so it gets every "
             "span as an object"
@@ -318,8 +333,8 @@ def test_a_foreign_processor_gets_ordinary_spans(stack: Callable[..., Stack]) ->
 
 def test_a_processor_that_comes_later_gets_spans_from_then_on(stack: Callable[..., Stack]) -> None:
     """The chain is looked at again when it has changed; what was queued before is sent all the same."""
-    with HttpReceiver() as receiver:
-        one = stack(HttpExporter(receiver.endpoint))
+    with Receiver() as receiver:
+        one = stack(HttpExporter(f"{receiver.endpoint}/v1/traces"))
         one.speak()
         assert one.fast.explain().startswith(
             "spans: written a block at a time and sent by OTLP over HTTP to http://127.0.0.1"
@@ -329,7 +344,7 @@ def test_a_processor_that_comes_later_gets_spans_from_then_on(stack: Callable[..
         one.speak()
         one.provider.force_flush()
         assert len(foreign.ended) == 19
-        assert len(receiver.received.spans()) == 38
+        assert len(receiver.spans()) == 38
 
 
 class Subclass(HttpExporter):
@@ -405,14 +420,14 @@ def test_a_record_that_cannot_be_written_is_not_lost(
     stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug of ours costs speed, not spans: one warning, then the plain path."""
-    with HttpReceiver() as receiver:
-        one = stack(HttpExporter(receiver.endpoint))
+    with Receiver() as receiver:
+        one = stack(HttpExporter(f"{receiver.endpoint}/v1/traces"))
         one.fast._encoder.block = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
         with caplog.at_level(logging.WARNING):
             one.speak()
             one.speak()
         one.provider.force_flush()
-        assert len(receiver.received.spans()) == 38
+        assert len(receiver.spans()) == 38
         assert len([r for r in caplog.records if "could not be written" in r.getMessage()]) == 1
         assert "because a record could not be written (ZeroDivisionError" in one.fast.explain()
 

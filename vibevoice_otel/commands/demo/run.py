@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with console.status("Starting the service under opentelemetry-instrument …"):
             service.wait_until_ready()
         heard = _speak(console, service, plan()[: max(1, arguments.requests)])
-        receiver.wait_for(semconv.SYNTHESIZE.name, len(heard), 15)
+        receiver.wait_for(lambda: len(receiver.spans(semconv.SYNTHESIZE.name)) >= len(heard), 15)
         ok = _show(console, service, receiver, heard)
         if arguments.once or not ok:
             return 0 if ok else 1
