@@ -27,12 +27,13 @@ from opentelemetry.trace import SpanKind
 
 from tests.stack.fixtures import backfill, eventually, need
 from tests.unit.insight.simulator import MemorySource, Scrapes, Service, Setting, observe
-from tests.unit.insight.test_capacity import truth, whole
+from tests.unit.insight.test_capacity import HOST_BOUND, truth, whole
 from tools.ports import free_ports
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import PrometheusSource, capacity, cli, recommend, voices
 from vibevoice_otel.insight.compare.report import Labelled, compare
+from vibevoice_otel.insight.observations import DCGM
 from vibevoice_otel.insight.observations import observe as read_window
 from vibevoice_otel.service.app import create_app
 from vibevoice_otel.service.settings import ServiceSettings
@@ -72,6 +73,7 @@ WORLDS = {
     "canary": (dataclasses.replace(PAIR, settings=SLOWER, instance="canary:9464"), 2),
     "old": (dataclasses.replace(PAIR, instance="old:9464"), 3),
     "new": (dataclasses.replace(PAIR, settings=SLOWER, instance="new:9464"), 4),
+    "watched": (dataclasses.replace(HOST_BOUND, hours=3, kernel_share=None, card="GPU-6c3f8a52", dcgm=0.04), 2),
     "large": (dataclasses.replace(MEMORY, limit=80.0, memory_base=10.0, slots=64, instance="two:9464"), 5),
 }
 
@@ -118,7 +120,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     for name, world in scrapes.items():
         for series, rows in world.series.items():
             for labels, values in rows.items():
-                everything.put(series, {**dict(labels), "environment": name}, values)
+                own = {} if series in DCGM else {"environment": name}  # another exporter knows nothing of it
+                everything.put(series, {**dict(labels), **own}, values)
     backfill(folder, everything.openmetrics())
     with Prometheus(folder) as server:
         yield Filled(server.url, end, scrapes)
@@ -186,6 +189,20 @@ def test_capacity_covers_the_truth(filled: Filled, kind: str, slots: int | None)
     assert sum(abs((card.streams or 0) - answer) for card in cards) < sum(
         abs((card.naive or 0) - answer) for card in cards
     )
+
+
+def test_what_dcgm_exporter_saw_is_joined_by_the_cards_uuid(filled: Filled) -> None:
+    """Its series carry neither the service's job nor its environment, which the question is narrowed to."""
+    real, direct = (
+        capacity(source, concurrency=4).cards[0]
+        for source in (filled.source("watched"), MemorySource(filled.scrapes["watched"]))
+    )
+    (found,), (known,) = ([each for each in card.limits if each.name == "card"] for card in (real, direct))
+    assert found.details["by"] == "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+    assert found.streams == pytest.approx(1 / 0.04, rel=0.02)
+    assert found.streams == pytest.approx(known.streams, rel=0.01)
+    unwatched = capacity(filled.source("queue-1"), concurrency=4).cards[0]
+    assert not [each for each in unwatched.limits if each.name == "card"], "no card of these processes was watched"
 
 
 def test_a_restart_is_seen_and_bridged(filled: Filled) -> None:

@@ -82,7 +82,7 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
         present = _by_device(source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or [])
         if present:
             notes.append(
-                "NVML is not read (pip install 'vibevoice-otel[gpu]'): no energy, and a card that two processes share "
+                "NVML is not read (pip install 'vibevoice-otel[nvidia]'): no energy, and a card that two processes share "
                 "counts twice."
             )
     hours = sum(_seconds(track) for track in present.values()) / 3600 if present else None

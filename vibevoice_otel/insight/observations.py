@@ -43,6 +43,9 @@ class Process:
     #: whole.
     limits: dict[str, float] = field(default_factory=dict)
     kernel_shares: tuple[float, float] = (0.0, 0.0)
+    #: Seconds that dcgm-exporter saw the process's cards at work, by :data:`DCGM`'s series, a grid step, (steps,); a card
+    #: that several processes use is divided evenly among those that were there. Empty where it does not run.
+    at_work: dict[str, Floats] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
 
 
@@ -66,7 +69,10 @@ class Window:
     processes: list[Process]
 
 
+#: dcgm-exporter's shares of time: some engine was at work, and its streaming multiprocessors on average.
+ENGINE_ACTIVE, SM_ACTIVE = DCGM = ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_PROF_SM_ACTIVE")
 _FELT_WAIT = 0.005  # an edge of the queue histogram
+_HW_ID = semconv.M_HW_ID.key.replace(".", "_")
 _OWN = ("device_id", "status", "le", "clock", "limit", "frame_part")
 
 
@@ -147,7 +153,34 @@ def observe(source: Source) -> Window | None:
     sums, counts = (_last(source, f"{share}_{suffix}", ("device_id",), whole) for suffix in ("sum", "count"))
     for key, process in processes.items():
         process.kernel_shares = sums.get(key, 0.0), counts.get(key, 0.0)
-    return Window(times, float(times[1] - times[0]) if len(times) > 1 else 1.0, edges, list(processes.values()))
+    step = float(times[1] - times[0]) if len(times) > 1 else 1.0
+    _add_at_work(source, processes, step)
+    return Window(times, step, edges, list(processes.values()))
+
+
+def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> None:
+    """What dcgm-exporter says of the cards on which the processes run: by UUID, which NVML told us."""
+    there: dict[str, dict[Key, NDArray[np.bool_]]] = {}
+    mine = semconv.HW_GPU_UTILIZATION
+    labels = [name for name in mine.labels if name != _HW_ID]
+    for track in source.history(mine.prometheus, labels) or ():
+        key = frozenset((name, value) for name, value in _key(track) if name != _HW_ID)
+        card = track.labels.get(_HW_ID, "")
+        if card and key in processes:
+            there.setdefault(card, {})[key] = ~np.isnan(processes[key].active)
+    if not there:
+        return
+    for series in DCGM:
+        cards: dict[str, Floats] = {}
+        for track in source.history(series, (), {"UUID": sorted(there)}) or ():
+            card = track.labels.get("UUID", "")
+            cards[card] = np.fmax(cards.get(card, track.values), track.values)  # one for each container that shares it
+        for card, share in cards.items():
+            users = np.maximum(np.sum(list(there[card].values()), axis=0), 1)
+            for key, present in there[card].items():
+                own = np.where(present, share * step / users, np.nan)
+                before = processes[key].at_work.get(series)
+                processes[key].at_work[series] = own if before is None else before + own
 
 
 def _last(source: Source, series: str, drop: Sequence[str], parts: Sequence[str]) -> dict[Key, float]:

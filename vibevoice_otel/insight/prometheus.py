@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import ssl
 import time
 import urllib.error
@@ -102,14 +103,20 @@ class PrometheusSource:
     def current(self, series: str, by: Sequence[str]) -> list[Point]:
         return self._instant(f"sum by ({','.join(by)}) ({self._select(series)})")
 
-    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:
+    def history(
+        self, series: str, drop: Sequence[str], of: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Track] | None:
         import numpy as np
 
         step = max(_SHORTEST_STEP, math.ceil(self._window / _GRID))
         count = int(self._window // step) + 1
         start = self._end - (count - 1) * step
         times = start + step * np.arange(count, dtype=np.float64)
-        return self._tracks(f"sum without ({','.join(drop)}) ({self._select(series)})", times, step)
+        chosen = self._select(series)
+        if of is not None:
+            either = {name: "|".join(re.escape(value) for value in values) for name, values in of.items()}
+            chosen = f"{series}{{{','.join(f'{name}=~{json.dumps(value)}' for name, value in either.items())}}}"
+        return self._tracks(f"sum without ({','.join(drop)}) ({chosen})", times, step)
 
     def _tracks(self, expression: str, times: Floats, step: float) -> list[Track]:
         import numpy as np

@@ -78,7 +78,12 @@ class SnapshotSource:
 
     current = growth  # one instant: what it counts stood at zero when the service started
 
-    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:  # noqa: ARG002 the protocol's
+    def history(
+        self,
+        series: str,  # noqa: ARG002 the protocol's
+        drop: Sequence[str],  # noqa: ARG002
+        of: Mapping[str, Sequence[str]] | None = None,  # noqa: ARG002
+    ) -> list[Track] | None:
         return None
 
     def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:

@@ -66,8 +66,17 @@ class Source(Protocol):
         """The values at the end of the window, summed by the labels ``by``."""
         ...
 
-    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:
-        """The series on the grid, summed over the labels ``drop``; None when the source knows one instant alone."""
+    def history(
+        self, series: str, drop: Sequence[str], of: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Track] | None:
+        """The series on the grid, summed over the labels ``drop``; None when the source knows one instant alone.
+
+        Args:
+            series: name.
+            drop: labels summed over.
+            of: label -> values of which a series must carry one. It takes the place of the labels that the source was
+                told to ask for: another exporter's series carry others.
+        """
         ...
 
     def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:

@@ -1,16 +1,27 @@
-"""Makes the table of docs/insight.md: ``python -m tests.unit.insight.coverage 200`` (seeds; a quarter of an hour on one
-core).
+"""Makes the tables of docs/insight.md: ``python -m tests.unit.insight.coverage 200`` (seeds; half an hour on one core),
+or the second alone with ``drawn`` behind it.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from functools import cache
 
 import numpy as np
 
-from tests.unit.insight.simulator import MemorySource, Service, observe
-from tests.unit.insight.test_capacity import HOST_BOUND, MEMORY, QUEUE, REFUSING, SHARED, truth, whole
+from tests.unit.insight.simulator import MemorySource, Service, host_bound, observe
+from tests.unit.insight.test_capacity import (
+    HOST_BOUND,
+    MEMORY,
+    QUEUE,
+    REFUSING,
+    SHARED,
+    by_name,
+    true_queue,
+    truth,
+    whole,
+)
 from vibevoice_otel.insight.capacities import capacity
 
 UNEVEN = Service(rate=1.2, slots=64, base=0.5, memory_stream=1.1, memory_cv=0.5, hours=3)
@@ -48,5 +59,38 @@ def main(seeds: int) -> None:
         )
 
 
+def drawn(seeds: int) -> None:
+    """Services drawn at random, so that what the model leaves out differs from one to the next; not in whole streams."""
+    for name, kind in (("slots of their own", False), ("slots that slow each other down", True), ("both", None)):
+        hits, reach, off = 0, [], []
+        for seed in range(seeds):
+            service = host_bound(seed)
+            if kind is not None and kind != bool(service.slope):
+                continue
+            low, middle, high = knee(service, seed)
+            hits += low <= true_queue(service) <= high
+            reach.append(max(high / middle - 1, 1 - low / middle))
+            off.append(abs(middle / true_queue(service) - 1))
+        print(
+            f"| the host the limit, {name} | {len(reach)} | {hits / len(reach):.1%} | {np.mean(off):.1%} | "
+            f"{np.median(reach):.0%} | {np.max(reach):.0%} | {np.mean(np.array(reach) <= 0.25):.1%} |",
+            flush=True,
+        )
+
+
+@cache
+def knee(service: Service, seed: int) -> tuple[float, float, float]:
+    """(low, middle, high): the streams at which first audio begins to come late, by capacity."""
+    found = by_name(
+        capacity(MemorySource(observe(service, seed)), concurrency=service.slots, draws=300).cards[0], "queue"
+    )
+    assert found.streams is not None
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.streams, found.high
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if "drawn" not in sys.argv:
+        main(int(sys.argv[1]))
+    drawn(int(sys.argv[1]))

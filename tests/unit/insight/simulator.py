@@ -8,12 +8,13 @@ that promtool backfills into a real Prometheus; a test holds the two against eac
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.observations import ENGINE_ACTIVE, SM_ACTIVE
 from vibevoice_otel.insight.source import Origin, Point, Track
 
 SCRAPE = 15.0
@@ -62,7 +63,24 @@ class Service:
     device: float | None = None  # seconds of the card for a second of audio, by the device's clock
     host: float | None = None  # share of the frames' time that is the host's own; None: no frame is timed by a device
     kernel_share: float | None = None  # of a lone frame, as sampled now and then; a sample scatters by a tenth of it
+    card: str | None = None  # its UUID, where NVML is read
+    dcgm: float | None = None  # seconds of the card at work for a second of audio, where dcgm-exporter runs
     spike: float = 0.0  # GiB that come and go between two scrapes, seen in the peak alone
+
+
+def host_bound(seed: int) -> Service:
+    """One process whose host is the limit, drawn at random: as on an H100 the host launches more slowly than the card
+    computes, and kernels are at work in a tenth of a frame. Half of them slow their own streams down, as one interpreter
+    does; about half of what they could make is asked of them.
+    """
+    rng = np.random.default_rng([seed, 20])
+    slots, full = int(rng.integers(2, 11)), float(rng.uniform(0.4, 0.85))
+    shared = float(rng.choice([0.0, rng.uniform(0, 0.8)]))
+    load, law = float(rng.uniform(0.35, 0.65)), str(rng.choice(["exponential", "lognormal", "constant"]))
+    return Service(
+        rate=load * slots / full / 10, slots=slots, base=(1 - shared) * full, slope=shared * full / slots, audio_law=law,
+        memory_base=1, memory_stream=0.05, device=0.5 * full, host=0.97, kernel_share=0.1,
+    )  # fmt: skip
 
 
 @dataclass
@@ -227,6 +245,7 @@ def scrape(service: Service, requests: Requests, rng: np.random.Generator, begin
     _memory(service, requests, scrapes, clock, who, served)
     _counters(service, requests, rng, scrapes, clock, who)
     _limits(service, requests, rng, scrapes, clock, who)
+    _card(service, requests, scrapes, clock, who)
     if service.restart_at is not None:
         _restart(scrapes, int(len(clock) * service.restart_at))
     return scrapes
@@ -364,6 +383,23 @@ def _limits(
         _histogram(scrapes, semconv.KERNEL_SHARE, {**card, "frame_part": "frame"}, clock, at[::100], sampled)
 
 
+def _card(service: Service, requests: Requests, scrapes: Scrapes, clock: np.ndarray, who: dict[str, str]) -> None:
+    """What NVML says of the card, and dcgm-exporter, a target of its own, whose multiprocessors work half of that."""
+    if service.card is None:
+        return
+    mine = {**who, "device_id": "0", "hw_type": "gpu", "hw_id": service.card}
+    scrapes.put(semconv.HW_GPU_UTILIZATION.prometheus, mine, np.full_like(clock, 0.9))
+    if service.dcgm is None:
+        return
+    done = ~requests.refused
+    start, length, audio = requests.start[done], (requests.end - requests.start)[done], requests.audio[done]
+    made = np.array([(audio * np.clip((at - start) / length, 0, 1)).sum() for at in clock])
+    at_work = service.dcgm * np.diff(made, prepend=0.0) / SCRAPE
+    for series, share in ((ENGINE_ACTIVE, at_work), (SM_ACTIVE, at_work / 2)):
+        labels = {"job": "dcgm", "instance": "node:9400", "gpu": "3", "UUID": service.card, "Hostname": "node"}
+        scrapes.put(series, labels, share)
+
+
 def _restart(scrapes: Scrapes, tick: int) -> None:
     """Every counter starts again: what it showed at the tick is taken off from then on."""
     gauges = {m.prometheus for m in semconv.METRICS if m.instrument in {"gauge", "updowncounter"}}
@@ -412,9 +448,13 @@ class MemorySource:
                 sums[key] = sums.get(key, 0.0) + value
         return [Point(dict(key), value) for key, value in sums.items()]
 
-    def history(self, series: str, drop: Sequence[str]) -> list[Track] | None:
+    def history(
+        self, series: str, drop: Sequence[str], of: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Track] | None:
         sums: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
         for labels, values in self._rows(series):
+            if not all(labels.get(name) in allowed for name, allowed in (of or {}).items()):
+                continue
             key = tuple((name, value) for name, value in labels.items() if name not in drop)
             mine = values[self._inside]
             old = sums.get(key)

@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from tests.unit.insight.simulator import GIB, MemorySource, Scrapes, Service, Setting, observe, scrape, simulate
+from tests.unit.insight.simulator import (
+    GIB,
+    MemorySource,
+    Scrapes,
+    Service,
+    Setting,
+    host_bound,
+    observe,
+    scrape,
+    simulate,
+)
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.capacities import CardAnswer, LimitAnswer, capacity
 from vibevoice_otel.insight.snapshot import SnapshotSource
 
 SEEDS = 24
+DRAWN = 16
 
 # Each binds somewhere else.
 MEMORY = Service(
@@ -259,6 +270,68 @@ def test_processes_are_told_for_the_limit_that_binds() -> None:
     assert free.processes == math.ceil(free.kernels / free.streams_a_process)
     assert "if kernels of different processes do not disturb each other" in free.text
     assert "not measured above one process" in free.text
+
+
+def test_the_knee_of_a_host_that_binds_lies_in_its_interval_before_it_is_rounded() -> None:
+    """Not in whole streams, which hide an interval that is too narrow; services drawn at random, for what the model
+    leaves out differs from one to the next. ``python -m tests.unit.insight.coverage 200 drawn`` asks 200 of them.
+    """
+    hits = 0
+    for seed in range(DRAWN):
+        service = host_bound(seed)
+        found = by_name(
+            capacity(MemorySource(observe(service, seed)), concurrency=service.slots, draws=200).cards[0], "queue"
+        )
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= true_queue(service) <= found.high
+    assert covers(hits, DRAWN), hits
+
+
+def test_what_dcgm_saw_of_the_card_counts_where_it_runs() -> None:
+    """Joined by the UUID that NVML told, whatever the exporter's own labels are; NVML's utilisation, 90 % here, counts
+    nowhere.
+    """
+    watched = dataclasses.replace(HOST_BOUND, kernel_share=None, card="GPU-6c3f8a52", dcgm=0.04)
+    scrapes = observe(watched, 2)
+    card = capacity(MemorySource(scrapes), concurrency=4).cards[0]
+    found = by_name(card, "card")
+    assert found.streams == pytest.approx(1 / 0.04, rel=0.02)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= 1 / 0.04 <= found.high
+    assert not found.at_least
+    assert "DCGM_FI_PROF_GR_ENGINE_ACTIVE" in found.why
+    assert found.details["sm_share"] == pytest.approx(0.5)
+    assert card.per_card is not None
+    assert card.per_card.kernels in {24, 25}
+    rows = scrapes.series["DCGM_FI_PROF_GR_ENGINE_ACTIVE"]
+    (values,) = rows.values()
+    scrapes.put("DCGM_FI_PROF_GR_ENGINE_ACTIVE", {"UUID": "GPU-another", "job": "dcgm"}, np.ones_like(values))
+    again = by_name(capacity(MemorySource(scrapes), concurrency=4).cards[0], "card")
+    assert again.streams == found.streams, "a card that none of these processes uses"
+
+
+def test_a_card_that_two_processes_share_is_counted_once() -> None:
+    """Its seconds at work are those of both, and so is the audio."""
+    first = dataclasses.replace(HOST_BOUND, kernel_share=None, card="GPU-6c3f8a52", dcgm=0.04)
+    one, two = observe(first, 2), observe(dataclasses.replace(first, instance="two:9464", dcgm=None), 3)
+    for series in ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_PROF_SM_ACTIVE"):
+        rows = one.series[series]
+        for labels in rows:
+            rows[labels] = rows[labels] * 2  # the other process works the card as much
+    found = by_name(capacity(MemorySource(one.merge(two)), concurrency=4).cards[0], "card")
+    assert found.streams == pytest.approx(1 / 0.04, rel=0.05)
+
+
+def test_little_of_dcgm_does_not_count() -> None:
+    """An exporter that came an hour ago tells too little of six hours to resample: the sample, or the interval, stands."""
+    scrapes = observe(dataclasses.replace(HOST_BOUND, card="GPU-6c3f8a52", dcgm=0.04), 2)
+    for series in ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_PROF_SM_ACTIVE"):
+        for values in scrapes.series[series].values():
+            values[:-120] = np.nan
+    found = by_name(capacity(MemorySource(scrapes), concurrency=4).cards[0], "card")
+    assert "sample(s)" in found.why
 
 
 def test_a_card_that_binds_is_not_multiplied() -> None:

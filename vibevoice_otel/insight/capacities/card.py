@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vibevoice_otel.insight.capacities.answers import LimitAnswer, PerCard, floor
-from vibevoice_otel.insight.capacities.load import Found, Load, answer, contention
+from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, Found, Load, answer, contention
 from vibevoice_otel.insight.capacities.memory import MemoryFit
-from vibevoice_otel.insight.observations import Process
+from vibevoice_otel.insight.observations import ENGINE_ACTIVE, SM_ACTIVE, Process
 from vibevoice_otel.recording.device.limits import verdict
 from vibevoice_otel.semconv import Limit
 
@@ -31,14 +31,18 @@ def who_limits(group: Sequence[Process]) -> Limit:
 
 
 def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found | None:
-    """Streams that the card's kernels would carry; None without a device clock and without a sample.
+    """Streams that the card's kernels would carry; None without a device clock, a sample and dcgm-exporter.
 
-    With kernels' share of sampled frames the answer is an upper bound for the card. With intervals between device
-    events alone it is a lower one, for they hold the host's slowness too; where the host is known to be the limit, that
-    bound binds nothing.
+    Where dcgm-exporter watched the card, what it saw counts: all of the window, and every process on the card. Else, with
+    kernels' share of sampled frames, the answer is an upper bound for the card. With intervals between device events
+    alone it is a lower one, for they hold the host's slowness too; where the host is known to be the limit, that bound
+    binds nothing.
     """
     if not load.audio.sum() or not load.busy.sum():
         return None
+    watched = _watched(weights, load)
+    if watched is not None:
+        return watched
     total, count = (sum(process.kernel_shares[place] for process in group) for place in (0, 1))
     details: dict[str, float | str | None]
     if count:
@@ -60,6 +64,21 @@ def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found 
     found, sample = answer("card", 1 / np.maximum(demand, 1e-9), len(load.requests), (why, details))
     binds = who_limits(group) not in {Limit.CORE, Limit.LOCK}
     return replace(found, high=None, at_least=True), sample if binds else None
+
+
+def _watched(weights: Floats, load: Load) -> Found | None:
+    """By dcgm-exporter; None where it told nothing of these cards, or of too little time."""
+    engine, sm = (np.nan_to_num(each) for each in (load.engine_seconds, load.sm_seconds))
+    series, seconds = (ENGINE_ACTIVE, engine) if engine.any() else (SM_ACTIVE, sm)
+    if np.count_nonzero(load.told_audio) < LEAST_BLOCKS or not seconds.any():
+        return None
+    demand = (weights @ seconds) / np.maximum(weights @ load.told_audio, 1e-12)
+    details: dict[str, float | str | None] = {"card_seconds_per_audio_second": float(demand[0]), "by": series}
+    why = f"at most, by {series}: {demand[0]:.3f} s of the card at work for a second of audio"
+    if series == ENGINE_ACTIVE and sm.any():
+        details["sm_share"] = float(sm.sum() / engine.sum())
+        why += f" (its multiprocessors {details['sm_share']:.0%} of that)"
+    return answer("card", 1 / np.maximum(demand, 1e-9), len(load.requests), (f"{why}, {ASSUMED}", details))
 
 
 def per_card(

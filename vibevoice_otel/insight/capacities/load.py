@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vibevoice_otel.insight.capacities.answers import Limit, LimitAnswer
-from vibevoice_otel.insight.observations import Process, Window, blocks
+from vibevoice_otel.insight.observations import DCGM, ENGINE_ACTIVE, Process, Window, blocks
 from vibevoice_otel.insight.stats import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ LEAST_REQUESTS = 50
 
 # relative standard error for what the models themselves leave out: the variability of waits, the slowing of slots
 MODEL_ERROR = 0.1
+
+# and what the queue's model is off by itself, a relative standard error: waits are not quite exponential. The root mean
+# square over simulated services (tests/unit/insight/coverage.py), less what resampling explains
+QUEUE_ERROR = 0.012
 
 QUIET_WAIT = 0.005  # a mean wait below this is the hand-off of a request, not a queue
 
@@ -45,6 +49,9 @@ class Load:
     waits_sum: Floats
     waits_felt: Floats
     device_seconds: Floats
+    engine_seconds: Floats  # with the next one, by dcgm-exporter; NaN where it told nothing
+    sm_seconds: Floats
+    told_audio: Floats  # made while it told
     busy2: Floats  # sum over cells of busy squared over requests
     cells: Floats
     jumps: Floats  # half the squared differences of neighbouring cells' requests
@@ -82,6 +89,7 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
             blocks(p.audio, size), blocks(p.first_audio, size), blocks(p.first_audio_sum, size), blocks(p.waits, size),
             blocks(p.waits_sum, size), blocks(p.waits_felt, size),
             blocks(p.device_seconds, size) if not np.isnan(p.device_seconds).all() else np.full(len(present) // size, np.nan),
+            *_at_work(p, size),
             blocks(square, per_block), blocks((n_cells > 0).astype(np.float64), per_block), blocks(jump, per_block),
             blocks(np.minimum(p.active, cap), size), blocks(np.minimum(p.active, cap) ** 2, size),
             blocks(_cross(p, cell, cap, window.step), per_block),
@@ -90,6 +98,20 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
         keep = rows[0][:count] > 0
         parts.append([row[..., :count][..., keep] for row in rows])
     return Load(*(np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)))
+
+
+def _at_work(process: Process, size: int) -> list[Floats]:
+    """Seconds at work of the process's cards and the audio made meanwhile, of the moments for which dcgm-exporter told
+    of them.
+    """
+    nothing = np.full(len(process.active), np.nan)
+    engine, sm = (process.at_work.get(series, nothing) for series in DCGM)
+    told = ~np.isnan(engine if ENGINE_ACTIVE in process.at_work else sm)
+    audio = np.where(told, process.audio, 0.0)
+    return [
+        blocks(each, size) if not np.isnan(each).all() else np.full(len(each) // size, np.nan)
+        for each in (engine, sm, audio)
+    ]
 
 
 def bootstrap(n_blocks: int, draws: int, rng: np.random.Generator) -> Floats:

@@ -10,6 +10,7 @@ from vibevoice_otel.insight.capacities import queueing
 from vibevoice_otel.insight.capacities.answers import Question
 from vibevoice_otel.insight.capacities.load import (
     MODEL_ERROR,
+    QUEUE_ERROR,
     QUIET_WAIT,
     Found,
     Load,
@@ -121,6 +122,7 @@ def answer_queue(
             f"{seen_late:.1%} of first audio came late at the mean load, where the queue model expects {expected:.1%}: "
             "load comes in bursts or something else delays it, and the queue answer is too hopeful."
         )
+    low *= np.exp(np.append(0.0, rng.normal(0, QUEUE_ERROR, len(low) - 1)))
     what = "of requests find every slot taken" if rejects else f"of first audio later than {question.slo_seconds:g} s"
     why = f"beyond this more than {allowed:.0%} {what}"
     return answer("queue", np.maximum(low, 1e-9), n_blocks, (why, details))
