@@ -129,6 +129,32 @@ class Suspect(str, Enum):
         return self.value
 
 
+class Harm(str, Enum):
+    """What may happen to a request more often where a policy changed its setting."""
+
+    LOOP = "loop"
+    CUT = "cut"
+    DEFECT = "defect"
+    FAILED = "failed"
+    GAP = "gap"
+    LATE = "late"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def words(self) -> str:
+        """As logs and spans say it."""
+        return {
+            "loop": "speech that loops",
+            "cut": "speech that is cut",
+            "defect": "defective audio",
+            "failed": "failures",
+            "gap": "gaps above the objective's limit",
+            "late": "first audio after its objective",
+        }[self.value]
+
+
 class WarmUp(str, Enum):
     """What of a warm-up a request met."""
 
@@ -392,6 +418,14 @@ M_LIMIT = Attribute(
     members=tuple(limit.value for limit in Limit),
 )
 M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0",))
+M_HARM = Attribute(
+    "harm",
+    "string",
+    "What happened to changed requests more often than to those that were left: cut speech is that of the length budget "
+    "too; late is first audio.",
+    ("loop",),
+    members=tuple(each.value for each in Harm),
+)
 M_STATE = Attribute(
     "state", "string", "Whether the request has a slot or waits for one.", ("working",), members=("working", "waiting")
 )
@@ -696,6 +730,13 @@ RECOMMENDATION_CFG = Attribute(
 )
 RECOMMENDATION_REASON = Attribute(
     "vibevoice.recommendation.reason", "string", "Why, or why it chose nothing.", ("nothing observed yet",)
+)
+RECOMMENDATION_OUTCOME = Attribute(
+    "vibevoice.recommendation.outcome",
+    "string",
+    "Whether what the policy chose was applied, left out to hold the others against, or has been taken back.",
+    ("applied",),
+    members=("applied", "left", "taken_back"),
 )
 
 # What a browser on the live page reports of its own playback, on its CLIENT span.
@@ -1209,6 +1250,11 @@ SERVICE_REQUESTS = Metric(
     "Requests that have one of the embedded service's slots, and those that wait for one.",
     (M_STATE,), "the service's own slots",
 )  # fmt: skip
+RECOMMENDATION_TAKEN_BACK = Metric(
+    "vibevoice.recommendation.taken_back", "gauge", "{setting}",
+    "1 for a setting that the policy of steps=auto and cfg=auto took back, since it did harm.",
+    (M_CFG, M_STEPS, M_HARM), "the policy's own watch", stability="development",
+)  # fmt: skip
 PROBE_REQUESTS = Metric(
     "vibevoice.probe.requests", "counter", "{request}",
     "Synthetic requests of `vibevoice-otel probe`, as its client saw them end; they are in no objective.",
@@ -1235,7 +1281,8 @@ METRICS: Final = (
     GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
     TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS, TENANT_CHARACTERS, TENANT_AUDIO,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
-    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,
+    LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, RECOMMENDATION_TAKEN_BACK,
+    PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,
 )  # fmt: skip
 
 #: The revision of OpenTelemetry's conventions of generative AI that is meant

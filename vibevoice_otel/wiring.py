@@ -20,6 +20,7 @@ from vibevoice_otel.recording.checks.judge import Judge
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.records import IdSource, Labels, Sink
+from vibevoice_otel.recording.told import Told
 from vibevoice_otel.sampling.budget import SpanBudget
 from vibevoice_otel.sdk import fast
 from vibevoice_otel.sdk.emitter import BatchWriter, SpanEmitter
@@ -161,10 +162,11 @@ def build(
         chosen,
         tracer_provider or trace.get_tracer_provider(),
         # The tail's verdict says whether the trace is exported, and an exemplar may name nothing else. The judge of
-        # speech writes on the records what the others read. The metrics read every row, exported or not. The page keeps
+        # speech writes on the records what the others read, a policy that asked among them. The metrics read every row,
+        # exported or not. The page keeps
         # the records as the metrics read them. A program's own sinks come after ours, so that a slow one delays no
         # measurement.
-        [*verdict, Judge(), derive, *theirs, *shown, *more, *_installed_sinks()],
+        [*verdict, Judge(), derive, Told(), *theirs, *shown, *more, *_installed_sinks()],
         dropped,
         on_voices=derive.start_at_zero,
         fast_spans=path.spans if path is not None else None,

@@ -352,7 +352,11 @@ async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
             await asyncio.sleep(0.2)
         assert asked == (1.3, 20)
         assert await parameters(f"{where}&cfg=2.5&steps=3") == (2.5, 3)
-        assert await parameters(f"{where}&cfg=2.5&steps=auto") == (2.5, 20)
+        for _ in range(20):  # one in twenty is left as it was
+            asked = await parameters(f"{where}&cfg=2.5&steps=auto")
+            if asked != (2.5, 5):
+                break
+        assert asked == (2.5, 20)
     finally:
         server.should_exit = True
         await asyncio.to_thread(thread.join, 20)
@@ -361,6 +365,7 @@ async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
     spans = [dict(s.attributes or {}) for s in exporter.get_finished_spans() if s.kind is SpanKind.SERVER]
     chosen = [s for s in spans if semconv.RECOMMENDATION_STEPS.key in s]
     assert len(chosen) == 2
+    assert {s[semconv.RECOMMENDATION_OUTCOME.key] for s in chosen} == {"applied"}
     assert {(s[semconv.RECOMMENDATION_STEPS.key], s[semconv.RECOMMENDATION_CFG.key]) for s in chosen} == {(20, 1.3)}
     assert all("seen to keep up" in str(s[semconv.RECOMMENDATION_REASON.key]) for s in chosen)
     assert sum(semconv.RECOMMENDATION_REASON.key not in s for s in spans) == 1

@@ -27,6 +27,10 @@ VALUES = {
     semconv.M_VERSION: 1,
     semconv.M_TENANT: 20,
     semconv.M_ADAPTER: 1,
+    semconv.M_SERVICE_VERSION: 1,
+    semconv.GEN_AI_MODEL: 1,
+    semconv.MODEL_REVISION: 1,
+    semconv.M_DRIVER_VERSION: 1,
     semconv.M_TARGET: 1,
 }
 #: Measured by other processes than the service: a listener's browser, a probe.
@@ -34,8 +38,12 @@ ELSEWHERE = ("span vibevoice.listen", "span vibevoice.probe")
 
 
 def values(label: Attribute) -> int:
-    """How many values of ``label`` the stated service has."""
-    return VALUES[label] if label in VALUES else len(label.members)
+    """How many values of ``label`` the stated service has.
+
+    Raises:
+        KeyError: when neither semconv.py nor :data:`VALUES` says so; no value at all would hide the series.
+    """
+    return len(label.members) if label.members and label not in VALUES else VALUES[label]
 
 
 def of(metric: Metric) -> int:

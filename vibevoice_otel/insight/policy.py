@@ -1,24 +1,30 @@
 """Recommendations as a policy inside a service: decided in the background, looked up in the request's path.
 
 A request never waits for the store: :meth:`Policy.decide` is a dictionary look-up and two span attributes. While the
-store has not answered yet, or has not for long, the service's own defaults are used and the span says so.
+store has not answered yet, or has not for long, the service's own defaults are used and the span says so. What is
+applied is watched (:mod:`vibevoice_otel.insight.watch`) and taken back where it does harm.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from opentelemetry import trace
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.recommendation import Rails, Recommendation, choose
 from vibevoice_otel.insight.source import Source, SourceError
+from vibevoice_otel.insight.watch import CONTROL, Watch
 
 _log = logging.getLogger(__name__)
+_LIVE: weakref.WeakSet[Policy] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +44,28 @@ class Policy:
         refresh: seconds between two looks at the store.
         stale: seconds after which an old answer is no longer used.
         rails: what is never chosen.
+        default: steps and cfg that the service uses by itself: a recommendation of the same changes nothing, and is
+            neither drawn nor watched.
+        control: share of requests that are left as the service has them, 0.01 to 0.5, to hold the others against.
+        chance: draws them, a number from 0 to 1 each.
     """
 
     def __init__(
-        self, source: Callable[[], Source], *, refresh: float = 60.0, stale: float = 900.0, rails: Rails | None = None
+        self,
+        source: Callable[[], Source],
+        *,
+        refresh: float = 60.0,
+        stale: float = 900.0,
+        rails: Rails | None = None,
+        default: tuple[int, float] | None = None,
+        control: float = CONTROL,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         if not (refresh > 0 and stale >= refresh):
             raise ValueError(f"refresh={refresh}, stale={stale}: allowed are positive seconds, stale not below refresh")
         self._source, self._refresh, self._stale, self._rails = source, refresh, stale, rails or Rails()
+        self._default = default
+        self.watch = Watch(control, self._rails.slo_seconds, chance=chance)
         self._table: dict[tuple[str | None, str], Recommendation] = {}
         self._at = float("-inf")
         self._stop = threading.Event()
@@ -55,6 +75,7 @@ class Policy:
 
     def start(self) -> None:
         """Begin to refresh in the background; harmless when it runs already."""
+        _publish(self)
         with self._lock:
             if self._thread is None:
                 self._stop.clear()
@@ -87,27 +108,33 @@ class Policy:
 
     def decide(self, voice: str | None, text_length: int) -> Decision:
         """The setting for one request, put on the current span as well. Never waits, never raises."""
-        length = semconv.text_length_range(max(text_length, 0))
-        age = time.monotonic() - self._at
-        if age > self._stale:
-            decision = Decision(
-                None,
-                None,
-                "no answer from the store yet" if not self._table else "the store has not answered for too long",
-            )
-        else:
-            known = self._table.get((voice, length)) or self._table.get((None, length))
-            if known is None or known.meets is None:
-                decision = Decision(None, None, known.reason if known else "nothing observed yet")
-            else:
-                decision = Decision(known.steps, known.cfg, known.reason)
+        decision = self._known(voice, semconv.text_length_range(max(text_length, 0)))
+        outcome = None
+        if decision.steps is not None and decision.cfg is not None and (decision.steps, decision.cfg) != self._default:
+            drawn = self.watch.draw(decision.steps, decision.cfg)
+            outcome = drawn.outcome
+            if not drawn.applied:
+                decision = Decision(None, None, drawn.why)
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(semconv.RECOMMENDATION_REASON.key, decision.reason)
+            if outcome is not None:
+                span.set_attribute(semconv.RECOMMENDATION_OUTCOME.key, outcome)
             if decision.steps is not None and decision.cfg is not None:
                 span.set_attribute(semconv.RECOMMENDATION_STEPS.key, decision.steps)
                 span.set_attribute(semconv.RECOMMENDATION_CFG.key, decision.cfg)
         return decision
+
+    def _known(self, voice: str | None, length: str) -> Decision:
+        """What the store's answer says, whoever asks."""
+        age = time.monotonic() - self._at
+        if age > self._stale:
+            silent = "the store has not answered for too long" if self._table else "no answer from the store yet"
+            return Decision(None, None, silent)
+        known = self._table.get((voice, length)) or self._table.get((None, length))
+        if known is None or known.meets is None:
+            return Decision(None, None, known.reason if known else "nothing observed yet")
+        return Decision(known.steps, known.cfg, known.reason)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -125,3 +152,24 @@ class Policy:
         if not self._failing:
             _log.warning("recommendations are off until the store answers: %s", problem)
         self._failing = True
+
+
+def _publish(policy: Policy) -> None:
+    """Export what this policy takes back, for as long as it lives."""
+    if not _LIVE:
+        metric = semconv.RECOMMENDATION_TAKEN_BACK
+        meter = get_meter("vibevoice_otel.insight", schema_url=semconv.SCHEMA_URL)
+        meter.create_observable_gauge(metric.name, [_taken_back], metric.unit, metric.brief)
+    _LIVE.add(policy)
+
+
+def _taken_back(_: CallbackOptions) -> Iterable[Observation]:
+    found = {
+        (f"{each.cfg:.1f}", str(each.steps), each.harm.value)
+        for policy in list(_LIVE)
+        for each in policy.watch.taken_back.values()
+    }
+    labels = semconv.RECOMMENDATION_TAKEN_BACK.attributes
+    return [
+        Observation(1, {label.key: value for label, value in zip(labels, row, strict=True)}) for row in sorted(found)
+    ]

@@ -6,7 +6,7 @@ exported before its parent ends, and an exemplar can name a span that is yet to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -133,6 +133,7 @@ class Batch:
     blocks: list[Block]
     final: bool
     synthetic: bool = False
+    on_end: Callable[[Batch], None] | None = None  # of the final batch: asked for while the request was served
     tenant: str | None = None  # of the final batch, where the operator asks for tenants
     warm_up: bool = False  # made while the application was starting up, by the service itself
     profiled: bool = False  # a profiler slowed it: its latencies are not the service's

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vibevoice_otel.recording.checks.audio import AudioChecks
     from vibevoice_otel.recording.device.placing import Placing
     from vibevoice_otel.recording.finish import Ending
-    from vibevoice_otel.recording.records import AttributeValue
+    from vibevoice_otel.recording.records import AttributeValue, Batch
     from vibevoice_otel.semconv import WarmUp
 
 
@@ -65,6 +65,7 @@ class Used:
     model: str | None = None
     revision: str | None = None
     adapter: str | None = None
+    on_end: Callable[[Batch], None] | None = None  # told of the request's final records, on the recorder's thread
 
 
 class DeviceNotes(Protocol):

@@ -40,7 +40,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     service = StreamingTTSService(chosen)
     slots, drain = Slots(chosen.concurrency, chosen.queue), Drain()
     publish(slots)
-    auto = chooser(chosen.auto_parameters, chosen.auto_prefer)
+    auto = chooser(chosen.auto_parameters, chosen.auto_prefer, (chosen.steps, chosen.cfg), chosen.auto_control)
     _keep_text_out_of_access_logs()
     _admit_long_urls(chosen.max_text)
 

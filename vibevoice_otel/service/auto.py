@@ -27,11 +27,20 @@ class Chooser(Protocol):
     def decide(self, voice: str | None, text_length: int) -> Decision: ...
 
 
-def chooser(url: str, prefer: str = "model") -> Chooser | None:
-    """The policy that reads ``url``, or None when there is none. Nothing of it is imported before it is asked for."""
+def chooser(
+    url: str, prefer: str = "model", default: tuple[int, float] | None = None, control: float = 0.05
+) -> Chooser | None:
+    """The policy that reads ``url``, or None when there is none. Nothing of it is imported before it is asked for.
+
+    Args:
+        url: a Prometheus.
+        prefer: the cfg that it aims at.
+        default: steps and cfg that the service uses by itself.
+        control: share of requests that keep these, to hold the others against.
+    """
     if not url:
         return None
     from vibevoice_otel.insight import Policy, PrometheusSource, Rails  # noqa: PLC0415 - only where it is on
 
     rails = Rails(prefer="long-text" if prefer == "long-text" else "model")
-    return Policy(lambda: PrometheusSource(url, window=WINDOW), rails=rails)
+    return Policy(lambda: PrometheusSource(url, window=WINDOW), rails=rails, default=default, control=control)

@@ -46,6 +46,7 @@ class ServiceSettings:
     seed: int = 0
     auto_parameters: str = ""  # a Prometheus whose measurements decide for steps=auto and cfg=auto; nothing for off
     auto_prefer: str = "model"  # the cfg it aims at: the model's own, or 1.3 for long texts
+    auto_control: float = 0.05  # share of such requests that keep the service's own setting, to hold the others against
     summary: bool = False  # a last message with the trace and the request's times, by this service's own clock
     faults: Faults = field(default_factory=Faults)
 
@@ -66,6 +67,7 @@ class ServiceSettings:
                 "nothing for off, or a Prometheus' address such as http://127.0.0.1:9090",
             ),
             "auto_prefer": (self.auto_prefer in {"model", "long-text"}, "model or long-text"),
+            "auto_control": (0.01 <= self.auto_control <= 0.5, "a share, 0.01 to 0.5"),
             "max_text": (1 <= self.max_text <= 1_000_000, "1 to 1000000 characters"),
         }
         for name, (ok, allowed) in checks.items():
