@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 from opentelemetry.context import Context
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.metrics import by_name
 from vibevoice_otel import forking, semconv, wiring
+from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
+from vibevoice_otel.recording.clock import now
 from vibevoice_otel.sdk.identity import begin_anew
 from vibevoice_otel.settings import Settings
 
@@ -70,6 +75,65 @@ def _points(reader: InMemoryMetricReader) -> dict[str, tuple[float, int]]:
         for name, points in by_name(reader).items()
         if name in {semconv.REQUESTS.name, "host"}
     }
+
+
+def test_on_the_prometheus_page_a_child_counts_from_zero_and_the_host_goes_on() -> None:
+    """Each process tells on a page of its own what it has served: counts and histograms of parent and child add up to
+    what was served, and the host's counter stands in the child as the fork left it.
+    """
+    registry = CollectorRegistry()
+    meters = MeterProvider([PrometheusMetricReader(registry=registry)], shutdown_on_exit=False)
+    host = meters.get_meter("host").create_counter("host")
+    instrumentor = VibeVoiceInstrumentor()
+    tracers = TracerProvider(shutdown_on_exit=False)
+    instrumentor.instrument(tracer_provider=tracers, meter_provider=meters, settings=Settings(), skip_dep_check=True)
+    recorder = instrumentor.recorder
+    assert recorder is not None
+    served = 0
+
+    def page(times: int) -> dict[str, float]:
+        """Sums on the page, by name, once ``times`` requests more have been served."""
+        nonlocal served
+        for _ in range(times):
+            timeline = recorder.open("work", context=Context())
+            timeline.sent(now(), now(), 3200)
+            recorder.release(timeline, "work")
+            served += 1
+        assert recorder.flush()
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(generate_latest(registry).decode()):
+            for sample in family.samples:
+                if sample.name in {
+                    "host_total",
+                    "vibevoice_streaming_requests_total",
+                    "vibevoice_first_audio_latency_seconds_count",
+                }:
+                    found[sample.name] = found.get(sample.name, 0) + sample.value
+        return found
+
+    host.add(5)
+    before = page(4)
+    assert before == {
+        "host_total": 5,
+        "vibevoice_streaming_requests_total": served,
+        "vibevoice_first_audio_latency_seconds_count": served,
+    }
+
+    def child() -> tuple[dict[str, float], int]:
+        host.add(1)
+        return page(2), served
+
+    try:
+        in_the_child, served_there = in_child(child)
+        after = page(3)
+    finally:
+        instrumentor.uninstrument()
+    own = served_there - (served - 3)
+    assert own == 2
+    assert in_the_child.pop("host_total") == 6
+    assert after.pop("host_total") == 5
+    assert in_the_child == dict.fromkeys(after, own)
+    assert {name: after[name] + in_the_child[name] for name in after} == dict.fromkeys(after, served + own)
 
 
 @pytest.mark.parametrize("temporality", list(AggregationTemporality)[1:], ids=lambda each: each.name)

@@ -33,6 +33,7 @@ from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.sampling.sampler import TailSampler
 from vibevoice_otel.sampling.tail import TailProcessor
 from vibevoice_otel.settings import Settings
+from vibevoice_otel.web.install import _chain
 from vibevoice_otel.web.middleware import RequestMiddleware
 
 
@@ -150,6 +151,58 @@ def test_uninstrument_while_streams_are_in_flight() -> None:
         assert not any("heliotrope" in span.to_json() for span in one.spans())
         assert not any(span.name == semconv.SYNTHESIZE.name for span in one.spans())
         assert "RequestMiddleware" not in layers(app)
+
+
+class Elsewhere:
+    """A layer of the host's that keeps what it serves under a name of its own."""
+
+    def __init__(self, inner: Any) -> None:
+        self.served = inner
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.served(scope, receive, send)
+
+
+def closed_over(inner: Any) -> Any:
+    """The same in a closure."""
+
+    async def layer(scope: Any, receive: Any, send: Any) -> None:
+        await inner(scope, receive, send)
+
+    return layer
+
+
+@pytest.mark.parametrize("around", [Elsewhere, closed_over])
+def test_a_layer_that_cannot_be_reached_stays_and_does_nothing(around: Callable[[Any], Any]) -> None:
+    """The program puts a layer of its own around the stack that holds ours, and keeps it where nobody can follow: after
+    uninstrument our one layer is left in there. It passes everything on, holds nothing, and cycles add no other.
+    """
+    app = speaking_app()
+    with pipeline(app=app) as one:
+        one.run(b"text=one")
+        (ours,) = [each for each in _chain(app.middleware_stack) if isinstance(each, RequestMiddleware)]
+        app.middleware_stack = around(app.middleware_stack)
+        one.run(b"text=two")
+        assert one.counted(semconv.REQUESTS.name, "status") == {"success": 2}
+        assert one.counted(semconv.DROPPED.name, "reason") == {"unknown_middleware_stack": 1}
+        recorder, spans = weakref.ref(one.instrumentor.recorder), len(one.spans())  # type: ignore[arg-type]
+        built = len([each for each in gc.get_objects() if type(each) is RequestMiddleware])
+        one.instrumentor.uninstrument()
+        for _ in range(3):
+            answers = [asyncio.run(one.ask(query)) for query in (b"text=heliotrope", b"text=heliotrope&fail=1")]
+            assert answers[0].audio == b"\1\2" * 3200
+            assert [type(each.error) for each in answers] == [type(None), RuntimeError]
+            assert ours.recorder.gone
+            one.instrumentor.instrument(tracer_provider=one.provider, settings=Settings(), skip_dep_check=True)
+            one.instrumentor.uninstrument()
+        gc.collect()
+        assert recorder() is None
+        assert len([each for each in gc.get_objects() if type(each) is RequestMiddleware]) <= built
+        one._collected = None
+        assert one.counted(semconv.REQUESTS.name, "status") == {"success": 2}
+        after = one.spans()[spans:]
+        assert {span.name for span in after if span.kind.name == "SERVER"} != set()
+        assert not any(span.name.startswith("vibevoice.") for span in after)
 
 
 def test_nothing_of_ours_is_kept_alive() -> None:
