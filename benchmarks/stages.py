@@ -54,19 +54,21 @@ def stages(frames: int, requests: int) -> dict[str, float]:
 
         setattr(owner, name, watched)
 
-    budget, metrics, emitter = recorder.sinks
+    budget, judge, metrics, emitter = recorder.sinks
     watch(metrics, "consume", "metrics")
     watch(recorder.emitter._fast, "emit", "spans")
     watch(emitter, "consume", "emitter")
     watch(budget, "consume", "budget")
+    watch(judge, "consume", "judge")
     began = time.thread_time_ns()
     for timeline in held.timelines:
         recorder._finish(timeline)
     whole = time.thread_time_ns() - began
     stack.tracer_provider.shutdown()
     found = {
-        "records from facts": whole - spent["metrics"] - spent["emitter"] - spent["budget"],
+        "records from facts": whole - spent["metrics"] - spent["emitter"] - spent["budget"] - spent["judge"],
         "span budget": spent["budget"],
+        "the judge of speech": spent["judge"],
         "histograms and counters": spent["metrics"],
         "spans to bytes": spent["spans"],
         "the request's own span, by the SDK": spent["emitter"] - spent["spans"],

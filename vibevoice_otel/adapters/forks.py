@@ -14,27 +14,27 @@ from typing import Any
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import longform, realtime, upstream
 from vibevoice_otel.adapters.shared import links
+from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.adapters.surface import Kind, kind
-from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Run, thread
 
-NAME = "forks"
 #: Where upstream's package has its models, below its root.
 MODULAR = ".modular."
 
 
-class ForksAdapter:
+class ForksAdapter(ModelAdapter):
     """Attaches to the model classes that it is told of."""
 
+    name = "forks"
+
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self.hooks = Hooks(NAME, recorder.on_drop, thread)
+        super().__init__(recorder)
         self._seen: set[type] = set()
         self._packages: dict[str, list[Any]] = {}
 
@@ -48,7 +48,7 @@ class ForksAdapter:
         for adapters in self._packages.values():
             for adapter in adapters:
                 adapter.uninstrument()
-        self.hooks.undo()
+        super().uninstrument()
 
     def _named(self, module: ModuleType, name: str) -> None:
         model = self.hooks.owner(module, name, "everything that the model does (VIBEVOICE_OTEL_MODEL)")

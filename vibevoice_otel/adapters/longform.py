@@ -13,24 +13,20 @@ from typing import Any
 
 from vibevoice_otel.adapters import surface, upstream
 from vibevoice_otel.adapters.shared import standalone
+from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, thread
+from vibevoice_otel.recording.timeline import Run
 
-NAME = "longform"
 MODEL = "VibeVoiceForConditionalGenerationInference"
 
 
-class LongFormAdapter:
+class LongFormAdapter(ModelAdapter):
     """Attaches as the long-form model's modules of ``package`` are imported: upstream's, or a copy's under another
     name.
     """
 
-    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
-        self._recorder = recorder
-        self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop, thread)
+    name = "longform"
 
     def instrument(self) -> None:
         self.hooks.on_import(f"{self._package}.modular.modeling_vibevoice_inference", self._model)
@@ -39,9 +35,6 @@ class LongFormAdapter:
     def instrument_parts(self) -> None:
         """What stands beside the model."""
         self.hooks.on_import(f"{self._package}.processor.vibevoice_processor", self._processor)
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
 
     def _model(self, module: ModuleType) -> None:
         model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.LONGFORM)

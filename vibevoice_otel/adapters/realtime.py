@@ -12,23 +12,19 @@ from typing import Any
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters import surface, upstream
 from vibevoice_otel.adapters.shared import standalone
+from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, thread
+from vibevoice_otel.recording.timeline import Run
 
-NAME = "realtime"
 MODEL = "VibeVoiceStreamingForConditionalGenerationInference"
 
 
-class RealtimeAdapter:
+class RealtimeAdapter(ModelAdapter):
     """Attaches as the realtime modules of ``package`` are imported: upstream's, or a copy's under another name."""
 
-    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
-        self._recorder = recorder
-        self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop, thread)
+    name = "realtime"
 
     def instrument(self) -> None:
         on_import, package = self.hooks.on_import, self._package
@@ -39,9 +35,6 @@ class RealtimeAdapter:
     def instrument_parts(self) -> None:
         """What stands beside the model."""
         self.hooks.on_import(f"{self._package}.processor.vibevoice_streaming_processor", self._processor)
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
 
     def _model(self, module: ModuleType) -> None:
         model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.REALTIME)

@@ -9,27 +9,22 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel.adapters.shared import service
+from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
-from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.hooks.wrappers import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, thread
-
-NAME = "transformers"
+from vibevoice_otel.recording.timeline import Run
 
 
-class TransformersAdapter:
+class TransformersAdapter(ModelAdapter):
     """Attaches as transformers' VibeVoice modules, and the embedded service's, are imported."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self.hooks = Hooks(NAME, recorder.on_drop, thread)
+    name = "transformers"
 
     def instrument(self) -> None:
         on_import = self.hooks.on_import
@@ -47,9 +42,6 @@ class TransformersAdapter:
             lambda m: service.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
         )
         on_import("vibevoice_otel.service.streamer", lambda m: hook_streamer(self.hooks, m))
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
 
     def _generation(self, module: ModuleType) -> None:
         mixin, note = module.VibeVoiceGenerationMixin, self.hooks.note

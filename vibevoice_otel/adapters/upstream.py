@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import loading, service, voices
+from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
@@ -32,18 +33,12 @@ SERVICE = "StreamingTTSService"
 SERVERS = ("demo.web.app", "web.app")
 
 
-NAME = "upstream"
-
-
-class UpstreamAdapter:
+class UpstreamAdapter(ModelAdapter):
     """Attaches to the modules that the realtime and the long-form package both have, and to the server, as they are
     imported.
     """
 
-    def __init__(self, recorder: Recorder, package: str = "vibevoice") -> None:
-        self._recorder = recorder
-        self._package = package
-        self.hooks = Hooks(NAME, recorder.on_drop, thread)
+    name = "upstream"
 
     def instrument(self) -> None:
         hooks, recorder = self.hooks, self._recorder
@@ -73,9 +68,6 @@ class UpstreamAdapter:
             for found in filter(is_service, candidates):
                 if not hasattr(vars(found).get("stream"), "__vibevoice_otel__"):
                     service.hook_service(self.hooks, self._recorder, found)
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
 
 
 def is_service(candidate: Any) -> TypeGuard[type]:

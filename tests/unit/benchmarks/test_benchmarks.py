@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE = 1.15
 
 
-@pytest.mark.parametrize("name", ["hot_path", "cpu", "growth"])
+@pytest.mark.parametrize("name", ["hot_path", "cpu", "growth", "stages"])
 @pytest.mark.timeout(280)
 def test_a_benchmark_runs_by_one_command(name: str, tmp_path: Path) -> None:
     """Tiny counts: it prints its table, and writes it as text and as JSON with the machine it ran on."""
