@@ -175,7 +175,7 @@ def candidate(times: int) -> None:
     import asyncio
     from types import SimpleNamespace
 
-    from vibevoice_otel.web.http import Exchange
+    from vibevoice_otel.web.http import AsgiExchange
 
     async def app(_scope: object, receive: Any, send: Any) -> None:
         await receive()
@@ -194,13 +194,40 @@ def candidate(times: int) -> None:
     async def observed() -> None:
         recorder: Any = SimpleNamespace(on_drop=None, settings=SimpleNamespace(response_headers=False))
         for _ in range(times):
-            exchange = Exchange({"path": "/health"}, now(), recorder, (), SimpleNamespace())  # type: ignore[arg-type]
+            exchange = AsgiExchange({"path": "/health"}, now(), recorder, (), SimpleNamespace())  # type: ignore[arg-type]
             await exchange.serve(app, receive, send)
 
     asyncio.run(observed() if times % 2 == 0 else bare())
 
 
-WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, card, candidate)}
+def wsgi_candidate(times: int) -> None:
+    """As ``candidate``, of a WSGI application."""
+    from types import SimpleNamespace
+    from wsgiref.util import setup_testing_defaults
+
+    from vibevoice_otel.web.wsgi import WsgiExchange, scope_of
+
+    environ: dict[str, Any] = {"HTTP_ACCEPT": "*/*", "HTTP_USER_AGENT": "curl/8.5.0"}
+    setup_testing_defaults(environ)
+
+    def app(_environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("content-type", "application/json")])
+        return [b"{}"]
+
+    recorder: Any = SimpleNamespace(on_drop=None, settings=SimpleNamespace(response_headers=False))
+    for _ in range(times):
+        if times % 2:
+            for _part in app(environ, lambda *_: None):
+                pass
+            continue
+        exchange = WsgiExchange(scope_of(environ), now(), recorder, (), SimpleNamespace())
+        body: Any = exchange.serve(app, environ, lambda *_: None)
+        for _part in body:
+            pass
+        body.close()
+
+
+WORK = {each.__name__: each for each in (floor, hook, frame, request, encode, card, candidate, wsgi_candidate)}
 
 if __name__ == "__main__":
     WORK[sys.argv[1]](int(sys.argv[2]))

@@ -28,6 +28,7 @@ from vibevoice_otel.privacy.logs import be_heard
 from vibevoice_otel.privacy.query import Redactor
 from vibevoice_otel.process import shutdown, workers
 from vibevoice_otel.process.metrics_page import MetricsPages
+from vibevoice_otel.web.flask import FlaskAdapter
 from vibevoice_otel.web.install import WebAdapter
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Installation:
             self._enter("the live page", self._put_page)
         before = self._page.scope if self._page is not None else None
         self._adapt("the web", WebAdapter(self.recorder, before, self._find_services))
+        self._adapt("Flask", FlaskAdapter(self.recorder, before))
         self._adapt("models of forks", ModelWatch(self.recorder.on_drop, self._model_defined))
         named = self._settings.model.partition(":")[0]
         for package in (*PACKAGES, *((named,) if named else ())):

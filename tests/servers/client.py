@@ -39,13 +39,19 @@ class Answer:
 
 
 async def ask(
-    port: int, path: str, payload: bytes, kind: str = "application/json", *, leave_after: int | None = None
+    port: int,
+    path: str,
+    payload: bytes,
+    kind: str = "application/json",
+    *,
+    leave_after: int | None = None,
+    method: str = "POST",
 ) -> Answer:
-    """POST ``payload``; ``leave_after`` hangs up after so many bytes of the body."""
+    """Ask by ``method`` with ``payload``; ``leave_after`` hangs up after so many bytes of the body."""
     answer = Answer(secrets.token_hex(16), time.perf_counter_ns())
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
-        f"POST {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: "
+        f"{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: "
         f"{len(payload)}\r\n"
         f"traceparent: 00-{answer.trace_id}-{secrets.token_hex(8)}-01\r\n\r\n"
     )

@@ -31,7 +31,8 @@ REPOSITORY = HERE.parent.parent
 #: ``opentelemetry-instrument`` without relying on where scripts are installed: its entry point's own function.
 LAUNCHER = (sys.executable, "-c", "from opentelemetry.instrumentation.auto_instrumentation import run; run()")
 UVICORN = (sys.executable, "-m", "uvicorn", "demo.web.app:app", "--host", "127.0.0.1", "--port", "0")
-RUNNING = re.compile(r"Uvicorn running on http://[\w.]+:(\d+)")
+#: What a server prints once it listens; uvicorn also says when the application is ready.
+RUNNING = re.compile(r"(Uvicorn running|Serving) on http://[\w.]+:(\d+)")
 READY = "Application startup complete"
 
 
@@ -139,8 +140,8 @@ def _port(process: subprocess.Popen[bytes], log_file: Path, seconds: float = 90.
     while time.monotonic() < until:
         text = log_file.read_text(errors="replace")
         found = RUNNING.search(text)
-        if found and READY in text:
-            return int(found.group(1))
+        if found and (found[1] == "Serving" or READY in text):
+            return int(found[2])
         if process.poll() is not None:
             break
         time.sleep(0.05)

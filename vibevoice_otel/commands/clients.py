@@ -205,6 +205,8 @@ class WebSocketClient:
                         message = await stream.recv()
                         if isinstance(message, bytes) and message:
                             hearing.audio(len(message), semconv.PCM_BYTES_PER_SECOND)
+                        elif isinstance(message, str) and formats.is_audio(message):
+                            hearing.audio(len(message), None)
                 except ConnectionClosed as closed:
                     code = closed.rcvd.code if closed.rcvd else None
         except InvalidStatus as refusal:

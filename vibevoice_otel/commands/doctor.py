@@ -36,6 +36,7 @@ MODELS = {
     "microsoft/VibeVoice, its server": "demo.web.app",
     "the embedded service": "vibevoice_otel.service.engine",
     "Starlette or FastAPI": "starlette.applications",
+    "Flask": "flask.app",
 }
 #: What sets the number of a server's processes: uvicorn's --workers, and both servers' default.
 WORKERS = ("UVICORN_WORKERS", "WEB_CONCURRENCY")

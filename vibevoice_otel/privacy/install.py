@@ -13,6 +13,7 @@ from vibevoice_otel.privacy import exceptions, log_records
 from vibevoice_otel.privacy.layers import LayerGuard
 from vibevoice_otel.privacy.logs import LogGuard
 from vibevoice_otel.privacy.query import Redactor
+from vibevoice_otel.privacy.wsgi import WsgiGuard
 
 #: The guard that waits for its last request; there is at most one, for the next one that is put in takes over from it.
 _leaving: list[PrivacyGuard] = []
@@ -50,6 +51,7 @@ class PrivacyGuard:
         parts: tuple[tuple[str, Callable[[], None]], ...] = (
             ("access logs", LogGuard(hooks, redactor.query).instrument),
             ("OpenTelemetry's layers", LayerGuard(hooks, redactor, message_spans=self._message_spans).instrument),
+            ("OpenTelemetry's WSGI layers", WsgiGuard(hooks, redactor).instrument),
             ("exceptions", lambda: hooks.on_import("opentelemetry.sdk.trace", lambda m: exceptions.attach(hooks, m))),
             ("log records", lambda: log_records.attach(hooks)),
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 from vibevoice_otel.hooks.hooks import Hooks
 
-#: Loggers on which uvicorn (the opening and the refusal of a WebSocket are on its error log), gunicorn and hypercorn
-#: print URLs.
-LOGGERS = ("uvicorn.access", "uvicorn.error", "gunicorn.access", "hypercorn.access")
+#: Loggers on which uvicorn (the opening and the refusal of a WebSocket are on its error log), gunicorn, hypercorn and
+#: werkzeug print URLs.
+LOGGERS = ("uvicorn.access", "uvicorn.error", "gunicorn.access", "hypercorn.access", "werkzeug")
 #: A path and its query string as they stand in a log line: up to white space or a quotation mark, which a URL cannot
 #: have. A path is tried from its first character alone: tried from each of them, a long line without a query string
 #: would cost the square of its length.

@@ -16,9 +16,10 @@ from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording.candidate import Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
-from vibevoice_otel.settings import DEFAULT_ROUTES
-from vibevoice_otel.web import answers, ends, formats, http
+from vibevoice_otel.web import answers, ends, formats
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
+from vibevoice_otel.web.exchange import http_routes, may_be_speech, template
+from vibevoice_otel.web.http import AsgiExchange
 from vibevoice_otel.web.tenants import Tenants
 
 if TYPE_CHECKING:
@@ -40,10 +41,8 @@ class RequestMiddleware:
     def __init__(self, app: App, recorder: Recorder | DeferredRecorder) -> None:
         self.app = app
         self.recorder = recorder
-        self._named = recorder.settings.routes is not DEFAULT_ROUTES
         self._routes = routes.SpeechRoutes(recorder.settings.routes)
-        # Upstream's route, which is the default, speaks over WebSockets.
-        self._over_http = routes.SpeechRoutes(recorder.settings.routes if self._named else (), over_http=True)
+        self._over_http = http_routes(recorder.settings)
         self._tenants = Tenants(recorder.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,15 +92,10 @@ class RequestMiddleware:
                 self._ended(request.timeline, server, scope)
 
     def _speaks(self, scope: Scope) -> bool:
-        """Whether the request may be one of speech: the program has loaded a model's code, or the operator named the
-        route.
-        """
-        if getattr(self.recorder, "built", self.recorder) is None:
-            return self._named and scope["path"] in self._routes
-        return True
+        return may_be_speech(self.recorder, self._routes, scope["path"])
 
-    def _exchange(self, scope: Scope) -> http.Exchange:
-        return http.Exchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
+    def _exchange(self, scope: Scope) -> AsgiExchange:
+        return AsgiExchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
 
     def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
         try:
@@ -222,7 +216,7 @@ class _Request:
         if timeline is not None:
             if not timeline.asked.by_url:
                 timeline.asked.text_length = asked.text_length
-            routes.learn(http.template(self.scope), over_http=False)
+            routes.learn(template(self.scope), over_http=False)
         return timeline
 
     def accepted(self) -> None:

@@ -1,0 +1,119 @@
+"""Looks at the requests of every Flask application of the process, without its knowledge.
+
+``Flask.__call__`` is what a WSGI server calls, outside whatever the application has put around its ``wsgi_app``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+
+from vibevoice_otel.hooks.hooks import Hooks
+from vibevoice_otel.recording.candidate import arrival
+from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.timeline import current, unseen
+from vibevoice_otel.web.ends import Scope
+from vibevoice_otel.web.exchange import http_routes, may_be_speech
+from vibevoice_otel.web.tenants import Tenants
+from vibevoice_otel.web.wsgi import App, StartResponse, WsgiExchange, scope_of
+
+if TYPE_CHECKING:
+    from vibevoice_otel.deferred import DeferredRecorder
+
+#: Key of a request's exchange in its environ.
+EXCHANGE = "vibevoice_otel.exchange"
+PART = "whole requests of Flask"
+#: A parameter of a rule: <name>, <converter:name>, <converter(arguments):name>.
+_PARAMETER = re.compile(r"<(?:(\w+)(?:\([^<>]*\))?:)?(\w+)>")
+
+
+def _route(request: Any) -> str | None:
+    """The rule that Flask matched, as our routes are written."""
+    rule = getattr(getattr(request, "url_rule", None), "rule", None)
+    return _PARAMETER.sub(_segment, rule) if isinstance(rule, str) else None
+
+
+def _segment(parameter: re.Match[str]) -> str:
+    return f"{{{parameter[2]}:path}}" if parameter[1] == "path" else f"{{{parameter[2]}}}"
+
+
+class FlaskAdapter:
+    """Attaches when Flask is imported.
+
+    Args:
+        recorder: where timelines are opened.
+        before: sees a request before anything else.
+    """
+
+    def __init__(self, recorder: DeferredRecorder, before: Callable[[Scope], Scope] | None = None) -> None:
+        self._recorder = recorder
+        self._before = before
+        self._known = http_routes(recorder.settings)
+        self._tenants = Tenants(recorder.settings)
+        self.hooks = Hooks("web", recorder.on_drop)
+
+    def instrument(self) -> None:
+        self.hooks.on_import("flask.app", self._attach)
+
+    def uninstrument(self) -> None:
+        self.hooks.undo()
+
+    def _attach(self, module: ModuleType) -> None:
+        flask = self.hooks.owner(module, "Flask", PART)
+        if flask is not None:
+            self.hooks.replace(flask, "__call__", self._call, PART)
+            self.hooks.replace(flask, "dispatch_request", self._dispatch, "their SERVER spans")
+
+    def _call(self, original: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        def call(self_: Any, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+                return original(self_, environ, start_response)
+
+            return self._serve(app, environ, start_response)
+
+        return call
+
+    def _serve(self, app: App, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        exchange = None
+        if not self._recorder.gone and not _is_served():
+            if not is_instrumentation_enabled():
+                with unseen():
+                    return app(environ, start_response)
+            try:
+                exchange = self._exchange(environ)
+            except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
+                self.hooks.failed("the beginning of a request", error)
+        if exchange is None:
+            return app(environ, start_response)
+        environ[EXCHANGE] = exchange
+        return exchange.serve(app, environ, start_response)
+
+    def _exchange(self, environ: dict[str, Any]) -> WsgiExchange | None:
+        arrived, scope = now(), scope_of(environ)
+        if self._before is not None:
+            self._before(scope)
+        if not may_be_speech(self._recorder, self._known, scope["path"]):
+            return None
+        return WsgiExchange(scope, arrived, self._recorder, self._known, self._tenants)
+
+    def _dispatch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        request: Any = sys.modules["flask.globals"].request
+
+        def dispatch_request(self_: Any, *args: Any, **kwargs: Any) -> Any:
+            exchange = request.environ.get(EXCHANGE)
+            if exchange is not None:
+                exchange.routed(_route(request))
+            return original(self_, *args, **kwargs)
+
+        return dispatch_request
+
+
+def _is_served() -> bool:
+    """Whether the request that the calling context serves is looked at already: by the application around this one."""
+    around = arrival.get()
+    return current.get() is not None or (around is not None and not around.over)
