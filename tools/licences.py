@@ -20,7 +20,8 @@ ALLOWED = re.compile(
 #: Looked at by hand: what its metadata says is more than what is meant.
 READ = {
     "docutils": "public domain but for a few files under BSD, and one of an editor's mode under GPL, which nothing "
-    "here imports"
+    "here imports",
+    "waitress": "Zope Public License 2.1, permissive as BSD's; a server that tests run, which is not shipped",
 }
 #: NVIDIA's redistributable CUDA libraries, which torch's CUDA wheels bring (its CPU wheels do not), are under NVIDIA's
 #: own terms.
