@@ -116,11 +116,11 @@ def sample(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal]
     whole = sum(each.busy for each in truth) / sum(each.interval for each in truth)
     goals = [
         harness.Goal(
-            "the sample's share of the steps is that of a whole trace of CPU and "
-            "card", 0.5 * whole <= steps <= 2 * whole + 0.02,
+            "the sample's share of the steps is that of a whole trace of CPU and card",
+            0.5 * whole <= steps <= 2 * whole + 0.02,
             f"{steps:.1%} sampled, {whole:.1%} in the trace, whose recording of the CPU's calls slows the host",
         )
-    ]  # fmt: skip
+    ]
     return rows, goals, {"first": first, "later": later, "quiet_s": quiet, "disturbed_s": disturbed, "beside": beside}
 
 
@@ -237,11 +237,12 @@ def processes(share: float | None, seconds: float) -> tuple[list[Row], list[harn
             most = min(count, 1 / share) * 1.1
             goals.append(
                 harness.Goal(
-                    f"{count} processes make at most what the kernels' share allows", sum(rates[count]) <= most * one,
+                    f"{count} processes make at most what the kernels' share allows",
+                    sum(rates[count]) <= most * one,
                     f"{sum(rates[count]) / one:.2f} x one process, allowed {most:.2f} (a tenth for the rounds' own "
                     "spread)",
                 )
-            )  # fmt: skip
+            )
     return rows, goals, {"frames_per_second": rates}
 
 

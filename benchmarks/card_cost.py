@@ -1,4 +1,6 @@
-"""What observing costs where eight streams share one interpreter: by pairs of rounds, and by what our work takes of it."""
+"""What observing costs where eight streams share one interpreter: by pairs of rounds,
+and by what our work takes of it.
+"""
 
 from __future__ import annotations
 
@@ -64,20 +66,33 @@ def cost(subject: Subject, seconds: float) -> tuple[list[Row], list[harness.Goal
     taken = ours_of_it / frame
     low, high = harness.interval(lost)
     rows: list[Row] = [
-        [f"{STREAMS} streams, frames a second, bare", statistics.median(bare), harness.spread(harness.Series("", bare))],
-        [f"{STREAMS} streams, frames a second, observed", statistics.median(ours), harness.spread(harness.Series("", ours))],
-        [f"{STREAMS} streams: lost, by pairs", f"{statistics.median(lost):.1%}", f"{low:.1%} .. {high:.1%}, {pair} pairs"],
+        [
+            f"{STREAMS} streams, frames a second, bare",
+            statistics.median(bare),
+            harness.spread(harness.Series("", bare)),
+        ],
+        [
+            f"{STREAMS} streams, frames a second, observed",
+            statistics.median(ours),
+            harness.spread(harness.Series("", ours)),
+        ],
+        [
+            f"{STREAMS} streams: lost, by pairs",
+            f"{statistics.median(lost):.1%}",
+            f"{low:.1%} .. {high:.1%}, {pair} pairs",
+        ],
         ["a frame's hooks on the threads that generate, us", hooks * 1e6, f"of {frame * 1e3:.0f} ms a frame"],
         ["a frame's work on our own threads, us", each * 1e6, f"and {request * 1e6:,.0f} a request"],
-    ]  # fmt: skip
+    ]
     goals = [
         harness.Goal(
-            f"{STREAMS} streams: observing takes below {MOST:.1%} of the interpreter", taken < MOST,
-            f"{taken:.2%}: {ours_of_it * 1e3:.2f} ms of processor of {frame * 1e3:.0f} ms, by sentences of {SENTENCE_FRAMES} "
-            "frames",
+            f"{STREAMS} streams: observing takes below {MOST:.1%} of the interpreter",
+            taken < MOST,
+            f"{taken:.2%}: {ours_of_it * 1e3:.2f} ms of processor of {frame * 1e3:.0f} ms, by sentences of "
+            f"{SENTENCE_FRAMES} frames",
         ),
         harness.Goal(f"{STREAMS} streams: pairs do not show more lost", low < MOST, f"{low:.1%} .. {high:.1%}"),
-    ]  # fmt: skip
+    ]
     return rows, goals, {"bare": bare, "ours": ours, "round_s": threads, "long_round_s": longer, "hooks_s": hooks}
 
 

@@ -59,7 +59,9 @@ def matrix_products(milliseconds: float) -> tuple[Work, Work]:
 
 @contextmanager
 def in_each_step(work: Work) -> Iterator[None]:
-    """Within, ``work`` is done at the end of each step. To be entered before ``observed``, whose hooks must come after."""
+    """Within, ``work`` is done at the end of each step. To be entered before ``observed``,
+    whose hooks must come after.
+    """
     import diffusers
 
     scheduler = diffusers.DPMSolverMultistepScheduler
@@ -123,8 +125,8 @@ class Frames:
         return [each.device_wait + each.error for each in self.found]
 
     def told(self) -> dict[str, Any]:
-        """In microseconds: each kind of mark's lag behind the host, what the host took between two of them once the card
-        was done, how long it took to go on after a wait, and what of a frame its thread was off its core.
+        """In microseconds: each kind of mark's lag behind the host, what the host took between two of them once the
+        card was done, how long it took to go on after a wait, and what of a frame its thread was off its core.
         """
         return {
             "seconds": self.seconds,
@@ -181,7 +183,8 @@ def cases(subject: Subject, frames: int, slow_ms: float) -> tuple[list[Row], lis
         parts = ", ".join(f"{limit} {amount / total:.0%}" for limit, amount in told.items() if amount > total / 200)
         wait = told["card"] + told["other_process"]
         rows.append([
-            f"{name}: the most that a faster card could save", f"{wait / total:.1%}", f"+- {error / total:.1%} of {total:.1f} s",
+            f"{name}: the most that a faster card could save", f"{wait / total:.1%}",
+            f"+- {error / total:.1%} of {total:.1f} s",
         ])  # fmt: skip
         if word is None:
             rows.append([f"{name}: the word", says.words, parts])
@@ -229,7 +232,8 @@ def _bound(slow: Frames, fast: Frames) -> harness.Goal:
     bound = statistics.median(slow.bounds)
     least, most = slow_low - fast_high, slow_high - fast_low
     return harness.Goal(
-        "a faster card saves at most what the waiting says", least <= bound,
+        "a faster card saves at most what the waiting says",
+        least <= bound,
         f"with the same launches of no work a frame took {saved * 1e3:.0f} ms less ({least * 1e3:.0f} .. "
         f"{most * 1e3:.0f}), and the bound was {bound * 1e3:.0f}",
-    )  # fmt: skip
+    )

@@ -92,8 +92,8 @@ def request(times: int) -> None:
 
 
 def card(times: int) -> None:
-    """Frames of a model whose card takes no time, eight streams by turns, each one's frames 2.4 s apart: their notes and
-    marks, and all that the recorder's thread does meanwhile, at the pace at which it asks to, on one thread.
+    """Frames of a model whose card takes no time, eight streams by turns, each one's frames 2.4 s apart: their notes
+    and marks, and all that the recorder's thread does meanwhile, at the pace at which it asks to, on one thread.
     """
     from itertools import pairwise
 

@@ -55,8 +55,8 @@ BASE, STEP = "benchmark.base", "benchmark.step"
 #: Calls of CUDA's runtime and driver that make the host wait for the device. cudaMemcpyAsync from pageable memory is
 #: followed by one.
 SYNCHRONISING = frozenset({
-    "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemcpy2D", "cudaMemset",
-    "cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize",
+    "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaMemcpy2D",
+    "cudaMemset", "cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize",
 })  # fmt: skip
 #: What CUPTI may put behind a call's name: the version in which it last changed, and the kind of default stream.
 SUFFIX = re.compile(r"(_v\d+|_ptsz|_ptds)+$")
@@ -96,8 +96,10 @@ class Subject:
             return cls(random_model(0, Faults()).to(device), "the demo's tiny architecture", device)
         config = VibeVoiceConfig(
             text_config={
-                "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-                "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 65_536, "tie_word_embeddings": True,
+                "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 65_536,
+                "tie_word_embeddings": True,
             },
             diffusion_head_config={"hidden_size": 1536, "intermediate_size": 4608},
             pad_token_id=tokens.PAD, eos_token_id=tokens.EOS, audio_bos_token_id=tokens.AUDIO_BOS,
@@ -137,7 +139,8 @@ class Subject:
         torch.manual_seed(seed)
         with torch.inference_mode():
             self.model.stream(
-                streamer, threading.Event(), "en-Carter_man", **inputs, **schedule(inputs["input_ids"].shape[1], frames),
+                streamer, threading.Event(), "en-Carter_man", **inputs,
+                **schedule(inputs["input_ids"].shape[1], frames),
                 noise_scheduler=scheduler, num_diffusion_steps=STEPS, guidance_scale=1.5,
             )  # fmt: skip
         streamer.end()

@@ -83,7 +83,9 @@ def _pacing_alone(count: int, seconds: float) -> float:
 
 
 def held(seconds: float, *, drained: bool) -> float:
-    """KiB that each further open stream of this length holds at most: what nine at once hold more than one, by eight."""
+    """KiB that each further open stream of this length holds at most: what nine at once hold more than one,
+    by eight.
+    """
     return (_held(9, seconds, drained=drained) - _held(1, seconds, drained=drained)) / 8
 
 
@@ -201,14 +203,28 @@ def main() -> None:
     ).write(options.out)  # fmt: skip
     worst = max(_number(row[3]) for row in lengths)
     harness.Report(
-        "growth_length", "One stream, as fast as it goes; drained every 5 s of its audio, or not at all", "",
-        ["stream", "steps", "CPU us / step", "KiB held, drained", "not drained", "by a process with one, drained", "bytes / step"], lengths,
+        "growth_length",
+        "One stream, as fast as it goes; drained every 5 s of its audio, or not at all",
+        "",
         [
-            harness.Goal("CPU grows linearly or "
-                         "less", _linear(lengths), f"{_number(lengths[-1][2]):.1f} us a step at {lengths[-1][0]}"),
+            "stream",
+            "steps",
+            "CPU us / step",
+            "KiB held, drained",
+            "not drained",
+            "by a process with one, drained",
+            "bytes / step",
+        ],
+        lengths,
+        [
+            harness.Goal(
+                "CPU grows linearly or less",
+                _linear(lengths),
+                f"{_number(lengths[-1][2]):.1f} us a step at {lengths[-1][0]}",
+            ),
             harness.Goal("under 64 KiB held by an open stream", worst < 64, f"{worst:.0f} KiB at most"),
         ],
-    ).write(options.out)  # fmt: skip
+    ).write(options.out)
     harness.Report(
         "growth_labels", "Every label with every other", "",
         ["labels", "series", "of inference.duration", "MiB kept", "MB an export, not compressed"], product,

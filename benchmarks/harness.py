@@ -169,7 +169,9 @@ def machine() -> dict[str, Any]:
 
 
 def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """The options that all benchmarks have: --quick for a self-check with tiny counts, --out, and one for each default."""
+    """The options that all benchmarks have: --quick for a self-check with tiny counts, --out,
+    and one for each default.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--quick", action="store_true", help="tiny counts: shows that it runs, its figures mean nothing"

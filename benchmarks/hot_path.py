@@ -100,9 +100,11 @@ def main() -> None:
     stack = observed()  # the whole of it is there, as in a service
     found = harness.alternate(
         {
-            "bare": timed(bare, options.steps), "floor": timed(floor, options.steps), "ours": timed(ours, options.steps),
+            "bare": timed(bare, options.steps), "floor": timed(floor, options.steps),
+            "ours": timed(ours, options.steps),
             "ours, no request": timed(idle, options.steps), "bare frame": timed(bare_frame, options.steps),
-            "ours frame": timed(ours_frame, options.steps), "prometheus": timed(prometheus(), few), "naive": _naive_timed(few),
+            "ours frame": timed(ours_frame, options.steps), "prometheus": timed(prometheus(), few),
+            "naive": _naive_timed(few),
         },
         options.rounds,
     )  # fmt: skip

@@ -48,7 +48,8 @@ async def speak(app: FastAPI) -> int:
         audio += len(message.get("bytes") or b"")
 
     scope = {
-        "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream", "raw_path": b"/stream",
+        "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream",
+        "raw_path": b"/stream",
         "query_string": QUERY, "root_path": "", "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
     }  # fmt: skip

@@ -70,7 +70,8 @@ def _start(name: str, times: int) -> subprocess.Popen[str]:
         name,
         str(times),
     ]
-    # The exporters' threads wake by the clock, more often in a run that a busy machine makes slower: not within a count.
+    # The exporters' threads wake by the clock, more often in a run that a busy machine makes slower: not within a
+    # count.
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",

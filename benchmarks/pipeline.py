@@ -162,15 +162,29 @@ def main() -> None:
         sum(len(gzip.compress(part)) for part in parts) / len(payload) / steps,
     )
     harness.Report(
-        "pipeline", "The Collector with each shipped configuration (GOMAXPROCS=1, file-backed queue) at a rate of "
-                    "spans", "",
-        ["configuration and load", "spans/s", "CPU us/span", "CPU % of a core", "RSS MiB", "lost", "refused", "bytes/span in",
-         "bytes/span out", "sender's CPU %"], rows,
+        "pipeline",
+        "The Collector with each shipped configuration (GOMAXPROCS=1, file-backed queue) at a rate of spans",
+        "",
+        [
+            "configuration and load",
+            "spans/s",
+            "CPU us/span",
+            "CPU % of a core",
+            "RSS MiB",
+            "lost",
+            "refused",
+            "bytes/span in",
+            "bytes/span out",
+            "sender's CPU %",
+        ],
+        rows,
         [harness.Goal("whole agent config under 10 us a span", agent is not None and agent.us < 10, text)],
         notes=[
             *(verdict(setup, found) for setup, found in measured),
-            ("Lost: accepted, promised by the configuration (the gateway's share, decided by the trace ids), and not "
-            "come out."),
+            (
+                "Lost: accepted, promised by the configuration (the gateway's share, decided by the trace ids), and "
+                "not come out."
+            ),
             f"The gateway held every trace for {measured[-1][0].held:g} s before it judged it.",
             (
                 f"A trace of 10 s has {sum(t.spans for t in payload) / len(payload):.0f} spans for {steps} steps: "
@@ -178,7 +192,7 @@ def main() -> None:
             ),
         ],
         raw={setup.name: [asdict(f) for f in found] for setup, found in measured},
-    ).write(options.out)  # fmt: skip
+    ).write(options.out)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ class Model:
 def _classes() -> SimpleNamespace:
     """Classes of their own for each model, so that hooks in one leave the others bare."""
     named = {
-        "DPMSolverMultistepScheduler": Scheduler, "VibeVoiceAcousticTokenizerModel": Tokenizer, "SpeechConnector": Connector,
-        "AudioStreamer": AudioStreamer, "AudioSampleIterator": AudioSampleIterator,
+        "DPMSolverMultistepScheduler": Scheduler, "VibeVoiceAcousticTokenizerModel": Tokenizer,
+        "SpeechConnector": Connector, "AudioStreamer": AudioStreamer, "AudioSampleIterator": AudioSampleIterator,
         "VibeVoiceStreamingForConditionalGenerationInference": VibeVoiceStreamingForConditionalGenerationInference,
     }  # fmt: skip
     # All that a hook replaces stands in the class itself, as upstream's does; a hook on an inherited function costs a

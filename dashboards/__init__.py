@@ -1,1 +1,3 @@
-"""Recording rules, alerts and Grafana dashboards, generated from vibevoice_otel.semconv: ``python -m dashboards`` writes them."""
+"""Recording rules, alerts and Grafana dashboards, generated from vibevoice_otel.semconv: ``python -m dashboards``
+writes them.
+"""

@@ -1,4 +1,6 @@
-"""``python -m dashboards`` writes dashboards/rules and dashboards/generated; with --check it only says which files differ."""
+"""``python -m dashboards`` writes dashboards/rules and dashboards/generated; with --check it only says which files
+differ.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ class Alert:
         return f"{RUNBOOKS}/{self.name}.md"
 
     def named(self) -> str:
-        """The expression, with the series' service kept as service_name: the alert's own service label is always vibevoice."""
+        """The expression, with the series' service kept as service_name: the alert's own service label is always
+        vibevoice.
+        """
         return f'label_replace(\n{self.expression},\n"service_name", "$1", "service", "(.+)")'
 
 
@@ -70,7 +72,8 @@ def _voices() -> Iterator[Alert]:
         "5m",
         "warning",
         "Voice {{ $labels.voice }} of " + OF + " starts to speak late",
-        "The P95 of the first-audio latency of voice {{ $labels.voice }} over 30 minutes is {{ $value | humanizeDuration }}; "
+        "The P95 of the first-audio latency of voice {{ $labels.voice }} over 30 minutes is "
+        "{{ $value | humanizeDuration }}; "
         f"the objective is {semconv.SLO_FIRST_AUDIO_SECONDS:g} s.",
     )
     yield Alert(
@@ -80,8 +83,8 @@ def _voices() -> Iterator[Alert]:
         "10m",
         "warning",
         "Voice {{ $labels.voice }} of " + OF + " fails",
-        f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour ended in error or "
-        f"timeout; the limit is {limits.FAILURE_RATIO:.0%}.",
+        f"{{{{ $value | humanizePercentage }}}} of the requests for voice {{{{ $labels.voice }}}} over the last hour "
+        f"ended in error or timeout; the limit is {limits.FAILURE_RATIO:.0%}.",
     )
     requests = f"{total(VOICE, growth(semconv.REQUESTS, '30m'))}"
     yield Alert(
@@ -103,7 +106,8 @@ def _voices() -> Iterator[Alert]:
         "10m",
         "warning",
         "Speech of voice {{ $labels.voice }} of " + OF + " is cut off",
-        "The model's length budget ended {{ $value | humanizePercentage }} of the voice's requests over 30 minutes in place of the end of "
+        "The model's length budget ended {{ $value | humanizePercentage }} of the voice's requests over 30 minutes "
+        "in place of the end of "
         f"speech; the limit is {limits.CUT_OFF_RATIO:.0%}. To the service they are successes.",
     )
 
@@ -119,7 +123,8 @@ def _defects() -> Iterator[Alert]:
             "5m",
             "warning",
             f"Voice {{{{ $labels.voice }}}} of {OF} makes {kind} audio",
-            f"{{{{ $value | humanizePercentage }}}} of the voice's audio frames over 30 minutes are {kind}; the limit is {share:.0%}.",
+            f"{{{{ $value | humanizePercentage }}}} of the voice's audio frames over 30 minutes are {kind}; the "
+            f"limit is {share:.0%}.",
             {"kind": kind},
         )
 
@@ -141,9 +146,11 @@ def _burns() -> Iterator[Alert]:
                 f"and {bad_ratio(objective, burn.long)} * {counted(objective, burn.long)} >= {limits.MIN_BAD}",
                 burn.hold,
                 burn.severity,
-                f"{OF} burns its {objective.title.lower()} budget {_pace(burn.factor)} {semconv.SLO_WINDOW_DAYS} days allow",
+                f"{OF} burns its {objective.title.lower()} budget {_pace(burn.factor)} {semconv.SLO_WINDOW_DAYS} "
+                "days allow",
                 f"{{{{ $value | humanizePercentage }}}} of the requests of the last {burn.long} missed the objective "
-                f"({objective.ratio:.0%} over {semconv.SLO_WINDOW_DAYS} days), and those of the last {burn.short} as well.",
+                f"({objective.ratio:.0%} over {semconv.SLO_WINDOW_DAYS} days), and those of the last {burn.short} as "
+                "well.",
                 {"long_window": burn.long, "short_window": burn.short},
             )
 
@@ -161,12 +168,14 @@ def _memory() -> Iterator[Alert]:
     left = f"{1 - limits.GPU_MEMORY_RATIO:g}"
     yield Alert(
         "VibeVoiceGpuMemoryNearLimit",
-        # torch reserves more than it hands out, so what is reserved but not handed out is still to be had; and other processes take too.
+        # torch reserves more than it hands out, so what is reserved but not handed out is still to be had; and other
+        # processes take too.
         f"({limit} - {used}) / {limit} < {left}\nor ({free} + {reserved} - {used}) / {limit} < {left}",
         "5m",
         "warning",
         "GPU {{ $labels.device_id }} of " + OF + " has little memory left",
-        "Only {{ $value | humanizePercentage }} of the memory limit of GPU {{ $labels.device_id }} on {{ $labels.instance }} is left.",
+        "Only {{ $value | humanizePercentage }} of the memory limit of GPU {{ $labels.device_id }} on "
+        "{{ $labels.instance }} is left.",
     )
     yield Alert(
         "VibeVoiceGpuOutOfMemory",
@@ -174,7 +183,8 @@ def _memory() -> Iterator[Alert]:
         "1m",
         "warning",
         "GPU {{ $labels.device_id }} of " + OF + " ran out of memory",
-        "torch failed to allocate {{ $value | humanize }} times in 10 minutes on {{ $labels.instance }}; those requests failed.",
+        "torch failed to allocate {{ $value | humanize }} times in 10 minutes on {{ $labels.instance }}; those "
+        "requests failed.",
     )
 
 
@@ -187,8 +197,8 @@ def _limit() -> Iterator[Alert]:
         "10m",
         "warning",
         OF + " is slower than speech while its card waits for the host",
-        "A second of audio takes {{ $value | humanizeDuration }} (10 minutes), and most of the frames' time is the host's: "
-        "a faster card would not help.",
+        "A second of audio takes {{ $value | humanizeDuration }} (10 minutes), and most of the frames' time is the "
+        "host's: a faster card would not help.",
     )
 
 
@@ -202,8 +212,8 @@ def _refusals() -> Iterator[Alert]:
         "5m",
         "warning",
         OF + " turns most of its listeners away",
-        "{{ $value | humanizePercentage }} of the requests of the last 5 minutes were refused before any work: busy, not admitted or not "
-        "understood. They count in no objective, so no other alert sees them.",
+        "{{ $value | humanizePercentage }} of the requests of the last 5 minutes were refused before any work: busy, "
+        "not admitted or not understood. They count in no objective, so no other alert sees them.",
     )
 
 
@@ -211,7 +221,8 @@ def _stalls() -> Iterator[Alert]:
     instance = "service, environment, instance"
     yield Alert(
         "VibeVoiceStuckStream",
-        # The maximum over 2 minutes, because the service's own timeout may end the stream, and the next one sticks as well.
+        # The maximum over 2 minutes, because the service's own timeout may end the stream, and the next one sticks as
+        # well.
         f"max by ({instance}) (max_over_time({series(semconv.PROGRESS_AGE)}[2m])) > {limits.STUCK_SECONDS}",
         "1m",
         "warning",
@@ -225,7 +236,8 @@ def _stalls() -> Iterator[Alert]:
         "3m",
         "critical",
         OF + " has streams open and makes no audio at all",
-        "{{ $value | humanize }} streams were open on average over 2 minutes, and no instance has made a second of audio.",
+        "{{ $value | humanize }} streams were open on average over 2 minutes, and no instance has made a second of "
+        "audio.",
         {"how": "stuck"},
     )
     yield Alert(
@@ -235,8 +247,8 @@ def _stalls() -> Iterator[Alert]:
         "3m",
         "critical",
         OF + " had traffic and reports nothing any more",
-        "All of the {{ $value }} instances that reported within the last hour are silent. Users hear nothing, or nothing "
-        "shows whether they do.",
+        "All of the {{ $value }} instances that reported within the last hour are silent. Users hear nothing, or "
+        "nothing shows whether they do.",
         {"how": "gone"},
     )
     yield Alert(
@@ -245,7 +257,8 @@ def _stalls() -> Iterator[Alert]:
         "2m",
         "warning",
         OF + " reports nothing any more",
-        "All of the {{ $value }} instances that reported within the last hour are silent: killed, cut off, or shut down.",
+        "All of the {{ $value }} instances that reported within the last hour are silent: killed, cut off, or shut "
+        "down.",
     )
     yield Alert(
         "VibeVoiceInstanceLost",
@@ -281,7 +294,8 @@ def _telemetry() -> Iterator[Alert]:
     )
     yield Alert(
         "VibeVoiceExportQueueFilling",
-        f"max by (job, instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity) > {limits.QUEUE_RATIO:g}",
+        "max by (job, instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity) > "
+        f"{limits.QUEUE_RATIO:g}",
         "5m",
         "warning",
         "Collector {{ $labels.instance }} cannot get rid of its data",

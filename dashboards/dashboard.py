@@ -118,7 +118,8 @@ def text(made: Dashboard) -> str:
     return JSONEncoder(indent=2, ensure_ascii=False).encode(made) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------- what stands on a dashboard
+# ---------------------------------------------------------------------------------------------- what stands on a
+# dashboard
 def panels(made: Dashboard) -> list[Panel]:
     """The dashboard's panels, without its rows' titles."""
     return [each for each in made.panels if isinstance(each, Panel)]

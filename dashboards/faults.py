@@ -15,7 +15,8 @@ from tools.stack.prometheus import Prometheus
 from vibevoice_otel.semconv import Part
 
 Direction = Literal["up", "down"]
-#: A panel moved when it left the healthy values by more than three times their spread, and by more than a quarter of them.
+#: A panel moved when it left the healthy values by more than three times their spread, and by more than a quarter of
+#: them.
 SPREADS, SHARE = 3.0, 0.25
 
 
@@ -59,7 +60,9 @@ def panel(board: str, number: int) -> Panel:
 
 
 def look(prometheus: Prometheus, query: Query, phase: Phase, direction: Direction) -> Values:
-    """What a query shows of a phase, by labels: over its whole time, or for live state the extreme in that direction."""
+    """What a query shows of a phase, by labels: over its whole time, or for live state the extreme in that
+    direction.
+    """
     text = bound(query.expr, {"instance": phase.instance}, phase.window, phase.window)
     if "[" in text:
         data = prometheus.get("query", query=text, time=f"{phase.end:.3f}")["result"]

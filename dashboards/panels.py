@@ -1,8 +1,9 @@
 """What our panels share, set on Grafana's own builders (grafana-foundation-sdk).
 
-A function for each kind: ``stat``, ``series``, ``heat``, ``table``, ``traces``. What all panels of a kind share (axis from
-zero, smallest scale of a unit, width of a stack's lines) is decided there, once; what a panel alone has is passed on by the
-builder's own names: ``min``, ``max``, ``decimals``, ``time_from``, ``mappings``. Queries come from queries.py.
+A function for each kind: ``stat``, ``series``, ``heat``, ``table``, ``traces``. What all panels of a kind share (axis
+from zero, smallest scale of a unit, width of a stack's lines) is decided there, once; what a panel alone has is passed
+on by the builder's own names: ``min``, ``max``, ``decimals``, ``time_from``, ``mappings``. Queries come from
+queries.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""``python -m dashboards.pictures``: each dashboard as its real data looks, drawn by matplotlib, and the table of faults and panels.
+"""``python -m dashboards.pictures``: each dashboard as its real data looks, drawn by matplotlib, and the table of
+faults and panels.
 
-Not Grafana's own picture: the panels' own queries are run on a real Prometheus that the real service filled (dashboards/scenario.py).
+Not Grafana's own picture: the panels' own queries are run on a real Prometheus that the real service filled
+(dashboards/scenario.py).
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from matplotlib.axes import Axes
 from matplotlib.gridspec import GridSpec
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
-LABEL: Final = "Drawn with matplotlib from the panels' queries on a real Prometheus filled by the demo service; this is not Grafana."
+LABEL: Final = (
+    "Drawn with matplotlib from the panels' queries on a real Prometheus filled by the demo service; this is not "
+    "Grafana."
+)
 INTERVAL: Final = "10s"
 ROW_INCHES: Final = 0.42
 COLOURS: Final = {

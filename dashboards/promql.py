@@ -6,8 +6,8 @@ from vibevoice_otel.semconv import Metric
 
 SERVICE = "service, environment"
 VOICE = "service, environment, voice"
-#: How far before a window the value at its beginning is looked for: a scrape that fails, a Collector or a Prometheus that is away for less
-#: makes no old series look new.
+#: How far before a window the value at its beginning is looked for: a scrape that fails, a Collector or a Prometheus
+#: that is away for less makes no old series look new.
 BEFORE = "1h"
 
 
@@ -27,9 +27,9 @@ def growth(metric: Metric, window: str, *matchers: str, suffix: str = "") -> str
 def grown(selector: str, window: str) -> str:
     """The last value in ``window`` less the value at its beginning, or less 0 for a series that did not exist then.
 
-    Exact once the scrape after the last event has passed: nothing is extrapolated, and the first observation of a new series counts.
-    Every process is an instance of its own, so a series never falls; where Prometheus scrapes a service directly it falls at a restart,
-    and what follows it is counted.
+    Exact once the scrape after the last event has passed: nothing is extrapolated, and the first observation of a new
+    series counts. Every process is an instance of its own, so a series never falls; where Prometheus scrapes a service
+    directly it falls at a restart, and what follows it is counted.
     """
     last = f"last_over_time({selector}[{window}])"
     return f"(({last} - last_over_time({selector}[{BEFORE}] offset {window})) >= 0 or {last})"
@@ -46,7 +46,8 @@ def quantile(q: float, metric: Metric, window: str, by: str, *matchers: str) -> 
 
 
 def ordered(label: str, expression: str) -> str:
-    """The same series in numeric order of ``label``, 0, 1, 2 ... 10: Prometheus sorts by labels as text, and Grafana keeps that order.
+    """The same series in numeric order of ``label``, 0, 1, 2 ... 10: Prometheus sorts by labels as text, and Grafana
+    keeps that order.
 
     A label ``aligned``, which is sorted before the others, holds one more leading zero for numbers of one digit.
     """

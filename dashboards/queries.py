@@ -1,6 +1,8 @@
-"""The queries of the dashboards, apart from how they are drawn. Metrics and labels come from semconv.py, numbers from thresholds.py.
+"""The queries of the dashboards, apart from how they are drawn. Metrics and labels come from semconv.py, numbers from
+thresholds.py.
 
-``$__rate_interval``, ``$__range`` and the variables are Grafana's; ``bound`` puts values in their place for whoever runs a query elsewhere.
+``$__rate_interval``, ``$__range`` and the variables are Grafana's; ``bound`` puts values in their place for whoever
+runs a query elsewhere.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def bound(expression: str, variables: Mapping[str, str] | None = None, interval:
     return re.sub(r"\$\{?([A-Za-z_]\w*)(?::\w+)?\}?", lambda found: (variables or {}).get(found[1], ".*"), text)
 
 
-# ------------------------------------------------------------------------------------------------------------------ outcome
+# ------------------------------------------------------------------------------------------------------------------
+# outcome
 def failure_ratio(window: str, scope: str = SPEAKER, by: str = "voice") -> str:
     failed = total(by, growth(semconv.REQUESTS, window, scope, FAILED))
     return f"{failed} / {total(by, growth(semconv.REQUESTS, window, scope, COUNTED))}"
@@ -87,7 +90,8 @@ SETBACKS: Final = total(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------ latency
+# ------------------------------------------------------------------------------------------------------------------
+# latency
 def first_audio(q: float, window: str = NOW, scope: str = SCOPE, by: str = "") -> str:
     return quantile(q, semconv.FIRST_AUDIO, window, by, scope)
 
@@ -102,12 +106,16 @@ def heat(metric: Metric, scope: str) -> str:
 
 
 def parts(scope: str = SPEAKER) -> str:
-    """Mean seconds of each part of the first-audio latency; stacked they are its mean, for each request has every part."""
+    """Mean seconds of each part of the first-audio latency; stacked they are its mean,
+    for each request has every part.
+    """
     return mean(semconv.FIRST_AUDIO_PART, NOW, "part", scope)
 
 
 def matrix(label: str) -> str:
-    """P95 of the first-audio latency by a parameter and by the text's length, over the time shown; of what was asked for alone."""
+    """P95 of the first-audio latency by a parameter and by the text's length, over the time shown; of what was asked
+    for alone.
+    """
     return ordered(
         label, f"({quantile(0.95, semconv.FIRST_AUDIO, RANGE, f'{label}, text_length_range', SPEAKER)} >= 0)"
     )
@@ -132,7 +140,8 @@ def cold(metric: Metric, scope: str) -> str:
     return total("", growth(metric, NOW, scope, MISS, suffix="_count"))
 
 
-# -------------------------------------------------------------------------------------------------------------------- flow
+# --------------------------------------------------------------------------------------------------------------------
+# flow
 ACTIVE: Final = total("", series(semconv.ACTIVE, SCOPE))
 PROGRESS_AGE: Final = f"max({series(semconv.PROGRESS_AGE, SCOPE)})"
 RTF: Final = (
@@ -145,9 +154,12 @@ DEFECTS: Final = total("kind", growth(semconv.DEFECTIVE_FRAMES, NOW, SPEAKER))
 LEADING_SILENCE: Final = quantile(0.95, semconv.LEADING_SILENCE_SECONDS, NOW, "voice", SPEAKER)
 
 
-# ---------------------------------------------------------------------------------------------------------------- listener
+# ----------------------------------------------------------------------------------------------------------------
+# listener
 def within(seconds: float, window: str, scope: str = SCOPE, by: str = "") -> str:
-    """Share of requests whose worst gap is at most so long: C50, C100, C200; exact, for the histogram has these edges."""
+    """Share of requests whose worst gap is at most so long: C50, C100, C200; exact,
+    for the histogram has these edges.
+    """
     return f"1 - ({share_above(seconds, semconv.GAP, window, by, scope)})"
 
 
@@ -163,10 +175,13 @@ def interval(q: float, scope: str = SPEAKER, by: str = "") -> str:
 
 REQUEST_BY_LENGTH: Final = quantile(0.95, semconv.REQUEST_DURATION, NOW, "text_length_range", SPEAKER)
 #: Characters for each second of audio.
-PACE: Final = f"{total('voice', growth(semconv.CHARACTERS, NOW, SPEAKER))} / {total('voice', growth(semconv.AUDIO_PRODUCED, NOW, SPEAKER))}"
+PACE: Final = " / ".join(
+    total("voice", growth(each, NOW, SPEAKER)) for each in (semconv.CHARACTERS, semconv.AUDIO_PRODUCED)
+)
 
 
-# ------------------------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------------------------------
+# memory
 def memory(metric: Metric) -> str:
     return f"max by (instance, device_id) ({series(metric, SCOPE)})"
 
@@ -177,11 +192,13 @@ MEMORY_RESERVED: Final = memory(semconv.GPU_MEMORY_RESERVED)
 MEMORY_SHARE: Final = f"max({series(semconv.GPU_MEMORY, SCOPE)} / {series(semconv.GPU_MEMORY_LIMIT, SCOPE)})"
 MEMORY_EVENTS: Final = total("event", growth(semconv.GPU_MEMORY_EVENTS, NOW, SCOPE, 'event=~"oom|retry"'))
 
-#: Who is the limit (recording.CODES), the most that a faster card and a faster host could save, and energy, each of the chosen instances.
+#: Who is the limit (recording.CODES), the most that a faster card and a faster host could save, and energy, each of the
+#: chosen instances.
 _ON_CARD: Final = f'limit=~"{Limit.CARD}|{Limit.OTHER_PROCESS}"'
 _WHOLE_FRAME: Final = f'frame_part="{SharePart.FRAME}"'
 LIMIT: Final = limit_code("", "5m", SCOPE)
-LIMITS: Final = f"{total('limit', growth(semconv.FRAME_LIMIT, NOW, SCOPE))} / scalar({total('', growth(semconv.FRAME_LIMIT, NOW, SCOPE))})"
+_LIMITED: Final = growth(semconv.FRAME_LIMIT, NOW, SCOPE)
+LIMITS: Final = f"{total('limit', _LIMITED)} / scalar({total('', _LIMITED)})"
 CARD_SAVES: Final = (
     f"{total('', growth(semconv.FRAME_LIMIT, '5m', SCOPE, _ON_CARD))}"
     f" / {total('', growth(semconv.FRAME_LIMIT, '5m', SCOPE))}"
@@ -207,7 +224,8 @@ THROTTLED: Final = f"max by (throttle_reason) ({series(semconv.GPU_THROTTLED, SC
 _ERRORS: Final = series(semconv.HW_ERRORS, SCOPE)
 CARD_ERRORS: Final = f"max by (error_type) (max_over_time({_ERRORS}[{NOW}]) - min_over_time({_ERRORS}[{NOW}]))"
 
-# ---------------------------------------------------------------------------------------------------------------- telemetry
+# ----------------------------------------------------------------------------------------------------------------
+# telemetry
 DROPPED: Final = total("what, reason", growth(semconv.DROPPED, NOW, SCOPE))
 #: Each once: while a Collector still shows what an instance told of itself before, it has two series.
 INSTANCES: Final = f"count(count by (job, instance) ({series(semconv.BUILD_INFO, SCOPE)})) or vector(0)"
@@ -215,20 +233,24 @@ INSTANCES: Final = f"count(count by (job, instance) ({series(semconv.BUILD_INFO,
 COLLECTORS_UP: Final = 'sum by (job) (up{job=~"vibevoice|otel-.+"})'
 EXPORT_QUEUE: Final = "max by (instance, exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
 
-# ------------------------------------------------------------------------------------------------------------------ changes
-#: How far back the value before a change is looked for: a model or a driver is known from the first request on, which may be
-#: long after a restart.
+# ------------------------------------------------------------------------------------------------------------------
+# changes
+#: How far back the value before a change is looked for: a model or a driver is known from the first request on, which
+#: may be long after a restart.
 _REMEMBERED: Final = "1d"
-#: Seconds: a value that others outlived by so much is gone, and new when it comes again (a release that is rolled back).
+#: Seconds: a value that others outlived by so much is gone, and new when it comes again (a release that is rolled
+#: back).
 _GONE: Final = 600
 #: What runs, as an operator changes it; the adapters follow from the rest.
 CHANGING: Final = tuple(each for each in semconv.BUILD_INFO.attributes if each is not semconv.M_ADAPTER)
 
 
 def changed(attribute: semconv.Attribute) -> str:
-    """1 in the one interval in which a service first runs with this value, having run with another: ``changed`` says which.
+    """1 in the one interval in which a service first runs with this value, having run with another: ``changed`` says
+    which.
 
-    A restart with the same value is no change, whatever instance it makes, nor is a service that was never heard of before.
+    A restart with the same value is no change, whatever instance it makes, nor is a service that was never heard of
+    before.
     """
     (label,) = (each for each in semconv.BUILD_INFO.labels if each == attribute.key.replace(".", "_"))
     by, info = f"service, environment, {label}", series(semconv.BUILD_INFO, WHO, f'{label}!=""')
@@ -242,12 +264,15 @@ def changed(attribute: semconv.Attribute) -> str:
 
 CHANGES: Final = " or ".join(changed(each) for each in CHANGING)
 
-# ------------------------------------------------------------------------------------------------------------------- voices
+# -------------------------------------------------------------------------------------------------------------------
+# voices
 _ASKED: Final = f"{total('voice', growth(semconv.REQUESTS, RANGE, SCOPE))} > 0"
 
 
 def _of_asked(expression: str) -> str:
-    """Of the voices that were asked for in the time shown. NaN is no number to sort by: where there is none, there is no point."""
+    """Of the voices that were asked for in the time shown. NaN is no number to sort by: where there is none, there is
+    no point.
+    """
     return f"({expression}) >= 0 and on (voice) {_ASKED}"
 
 
@@ -264,7 +289,8 @@ VOICES: Final = {
     "Defective frames": _of_asked(total("voice", growth(semconv.DEFECTIVE_FRAMES, RANGE, SCOPE))),
 }
 
-# ----------------------------------------------------------------------------------------------------------------- variables
+# -----------------------------------------------------------------------------------------------------------------
+# variables
 VARIABLES: Final = {
     "service": f"label_values({semconv.BUILD_INFO.prometheus}, service)",
     "environment": f'label_values({semconv.BUILD_INFO.prometheus}{{service=~"$service"}}, environment)',
@@ -273,9 +299,12 @@ VARIABLES: Final = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------------- traces
+# -------------------------------------------------------------------------------------------------------------------
+# traces
 def _chosen(key: str, variable: str) -> str:
-    """The attribute is one of what the reader chose. A raw string, for a regex that Grafana escaped holds backslashes."""
+    """The attribute is one of what the reader chose. A raw string, for a regex that Grafana escaped holds
+    backslashes.
+    """
     return f"{key} =~ `${{{variable}:regex}}`"
 
 

@@ -1,6 +1,8 @@
-"""Recording rules: what alerts and dashboards read more than once. Names are level:metric:operation, as Prometheus recommends.
+"""Recording rules: what alerts and dashboards read more than once. Names are level:metric:operation, as Prometheus
+recommends.
 
-Every sum is by service and environment (and voice), so that any number of instances counts as the one service that it is.
+Every sum is by service and environment (and voice), so that any number of instances counts as the one service that it
+is.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ VOICE_FAILURES = f"voice:{semconv.REQUESTS.prometheus}:failed_ratio_1h"
 VOICE_REQUESTS = f"voice:{semconv.REQUESTS.prometheus}:counted_1h"
 ACTIVE = f"service:{semconv.ACTIVE.prometheus}:sum"
 INSTANCES = "service:vibevoice_instances:count"
-#: What autoscaling reads (deploy/kubernetes): open and waiting requests over the capacity of all, the same in capacities of one
-#: process, and 1 while the first-audio budget burns faster than the objective allows, which forbids scaling down.
+#: What autoscaling reads (deploy/kubernetes): open and waiting requests over the capacity of all, the same in
+#: capacities of one process, and 1 while the first-audio budget burns faster than the objective allows, which forbids
+#: scaling down.
 SATURATION = "service:vibevoice_saturation:ratio"
 LOAD = "service:vibevoice_load:pods"
 HELD = "service:vibevoice_scale_down_held:bool"
@@ -81,7 +84,9 @@ def bad(objective: Objective, window: str, by: str, *matchers: str) -> tuple[str
 
 
 def limit_code(by: str, window: str, *matchers: str) -> str:
-    """Who is the limit, as one of :data:`CODES`: what recording.device.limits.verdict says, of the frames of ``window``."""
+    """Who is the limit, as one of :data:`CODES`: what recording.device.limits.verdict says, of the frames of
+    ``window``.
+    """
 
     def seconds(*which: Limit) -> str:
         chosen = f'limit=~"{"|".join(which)}"' if which else ""

@@ -1,7 +1,8 @@
 """The demo service behind the real Collector and Prometheus, well at first and then with one fault after the other.
 
-The stack test evaluates the dashboards' own queries on it, and `make pictures` draws them. Nothing here invents a number, but for ``Card``:
-a machine without a GPU has no memory to fill, so its memory comes from values given here, through the real instruments and exporter.
+The stack test evaluates the dashboards' own queries on it, and `make pictures` draws them. Nothing here invents a
+number, but for ``Card``: a machine without a GPU has no memory to fill, so its memory comes from values given here,
+through the real instruments and exporter.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ FAULTS: Final = (
     "slow reader",
     "collector restart",
 )
-#: What the service is started with; the faults of one voice leave the others alone, so they share a process with the healthy one.
+#: What the service is started with; the faults of one voice leave the others alone, so they share a process with the
+#: healthy one.
 PROCESSES: Final[Mapping[str, Mapping[str, object]]] = {
     "well": {"slow_voices": {SLOW: 0.06}, "corrupt_voices": [CORRUPT]},
     "cold": {"load_delay": 1.0},
@@ -57,7 +59,9 @@ PROCESSES: Final[Mapping[str, Mapping[str, object]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What happened between ``start`` and ``end`` (Unix seconds) on the process whose instance label is ``instance``."""
+    """What happened between ``start`` and ``end`` (Unix seconds) on the process whose instance label is
+    ``instance``.
+    """
 
     name: str
     start: float

@@ -55,7 +55,9 @@ OBJECTIVES: Final = (SUCCESS, FIRST_AUDIO, CONTINUITY)
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """Fires when the budget burns ``factor`` times too fast over both windows, for ``hold``: long enough to matter, and still going on."""
+    """Fires when the budget burns ``factor`` times too fast over both windows, for ``hold``: long enough to matter, and
+    still going on.
+    """
 
     long: str
     short: str

@@ -1,8 +1,8 @@
 """What each panel shows beside what is true: a ledger that clients keep, and the panels' own queries on the real chain.
 
-``python -m dashboards.truth`` plays light traffic, a burst, a restart and a voice never heard before, and writes the table in
-docs/dashboards.md; tests/stack/test_truth.py holds it. Times are a fifteenth of the shipped ones: a scrape each second, so one request
-in four seconds stands for one a minute.
+``python -m dashboards.truth`` plays light traffic, a burst, a restart and a voice never heard before, and writes the
+table in docs/dashboards.md; tests/stack/test_truth.py holds it. Times are a fifteenth of the shipped ones: a scrape
+each second, so one request in four seconds stands for one a minute.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ def _play(found: Played) -> None:
         phase.entries += [ask(found.service.address, voice) for voice in (NEW, PLAIN)]
 
 
-# ------------------------------------------------------------------------------------------------------------------- truth
+# -------------------------------------------------------------------------------------------------------------------
+# truth
 Labels = tuple[str, ...]
 #: A value is between these; a count is both.
 Bounds = tuple[float, float]
@@ -417,7 +418,8 @@ UNSEEN: Final[dict[tuple[str, int, int], str]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------------- shown
+# -------------------------------------------------------------------------------------------------------------------
+# shown
 def shown(prometheus: Prometheus, query: Query, phase: Phase, labels: Labels) -> dict[Labels, float]:
     """What the panel shows at the end of the phase for a time shown that is the phase, summed to these labels."""
     text = bound(query.expr, interval=phase.window, window=phase.window)

@@ -35,7 +35,9 @@ def allowed(terms: str) -> bool:
 
 
 def licence(distribution: metadata.Distribution) -> str:
-    """What the distribution says of itself: SPDX expression, else classifiers, else the first line of the free field."""
+    """What the distribution says of itself: SPDX expression, else classifiers,
+    else the first line of the free field.
+    """
     said = distribution.metadata
     classifiers = [
         each.rsplit(" :: ", 1)[-1] for each in said.get_all("Classifier") or () if each.startswith("License ::")

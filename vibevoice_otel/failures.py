@@ -1,4 +1,6 @@
-"""A failure of our own: counted always, logged once for each place, never with what an exception says, never passed on."""
+"""A failure of our own: counted always, logged once for each place, never with what an exception says,
+never passed on.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class SpeechRoutes:
 
 
 def learn(route: str, *, over_http: bool) -> None:
-    """Count ``route`` among the speech routes of this process, for it has just spoken; the first time a line says so."""
+    """Count ``route`` among the speech routes of this process, for it has just spoken;
+    the first time a line says so.
+    """
     if route in _learned:
         _learned[route].over_http |= over_http
         return

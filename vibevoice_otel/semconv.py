@@ -412,8 +412,7 @@ M_LIMIT = Attribute(
     "limit",
     "string",
     "What the time was spent on: waiting for the card, or for another process on it, running on the host's core, "
-    "waiting for the "
-    "interpreter's lock; unknown where the host's time cannot be divided.",
+    "waiting for the interpreter's lock; unknown where the host's time cannot be divided.",
     ("card",),
     members=tuple(limit.value for limit in Limit),
 )
@@ -421,8 +420,8 @@ M_VERSION = Attribute("version", "string", "Version of vibevoice-otel.", ("0.1.0
 M_HARM = Attribute(
     "harm",
     "string",
-    "What happened to changed requests more often than to those that were left: cut speech is that of the length budget "
-    "too; late is first audio.",
+    "What happened to changed requests more often than to those that were left: cut speech is that of the length "
+    "budget too; late is first audio.",
     ("loop",),
     members=tuple(each.value for each in Harm),
 )
@@ -469,8 +468,7 @@ TEXT_WAIT = Attribute(
     "vibevoice.text.wait",
     "double",
     "Seconds from the request's arrival to the message that says what to speak; absent where the URL says it. No "
-    "latency and no "
-    "duration counts them.",
+    "latency and no duration counts them.",
     (1.2,),
 )
 TEXT = Attribute(
@@ -813,8 +811,8 @@ SYNTHESIZE = Span(
     None,
     "One speech request, from the arrival of its WebSocket to the last thing done for it.",
     (
-        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT_WAIT, TEXT, STATUS,
-        FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
+        VOICE, VOICE_REQUESTED, CFG, CFG_REQUESTED, STEPS, STEPS_REQUESTED, STEPS_STICKY, TEXT_LENGTH, TEXT_WAIT, TEXT,
+        STATUS, FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
         CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
@@ -838,8 +836,8 @@ GENERATE = Span(
     SYNTHESIZE.name,
     "The model's generation loop, on its own thread.",
     (
-        UNATTRIBUTED, FRAMES, ERROR_TYPE, DEVICE_ID, REQUEST_MEMORY_PEAK, MEMORY_ALLOCATED, MEMORY_RESERVED, MEMORY_FRAGMENTED,
-        MEMORY_FREE, MEMORY_LIMIT, MEMORY_RETRIES, MEMORY_OOMS,
+        UNATTRIBUTED, FRAMES, ERROR_TYPE, DEVICE_ID, REQUEST_MEMORY_PEAK, MEMORY_ALLOCATED, MEMORY_RESERVED,
+        MEMORY_FRAGMENTED, MEMORY_FREE, MEMORY_LIMIT, MEMORY_RETRIES, MEMORY_OOMS,
     ),
 )  # fmt: skip
 PREFILL = Span(
@@ -911,8 +909,8 @@ PROBE = Span(
 )
 
 SPANS: Final = (
-    SYNTHESIZE, QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, GENERATE, PREFILL, FRAME, STEP, DECODE, LM_FORWARD, SEMANTIC_ENCODE,
-    CONNECTOR, FIRST_CHUNK, LISTEN, PROBE,
+    SYNTHESIZE, QUEUE, MODEL_LOAD, VOICE_LOAD, PREPROCESS, GENERATE, PREFILL, FRAME, STEP, DECODE, LM_FORWARD,
+    SEMANTIC_ENCODE, CONNECTOR, FIRST_CHUNK, LISTEN, PROBE,
 )  # fmt: skip
 
 # -------------------------------------------------------------------------------------------------------------- metrics
@@ -1037,8 +1035,7 @@ KERNEL_SHARE = Metric(
 FRAME_LIMIT = Metric(
     "vibevoice.frame.limit", "counter", "s",
     "Seconds of the frames timed by a device, by what they were spent on. card and other_process together are "
-    "vibevoice.frame.device_wait, "
-    "the most that a faster card could save; the rest is vibevoice.frame.host_bound.",
+    "vibevoice.frame.device_wait, the most that a faster card could save; the rest is vibevoice.frame.host_bound.",
     (M_DEVICE, M_LIMIT), "span vibevoice.frame",
 )  # fmt: skip
 FRAME_LIMIT_ERROR = Metric(
@@ -1054,8 +1051,7 @@ FIRST_AUDIO_PART = Metric(
 FIRST_AUDIO_SLI = Metric(
     "vibevoice.first_audio.slo", "counter", "{request}",
     "Requests that count towards the first-audio objective: good when audio came in time, bad when late or failed "
-    "before any. "
-    "Rejected ones, and listeners who left before the objective's time, do not count.",
+    "before any. Rejected ones, and listeners who left before the objective's time, do not count.",
     (M_VOICE, M_RESULT), "span vibevoice.synthesize",
 )  # fmt: skip
 LAUNCH_LATENCY = Metric(
@@ -1106,9 +1102,8 @@ UNDERRUN = Metric(
 )  # fmt: skip
 GAP = Metric(
     "vibevoice.playback.gap", "histogram", "s",
-    "The longest silence of a request that its listener heard between two pieces of audio, 0 for none. A listener who "
-    "left counts only "
-    "after a gap above the objective; a request without any audio does not count.",
+    "The longest silence of a request that its listener heard between two pieces of audio, 0 for none. A listener "
+    "who left counts only after a gap above the objective; a request without any audio does not count.",
     (M_VOICE,), "span vibevoice.synthesize", GAP_BUCKETS,
 )  # fmt: skip
 UNDERRUN_SECONDS = Metric(
@@ -1118,8 +1113,7 @@ UNDERRUN_SECONDS = Metric(
 CONTINUITY_SLI = Metric(
     "vibevoice.continuity.slo", "counter", "{request}",
     "Requests that count towards the continuity objective: good when no gap was longer than it allows. A failure "
-    "before audio and a "
-    "listener who left before such a gap do not count.",
+    "before audio and a listener who left before such a gap do not count.",
     (M_VOICE, M_RESULT), "span vibevoice.synthesize",
 )  # fmt: skip
 CHUNK_INTERVAL = Metric(
@@ -1272,14 +1266,16 @@ PROBE_GAP = Metric(
 )  # fmt: skip
 
 METRICS: Final = (
-    REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE, MODEL_LOAD_DURATION,
+    REQUESTS, FIRST_AUDIO, INFERENCE, GPU_MEMORY, BUFFER_LENGTH, MEMORY_INCREASE, MEMORY_DECREASE, ACTIVE,
+    MODEL_LOAD_DURATION,
     VOICE_LOAD_DURATION, PREPROCESS_DURATION, QUEUE_DURATION, DECODE_DURATION, PREFILL_DURATION, LM_DURATION,
     KERNEL_SHARE, HW_GPU_UTILIZATION, HW_POWER, HW_ENERGY, HW_ERRORS, GPU_PROCESSES, GPU_CLOCK, GPU_THROTTLED,
     FRAME_LIMIT, FRAME_LIMIT_ERROR, FIRST_AUDIO_PART, FIRST_AUDIO_SLI,
     LAUNCH_LATENCY,
-    DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS, AUDIO_PRODUCED,
-    GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION, AUDIO_SECONDS,
-    TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS, TENANT_CHARACTERS, TENANT_AUDIO,
+    DEVICE_QUEUE, GPU_MEMORY_PEAK, GPU_MEMORY_RESERVED, GPU_MEMORY_LIMIT, GPU_MEMORY_FREE, GPU_MEMORY_EVENTS,
+    AUDIO_PRODUCED,
+    GENERATE_BUSY, RTF, UNDERRUN, GAP, UNDERRUN_SECONDS, CONTINUITY_SLI, CHUNK_INTERVAL, REQUEST_DURATION,
+    AUDIO_SECONDS, TEXT_LENGTHS, CHARACTERS, FINISHED, SUSPECTS, UNCHECKED, WARM_UPS, TENANT_CHARACTERS, TENANT_AUDIO,
     LEADING_SILENCE_SECONDS, DEFECTIVE_FRAMES, DROPPED, SERIES, SERIES_LIMIT, PROGRESS_AGE, ERRORS, BUILD_INFO,
     LISTENER_FIRST_AUDIO, LISTENER_UNDERRUN, SERVICE_CAPACITY, SERVICE_REQUESTS, RECOMMENDATION_TAKEN_BACK,
     PROBE_REQUESTS, PROBE_FIRST_AUDIO, PROBE_GAP,

@@ -89,7 +89,8 @@ def _warn_of_lost_bounds() -> None:
     if os.environ.get(EXPONENTIAL[0], "").strip().lower() == EXPONENTIAL[1]:
         logger.warning(
             "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then "
-            "estimates; counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a View with "
+            "estimates; counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a "
+            "View with "
             "their bounds",
             *EXPONENTIAL,
         )

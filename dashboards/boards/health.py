@@ -49,8 +49,8 @@ _FIGURES = row(
         1,
         "Success",
         q.success_ratio(q.RANGE),
-        description="Share of requests that ended well, over the time shown. Cancelled and rejected requests do not count. "
-        f"Objective: {semconv.SLO_SUCCESS_RATIO:.0%}.",
+        description="Share of requests that ended well, over the time shown. Cancelled and rejected requests do not "
+        f"count. Objective: {semconv.SLO_SUCCESS_RATIO:.0%}.",
         runbook="VibeVoiceSuccessBudgetBurn",
         unit="percentunit",
         thresholds=common.SUCCESS,
@@ -146,8 +146,8 @@ _SIDES = row(
         12,
         "Requests by outcome",
         query(q.requests_by("status"), "{{status}}"),
-        description="Requests a second by how they ended. Cancelled: the listener left. Rejected: the service was busy or "
-        "had nothing to say.",
+        description="Requests a second by how they ended. Cancelled: the listener left. Rejected: the service was "
+        "busy or had nothing to say.",
         runbook="VibeVoiceSuccessBudgetBurn",
         unit="reqps",
         width=12,
@@ -160,7 +160,8 @@ _SIDES = row(
         "First audio above 500 ms, or never",
         query(q.slow_share(q.NOW), "above 500 ms"),
         query(q.objective_missed(q.NOW), "objective missed"),
-        description="Share of requests above 500 ms, and share that missed the objective: late, or failed before any audio.",
+        description="Share of requests above 500 ms, and share that missed the objective: late, or failed before any "
+        "audio.",
         runbook="VibeVoiceFirstAudioBudgetBurn",
         unit="percentunit",
         width=12,
@@ -197,8 +198,8 @@ _LISTENER = row(
         42,
         "Share of requests without a longer gap",
         *(query(q.within(each, q.NOW), f"C{each * 1000:g}") for each in (0.05, 0.1, 0.2)),
-        description="C50, C100, C200: the share of requests whose worst gap is at most 50, 100, 200 ms. Falls while first "
-        "audio holds: audio is made or delivered more slowly than it is played.",
+        description="C50, C100, C200: the share of requests whose worst gap is at most 50, 100, 200 ms. Falls while "
+        "first audio holds: audio is made or delivered more slowly than it is played.",
         runbook="VibeVoiceContinuityBudgetBurn",
         height=7,
         thresholds=common.CONTINUOUS,
@@ -244,8 +245,8 @@ _LOAD = row(
         "Underruns, cancelled and rejected",
         query(q.UNDERRUNS, "underruns"),
         query(q.SETBACKS, "{{status}}"),
-        description="In each interval: times a listener who plays at once ran out of audio (left), and requests that were "
-        "cancelled or rejected (right).",
+        description="In each interval: times a listener who plays at once ran out of audio (left), and requests that "
+        "were cancelled or rejected (right).",
         runbook="VibeVoiceUnderruns",
         height=7,
         overrides=(*colours(common.STATUS_COLOURS), *(only(each, right=True) for each in ("cancelled", "rejected"))),
@@ -260,8 +261,8 @@ _PIPELINE = row(
         query(q.MEMORY_USED, "used {{device_id}}"),
         query(q.MEMORY_RESERVED, "reserved {{device_id}}"),
         query(q.MEMORY_LIMIT, "limit {{device_id}}"),
-        description="What torch has handed out and reserved, against the limit (the lesser of torch's cap and the card's "
-        "total). Empty on a machine without a GPU.",
+        description="What torch has handed out and reserved, against the limit (the lesser of torch's cap and the "
+        "card's total). Empty on a machine without a GPU.",
         runbook="VibeVoiceGpuMemoryNearLimit",
         unit="bytes",
         height=7,
@@ -271,8 +272,8 @@ _PIPELINE = row(
         31,
         "GPU memory used",
         q.MEMORY_SHARE,
-        description="Share of the limit that torch has handed out, the fullest GPU. "
-        f"Red from {limits.GPU_MEMORY_RATIO:.0%}. Empty on a machine without a GPU.",
+        description="Share of the limit that torch has handed out, the fullest GPU. Red from "
+        f"{limits.GPU_MEMORY_RATIO:.0%}. Empty on a machine without a GPU.",
         runbook="VibeVoiceGpuMemoryNearLimit",
         unit="percentunit",
         height=7,
@@ -297,7 +298,8 @@ _PIPELINE = row(
         query(q.COLLECTORS_UP, "{{job}} up"),
         query(q.EXPORT_QUEUE, "queue of {{exporter}}"),
         description="Targets of each job that answer, and how full each Collector's queue is (right axis). A dip is a "
-        "restart; a queue that fills means that the trace store takes nothing. Not filtered by service: a Collector serves all.",
+        "restart; a queue that fills means that the trace store takes nothing. Not filtered by service: a Collector "
+        "serves all.",
         runbook="VibeVoiceTargetDown",
         width=6,
         height=7,
@@ -310,8 +312,8 @@ _PIPELINE = row(
 
 HEALTH = board(
     "vibevoice-health",
-    "Success and first-audio latency side by side: success drops while latency holds - look at the voices; latency climbs "
-    "while success holds - look at the engine (Root cause).",
+    "Success and first-audio latency side by side: success drops while latency holds - look at the voices; latency "
+    "climbs while success holds - look at the engine (Root cause).",
     _FIGURES,
     _SIDES,
     _LISTENER,

@@ -101,8 +101,9 @@ def _parameter(number: int, label: str, title: str) -> Table:
         number,
         f"First audio by {title} and text length",
         q.matrix(label),
-        description=f"P95 of the time to first audio over the time shown: a row for each {title}, a column for each length of text "
-        "(short below 50 characters, medium below 200). Red: above the objective. A row that is red throughout is the parameter's doing, a column the text's.",
+        description=f"P95 of the time to first audio over the time shown: a row for each {title}, a column for each "
+        "length of text (short below 50 characters, medium below 200). Red: above the objective. A row that is red "
+        "throughout is the parameter's doing, a column the text's.",
         runbook="VibeVoiceHighFirstAudioLatency",
         unit="s",
         width=8,

@@ -67,10 +67,12 @@ def serving(where: Path, faults: Mapping[str, object] | None = None, **environme
     with Sink() as sink:
         variables = {
             **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1",
-            "OTEL_SERVICE_NAME": "vibevoice", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_SERVICE_NAME": "vibevoice", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_LOGS_EXPORTER": "none",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_METRIC_EXPORT_INTERVAL": "500",
-            "VIBEVOICE_OTEL_PAGE": f"127.0.0.1:{page_port}", "VIBEVOICE_SERVICE_FAULTS": json.dumps(faults or {}), **environment,
+            "VIBEVOICE_OTEL_PAGE": f"127.0.0.1:{page_port}", "VIBEVOICE_SERVICE_FAULTS": json.dumps(faults or {}),
+            **environment,
         }  # fmt: skip
         log = where / "service.log"
         with log.open("wb") as output:

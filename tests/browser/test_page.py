@@ -92,7 +92,9 @@ def test_one_speaks_and_hears(page: Page, service: Running) -> None:
 
 
 def test_the_waterfall_is_the_exported_trace(page: Page, service: Running) -> None:
-    """Row by row, what is drawn is what the OTLP exporter sent: names, ids, parents, starts and ends to the nanosecond."""
+    """Row by row, what is drawn is what the OTLP exporter sent: names, ids, parents,
+    starts and ends to the nanosecond.
+    """
     speak(page, SHORT)
     trace = session(page)["trace"]
     service.sink.wait(lambda: any(each.name == semconv.LISTEN.name for each in service.sink.spans(trace)))
@@ -134,7 +136,9 @@ def test_the_browser_is_part_of_the_trace(page: Page, service: Running) -> None:
 
 
 def test_the_trace_grows_while_it_is_made(page: Page) -> None:
-    """Frames are drawn before the request has ended, more and more of them, and the first chunk as soon as it was sent."""
+    """Frames are drawn before the request has ended, more and more of them,
+    and the first chunk as soon as it was sent.
+    """
     speak(page, SHORT, SLOW, wait=False)
     counts: list[int] = []
     until(page, "window.vibevoice.waterfall.drawn.filter((row) => row.kind === 'frame').length > 1")
@@ -239,7 +243,9 @@ def test_markup_from_another_client_is_text(page: Page, service: Running) -> Non
 
 
 def test_the_tiles_say_what_is_left_of_the_continuity_budget(page: Page) -> None:
-    """The share of requests without a hole, its goal, and the part of the objective's budget that is left, beside the others."""
+    """The share of requests without a hole, its goal, and the part of the objective's budget that is left, beside the
+    others.
+    """
     speak(page, "Say this without a hole, please.")
     until(page, "document.querySelector('#tiles').innerText.includes('Without a hole')")
     (tile,) = page.locator("#tiles .tile", has_text="Without a hole").all()
@@ -385,11 +391,20 @@ def ten_thousand(origin: float) -> str:
     for index, kind in enumerate(kinds):
         if kind == "frame":
             info[index] = {semconv.FRAME_INDEX.key: (index - 5) // 10}
-    rows = {"kind": kinds, "id": ids, "parent": parents, "start": [t[0] for t in times], "end": [t[1] for t in times], "info": info,
-            "kept": [True] * len(ids)}  # fmt: skip
+    rows = {
+        "kind": kinds,
+        "id": ids,
+        "parent": parents,
+        "start": [t[0] for t in times],
+        "end": [t[1] for t in times],
+        "info": info,
+        "kept": [True] * len(ids),
+    }
     summary = {
-        "number": 1, "trace": "", "started": origin, "seconds": 100, "voice": "v", "status": "success", "error": None, "first_audio": 0.2,
-        "parts": None, "audio": 133.0, "real_time_factor": 0.75, "frames": 1000, "underruns": 0, "cfg": "1.5", "steps": "5", "text": "long",
+        "number": 1, "trace": "", "started": origin, "seconds": 100, "voice": "v", "status": "success", "error": None,
+        "first_audio": 0.2,
+        "parts": None, "audio": 133.0, "real_time_factor": 0.75, "frames": 1000, "underruns": 0, "cfg": "1.5",
+        "steps": "5", "text": "long",
         "spans": len(ids), "in_time": True, "continuous": True, "sampled": True, "synthetic": False,
     }  # fmt: skip
     messages = [
@@ -417,8 +432,8 @@ SCROLL = """async () => {
     last = at;
   }
   for (const each of [gaps, work]) each.sort((a, b) => a - b);
-  return { median: gaps[100], p95: gaps[190], work: work[190], elements: rows.querySelectorAll(".row").length, at: rows.scrollTop,
-           rows: Number(rows.getAttribute("aria-rowcount")) };
+  return { median: gaps[100], p95: gaps[190], work: work[190], elements: rows.querySelectorAll(".row").length,
+           at: rows.scrollTop, rows: Number(rows.getAttribute("aria-rowcount")) };
 }"""
 
 

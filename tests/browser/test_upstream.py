@@ -21,7 +21,9 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_page_speaks_to_the_upstream_server(tab: Page, tmp_path: Path) -> None:
-    """Nothing is asked of the service but its socket and /config: it is heard, seen and listed as the embedded one is."""
+    """Nothing is asked of the service but its socket and /config: it is heard,
+    seen and listed as the embedded one is.
+    """
     port = free_port()
     tree = make_double(tmp_path / "tree")
     with (

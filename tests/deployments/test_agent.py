@@ -183,5 +183,6 @@ def test_scraped_directly_a_series_has_the_same_labels(
         assert eventually(lambda: labels(direct, 'job="vibevoice"').get(REQUESTS), 20)
         assert eventually(lambda: labels(prometheus, 'service="both"').get(REQUESTS), 20)
         assert eventually(lambda: labels(direct, 'job="vibevoice"') == labels(prometheus, 'service="both"'), 10), (
-            labels(direct, 'job="vibevoice"'), labels(prometheus, 'service="both"'),
-        )  # fmt: skip
+            labels(direct, 'job="vibevoice"'),
+            labels(prometheus, 'service="both"'),
+        )

@@ -102,7 +102,9 @@ def test_what_is_wrong_in_it_shuts_the_doors(tmp_path: Path, options: dict[str, 
 
 
 def test_options_that_arrive_as_keywords_are_taken(caplog: pytest.LogCaptureFixture) -> None:
-    """A program that calls configure_sdk itself: the dataclass takes any key, and a misspelt one is told in one line."""
+    """A program that calls configure_sdk itself: the dataclass takes any key,
+    and a misspelt one is told in one line.
+    """
     from opentelemetry.configuration._conversion import _dict_to_dataclass
 
     given = _dict_to_dataclass({"max_steps": 9, "capture_txt": True}, VibeVoiceInstrumentor.configuration)
@@ -130,7 +132,9 @@ def test_its_sampler_reads_its_share_at_its_first_decision(tmp_path: Path, monke
 
 
 def test_the_copy_for_workers_has_no_page_and_keeps_its_references(tmp_path: Path) -> None:
-    """A header with ${TOKEN} is not written out, a quoted value stays quoted, and a file without a page is not copied."""
+    """A header with ${TOKEN} is not written out, a quoted value stays quoted,
+    and a file without a page is not copied.
+    """
     content = document("${HOST_OF_OTLP}", pull(9464))
     copy = config_file.without_pages(written(tmp_path, content))
     assert copy is not None
@@ -146,7 +150,9 @@ def test_the_copy_for_workers_has_no_page_and_keeps_its_references(tmp_path: Pat
 
 
 def test_the_example_is_valid_and_observes(start: Start, sink: Sink) -> None:
-    """The shipped file, as its first line says: traces by its sampler, metrics by its reader, the name by its variable."""
+    """The shipped file, as its first line says: traces by its sampler, metrics by its reader,
+    the name by its variable.
+    """
     service = start(
         OTEL_CONFIG_FILE=str(EXAMPLE), OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint, VIBEVOICE_OTEL_TAIL_SHARE="0"
     )
@@ -195,7 +201,9 @@ def test_enabled_false_holds_under_the_launcher(start: Start, sink: Sink, tmp_pa
 
 
 def test_workers_of_a_file_with_a_page_are_observed_without_it(start: Start, sink: Sink, tmp_path: Path) -> None:
-    """Two workers of uvicorn: one line names OTEL_CONFIG_FILE, there is no /metrics, and traces and OTLP metrics go on."""
+    """Two workers of uvicorn: one line names OTEL_CONFIG_FILE, there is no /metrics,
+    and traces and OTLP metrics go on.
+    """
     port, web = free_port(), free_port()
     command = (sys.executable, "-m", "uvicorn", "speaker:app", "--port", str(web), "--workers", "2")
     path = written(tmp_path, document(sink.endpoint, pull(port)))

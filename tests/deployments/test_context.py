@@ -57,7 +57,8 @@ def fastapis_own(told: Signals) -> App:
 
 
 APPLICATIONS: dict[str, Callable[[Signals], App]] = {
-    "no layer": bare, "no layer, in a mount": bare_in_a_mount, "contrib's": contribs, "contrib's in a mount": contribs_in_a_mount,
+    "no layer": bare, "no layer, in a mount": bare_in_a_mount, "contrib's": contribs,
+    "contrib's in a mount": contribs_in_a_mount,
     "contrib's outside of everything": contribs_outside, "FastAPI's own": fastapis_own,
 }  # fmt: skip
 
@@ -103,9 +104,10 @@ def test_a_caller_in_the_url_counts_by_a_setting(name: str) -> None:
     tells the query.
     """
     for settings, headers, expected in (
-        (Settings(), [], False), (Settings(query_traceparent=True), [], True),
+        (Settings(), [], False),
+        (Settings(query_traceparent=True), [], True),
         (Settings(query_traceparent=True), [(b"traceparent", SAMPLED[1].replace(b"0af7", b"1111"))], False),
-    ):  # fmt: skip
+    ):
         with talking(settings) as told:
             asyncio.run(ask(APPLICATIONS[name](told), "websocket", "/stream", QUERY, headers=headers))
             (found,) = one_trace(told)
@@ -115,7 +117,9 @@ def test_a_caller_in_the_url_counts_by_a_setting(name: str) -> None:
 
 
 def test_the_application_reads_the_url_as_it_came() -> None:
-    """The parameter is no secret to the endpoint: a header is added for what reads the trace, and nothing else changes."""
+    """The parameter is no secret to the endpoint: a header is added for what reads the trace,
+    and nothing else changes.
+    """
     seen = []
 
     async def endpoint(socket: WebSocket) -> None:

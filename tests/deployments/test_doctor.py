@@ -1,4 +1,6 @@
-"""Doctor makes what the SDK would make and sends an empty export to each exporter: what it says is what would happen."""
+"""Doctor makes what the SDK would make and sends an empty export to each exporter:
+what it says is what would happen.
+"""
 
 from __future__ import annotations
 
@@ -116,26 +118,43 @@ CASES: dict[str, tuple[str, dict[str, str], str, str]] = {
     "HTTP at the HTTP port": ("http://127.0.0.1:{http}", HTTP, "ok", "an empty export was taken"),
     "a Unix socket": ("unix://{unix}", {"OTEL_EXPORTER_OTLP_INSECURE": "true"}, "ok", "an empty export was taken"),
     "a receiver that refuses what is empty": ("http://127.0.0.1:{picky}", HTTP, "ok", "an empty export was taken"),
-    "TLS with its authority": ("https://localhost:{tls}", {**HTTP, **NO_BUNDLE, "OTEL_EXPORTER_OTLP_CERTIFICATE": "{ca}"}, "ok", "taken"),
+    "TLS with its authority": (
+        "https://localhost:{tls}",
+        {**HTTP, **NO_BUNDLE, "OTEL_EXPORTER_OTLP_CERTIFICATE": "{ca}"},
+        "ok",
+        "taken",
+    ),
     "protocol set to nothing": ("http://127.0.0.1:{grpc}", {"OTEL_EXPORTER_OTLP_PROTOCOL": ""}, "ok", "was taken"),
     "gRPC at the HTTP port": ("http://127.0.0.1:{http}", {}, "wrong", "HTTP is spoken there, not gRPC. Mend: "),
     "HTTP at the gRPC port": ("http://127.0.0.1:{grpc}", HTTP, "wrong", "gRPC is spoken there, not HTTP. Mend: "),
     "a path that is doubled": ("http://127.0.0.1:{http}/v1/traces", HTTP, "wrong", "404, there is no such path"),
-    "TLS against plain text": ("https://127.0.0.1:{http}", HTTP, "wrong", ("TLS is tried, and none is spoken there. "
-                                                                          "Mend: http://")),
+    "TLS against plain text": (
+        "https://127.0.0.1:{http}",
+        HTTP,
+        "wrong",
+        "TLS is tried, and none is spoken there. Mend: http://",
+    ),
     "plain text against TLS": ("http://127.0.0.1:{tls}", HTTP, "wrong", "TLS is spoken there. Mend: https://"),
     "TLS of an unknown authority": ("https://localhost:{tls}", HTTP, "wrong", "certificate verify failed"),
-    "gRPC with TLS against plain "
-    "text": ("https://127.0.0.1:{grpc}", {}, "wrong", "TLS is tried, and none is spoken there"),
+    "gRPC with TLS against plain text": (
+        "https://127.0.0.1:{grpc}",
+        {},
+        "wrong",
+        "TLS is tried, and none is spoken there",
+    ),
     "nobody": ("http://127.0.0.1:{nobody}", HTTP, "wrong", "nothing listens there. Mend: start a Collector"),
     "nobody, by gRPC": ("http://127.0.0.1:{nobody}", {}, "wrong", "nothing listens there"),
     "a receiver that never answers": ("http://127.0.0.1:{silent}", HTTP, "wrong", ""),
     "a receiver that never answers gRPC": ("http://127.0.0.1:{silent}", {}, "wrong", ""),
-    "a token that is missing": ("http://127.0.0.1:{guarded}", HTTP, "wrong", ("asks for another token. Mend: "
-                                                                             "OTEL_EXPORTER_OTLP_HEADERS")),
+    "a token that is missing": (
+        "http://127.0.0.1:{guarded}",
+        HTTP,
+        "wrong",
+        "asks for another token. Mend: OTEL_EXPORTER_OTLP_HEADERS",
+    ),
     "a receiver that fails": ("http://127.0.0.1:{broken}", HTTP, "wrong", "500"),
     "quotation marks of an env file": ('"http://127.0.0.1:{http}"', HTTP, "wrong", ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -152,23 +171,50 @@ def test_an_endpoint_is_judged_by_what_came_back(case: str, ports: dict[str, Any
 @pytest.mark.parametrize(
     ("variables", "subject", "level", "says"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http"}, "OTEL_EXPORTER_OTLP_PROTOCOL", "wrong", "Unsupported OTLP protocol 'http'"),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "http"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "wrong",
+            "Unsupported OTLP protocol 'http'",
+        ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:${PORT}", **HTTP}, "traces", "wrong", ""),
-        ({"OTEL_TRACES_EXPORTER": ""}, "OTEL_TRACES_EXPORTER", "wrong", ("is set to nothing: no traces leave the "
-                                                                        "process")),
+        (
+            {"OTEL_TRACES_EXPORTER": ""},
+            "OTEL_TRACES_EXPORTER",
+            "wrong",
+            "is set to nothing: no traces leave the process",
+        ),
         ({"OTEL_TRACES_EXPORTER": "jaeger"}, "OTEL_TRACES_EXPORTER", "wrong", "'jaeger' not found"),
         ({"OTEL_TRACES_EXPORTER": "none"}, "OTEL_TRACES_EXPORTER", "note", "none: no traces leave the process"),
         ({"OTEL_PROPAGATORS": "tracecontext,b3"}, "OTEL_PROPAGATORS", "wrong", "Installed are baggage, tracecontext"),
-        ({"OTEL_TRACES_SAMPLER": "always", "OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_SAMPLER", "note", "Using default sampler"),
-        ({"OTEL_TRACES_SAMPLER": "vibevoice_tail", "OTEL_TRACES_SAMPLER_ARG": "2"}, "OTEL_TRACES_SAMPLER", "note", "Every trace is"),
+        (
+            {"OTEL_TRACES_SAMPLER": "always", "OTEL_TRACES_EXPORTER": "console"},
+            "OTEL_TRACES_SAMPLER",
+            "note",
+            "Using default sampler",
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "vibevoice_tail", "OTEL_TRACES_SAMPLER_ARG": "2"},
+            "OTEL_TRACES_SAMPLER",
+            "note",
+            "Every trace is",
+        ),
         ({"OTEL_PYTHON_ID_GENERATOR": "xray"}, "OTEL_PYTHON_ID_GENERATOR", "wrong", "'xray' not found"),
         ({"OTEL_CONFIG_FILE": "/no/such.yaml"}, "OTEL_CONFIG_FILE", "wrong", "/no/such.yaml"),
-        ({"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "tcp://10.0.0.1:9464"},
-         "OTEL_EXPORTER_PROMETHEUS_PORT", "wrong", "is no port"),
-        ({"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
-         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "note", "Prometheus takes no delta temporality"),
+        (
+            {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": "tcp://10.0.0.1:9464"},
+            "OTEL_EXPORTER_PROMETHEUS_PORT",
+            "wrong",
+            "is no port",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"},
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "note",
+            "Prometheus takes no delta temporality",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_component_that_cannot_be_made_is_named(
     variables: dict[str, str], subject: str, level: str, says: str
 ) -> None:
@@ -206,29 +252,40 @@ def test_a_metrics_port_is_tried_and_a_page_of_ours_is_right(start: Callable[...
     for more in ({}, {"VIBEVOICE_OTEL_METRICS_TOKEN": "t"}):
         service = start(OTEL_METRICS_EXPORTER="prometheus", **more)
         assert level(service.metrics_port) == (
-            "ok", f"a service that is observed by us serves http://127.0.0.1:{service.metrics_port}/metrics",
-        )  # fmt: skip
+            "ok",
+            f"a service that is observed by us serves http://127.0.0.1:{service.metrics_port}/metrics",
+        )
         service.stop()
 
 
 def test_a_configuration_file_is_tried_part_by_part(tmp_path: Path, ports: dict[str, Any]) -> None:
-    """Its exporters are sent to, its page is not opened, its propagators and its sampler are made, our section is read."""
+    """Its exporters are sent to, its page is not opened, its propagators and its sampler are made,
+    our section is read.
+    """
     pytest.importorskip("opentelemetry.configuration", exc_type=ImportError)
     port = free_port()
     span = {"otlp_http": {"endpoint": f"http://127.0.0.1:{ports['http']}/v1/traces"}}
     content = {
         "file_format": "1.0",
         "propagator": {"composite_list": "tracecontext,b3"},
-        "tracer_provider": {"sampler": {"parent_based": {"root": {"vibevoice_tail": None}}}, "processors": [{"batch": {"exporter": span}}]},
+        "tracer_provider": {
+            "sampler": {"parent_based": {"root": {"vibevoice_tail": None}}},
+            "processors": [{"batch": {"exporter": span}}],
+        },
         "meter_provider": {
             "readers": [
                 {"pull": {"exporter": {"prometheus/development": {"host": "127.0.0.1", "port": port}}}},
                 {"periodic": {"exporter": {"otlp_grpc": {"endpoint": f"http://127.0.0.1:{ports['http']}"}}}},
             ],
-            "views": [{"selector": {"instrument_name": "*"}, "stream": {"aggregation": {"base2_exponential_bucket_histogram": {}}}}],
+            "views": [
+                {
+                    "selector": {"instrument_name": "*"},
+                    "stream": {"aggregation": {"base2_exponential_bucket_histogram": {}}},
+                }
+            ],
         },
         "instrumentation/development": {"python": {"vibevoice": {"max_stps": 3}}},
-    }  # fmt: skip
+    }
     path = tmp_path / "otel.yaml"
     path.write_text(json.dumps(content))
     environ = {"OTEL_CONFIG_FILE": str(path)}

@@ -73,8 +73,10 @@ def test_a_request_has_their_attributes_and_their_duration() -> None:
         "gen_ai.provider.name": "vibevoice",
     }
     assert point.attributes == {
-        "gen_ai.operation.name": "generate_content", "gen_ai.provider.name": "vibevoice", "gen_ai.request.model": "tiny",
-    }  # fmt: skip
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "vibevoice",
+        "gen_ai.request.model": "tiny",
+    }
     assert (point.count, point.sum) == (1, pytest.approx(after.seconds))
     assert [each.span_id for each in point.exemplars] == [after.span_id]
 

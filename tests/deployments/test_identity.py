@@ -100,7 +100,9 @@ def test_a_worker_that_replaces_another_takes_its_number(start: Start, sink: Sin
 
 
 def test_the_setting_leaves_the_given_id(start: Start, sink: Sink) -> None:
-    """VIBEVOICE_OTEL_WORKER_INSTANCE=false: every worker of uvicorn goes by what was given, as the operator wants it."""
+    """VIBEVOICE_OTEL_WORKER_INSTANCE=false: every worker of uvicorn goes by what was given,
+    as the operator wants it.
+    """
     port = free_port()
     service = start(
         command=uvicorn(port, "--workers", "2"),
@@ -119,7 +121,8 @@ import multiprocessing, os, subprocess, sys, time
 from opentelemetry import _logs, metrics, trace
 
 def tell(name, *deeper):
-    ids = {p.resource.attributes["service.instance.id"] for p in (trace.get_tracer_provider(), _logs.get_logger_provider())}
+    providers = trace.get_tracer_provider(), _logs.get_logger_provider()
+    ids = {each.resource.attributes["service.instance.id"] for each in providers}
     ids.add(metrics.get_meter_provider()._sdk_config.resource.attributes["service.instance.id"])
     print(name, *sorted(ids), flush=True)
     if deeper:
@@ -127,7 +130,8 @@ def tell(name, *deeper):
 
 def started(method, *names):
     context = multiprocessing.get_context(method)
-    children = [context.Process(target=tell, args=(name, "spawn", name + "-child") if name == "deep" else (name,)) for name in names]
+    told = [(name, "spawn", name + "-child") if name == "deep" else (name,) for name in names]
+    children = [context.Process(target=tell, args=each) for each in told]
     for each in children:
         each.start()
     for each in children:
@@ -150,7 +154,8 @@ def told(tmp_path: object, *arguments: str, program: str = PROGRAM, **environmen
     launch = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
     done = subprocess.run(
         [sys.executable, "-c", launch, sys.executable, str(script), *arguments],
-        env=clean | quiet | {"OTEL_RESOURCE_ATTRIBUTES": POD} | environment, capture_output=True, text=True, timeout=120, check=False,
+        env=clean | quiet | {"OTEL_RESOURCE_ATTRIBUTES": POD} | environment, capture_output=True, text=True,
+        timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -182,7 +187,9 @@ def test_without_a_number_the_part_is_random(tmp_path: object) -> None:
 
 
 def test_a_program_that_is_no_worker_keeps_the_given_id(tmp_path: object) -> None:
-    """A child by subprocess, of a worker at that, and a fork that is no worker's (the SDK gives it an id of its own)."""
+    """A child by subprocess, of a worker at that, and a fork that is no worker's (the SDK gives it an id of
+    its own).
+    """
     program = PROGRAM.replace(
         "    if deeper:",
         "    if name == 'runs':\n        subprocess.run([sys.executable, sys.argv[0], 'spawn'], check=True)\n    if "

@@ -1,4 +1,6 @@
-"""What ``max_text`` allows in characters is served whatever its bytes; a refusal reaches the listener and is counted."""
+"""What ``max_text`` allows in characters is served whatever its bytes;
+a refusal reaches the listener and is counted.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ ORDERS = (
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_token_guards_it_in_whatever_order(program: Program, order: str) -> None:
-    """Reader, page and instrument() may come in any order: without the token there are no metrics, with it there are."""
+    """Reader, page and instrument() may come in any order: without the token there are no metrics,
+    with it there are.
+    """
     port = 0
     for step in order.split():
         done = program.guard(metrics_token=TOKEN) if step == "guard" else getattr(program, step)()

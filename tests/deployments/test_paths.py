@@ -106,7 +106,8 @@ def test_a_request_is_told_whole_under_any_path(place: str) -> None:
 @pytest.mark.parametrize(
     ("declared", "path"),
     [
-        ("/rooms/{room}/talk", "/rooms/17/talk"), ("/rooms/{room:int}/talk", "/tts/rooms/17/talk"), ("/v{n}/{who}", "/v2/x"),
+        ("/rooms/{room}/talk", "/rooms/17/talk"), ("/rooms/{room:int}/talk", "/tts/rooms/17/talk"),
+        ("/v{n}/{who}", "/v2/x"),
         ("/files/{rest:path}", "/files/a/b/c"), ("/files/{rest:path}/talk", "/tts/files/a/b/talk"),
     ],
 )  # fmt: skip
@@ -122,8 +123,8 @@ def test_a_route_is_named_as_it_is_declared(declared: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("declared", "path"),
     [
-        ("/rooms/{room}/talk", "/rooms//talk"), ("/rooms/{room}/talk", "/rooms/a/b/talk"), ("/rooms/{room}/talk", "/talk"),
-        ("/files/{rest:path}/talk", "/files/talk"), ("/{x}", ""),
+        ("/rooms/{room}/talk", "/rooms//talk"), ("/rooms/{room}/talk", "/rooms/a/b/talk"),
+        ("/rooms/{room}/talk", "/talk"), ("/files/{rest:path}/talk", "/files/talk"), ("/{x}", ""),
     ],
 )  # fmt: skip
 def test_what_a_declared_route_leaves_alone(declared: str, path: str) -> None:

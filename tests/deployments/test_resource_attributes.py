@@ -1,4 +1,6 @@
-"""What the reference lists for a resource is set there, and what the operator set is kept, alike on spans and metrics."""
+"""What the reference lists for a resource is set there, and what the operator set is kept,
+alike on spans and metrics.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def start():
         from multiprocessing.connection import Listener
 
         listener = Listener()
-        program = "import sys; from multiprocessing.connection import Client; from speaking import speak; speak(Client(sys.argv[1]))"
+        modules = "import sys; from multiprocessing.connection import Client; from speaking import speak"
+        program = f"{modules}; speak(Client(sys.argv[1]))"
         subprocess.Popen([sys.executable, "-c", program, listener.address])
         return listener.accept()
     import multiprocessing

@@ -84,7 +84,9 @@ class Running:
     async def ask(
         self, on_chunk: Callable[[int], bool] | None = None, headers: Mapping[str, str] | None = None, **query: Any
     ) -> Answer:
-        """One request. ``on_chunk(n)`` is called with each chunk's number; when it returns False the listener leaves."""
+        """One request. ``on_chunk(n)`` is called with each chunk's number;
+        when it returns False the listener leaves.
+        """
         answer = Answer(time.time_ns())
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode(query)}"
         async with websockets.connect(url, max_size=None, additional_headers=dict(headers or {})) as socket_:

@@ -1,4 +1,6 @@
-"""A service on a GPU, the card being a fake: what travels to the receivers is device time and the allocator's counters."""
+"""A service on a GPU, the card being a fake: what travels to the receivers is device time and the allocator's
+counters.
+"""
 
 from __future__ import annotations
 
@@ -95,6 +97,8 @@ def test_without_leave_no_sample_is_taken(
 
 
 def test_a_service_without_a_gpu_has_no_gpu_series(service: Running) -> None:
-    """Absence is the truth: no zero that would look like a card with nothing on it, and every duration is the host's."""
+    """Absence is the truth: no zero that would look like a card with nothing on it,
+    and every duration is the host's.
+    """
     assert "vibevoice_gpu_" not in service.metrics()
     assert all(("clock", "host") in key for key in service.samples("vibevoice_inference_duration_seconds_count"))

@@ -1,4 +1,6 @@
-"""The built wheel, in an environment that held nothing: README's install gives a trace, and needs no torch of its own."""
+"""The built wheel, in an environment that held nothing: README's install gives a trace,
+and needs no torch of its own.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_library_needs_nothing_of_what_it_observes(environment: Path) -> None:
-    """Core dependencies bring the distro that the launcher needs, and neither torch nor transformers nor a web server."""
+    """Core dependencies bring the distro that the launcher needs, and neither torch nor transformers nor a web
+    server.
+    """
     names = _must(environment / "python", "-m", "pip", "list", "--format=freeze").lower()
     assert "opentelemetry-distro" in names
     assert not [

@@ -91,7 +91,9 @@ def test_a_listener_who_leaves(start) -> None:
 
 
 def test_busy(start) -> None:
-    """A refusal for want of a place is rejected, with the voice asked for; the one who was served is not touched by it."""
+    """A refusal for want of a place is rejected, with the voice asked for;
+    the one who was served is not touched by it.
+    """
     running = start(**_faults(step_delay=0.02), VIBEVOICE_SERVICE_CONCURRENCY="1", VIBEVOICE_SERVICE_QUEUE="0")
     running.speak(text="warm up")
 

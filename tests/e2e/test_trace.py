@@ -69,7 +69,9 @@ def assert_well_formed(trace: Trace) -> None:
 
 @pytest.mark.parametrize(("cfg", "steps"), [(1.5, 5), (2.0, 3), (1.0, 10)])
 def test_a_request_is_one_whole_trace(service: Running, cfg: float, steps: int) -> None:
-    """N frames with exactly ``steps`` step spans each, nested and in order as the design says, whatever cfg and steps."""
+    """N frames with exactly ``steps`` step spans each, nested and in order as the design says,
+    whatever cfg and steps.
+    """
     answer, trace = service.speak(text=TEXT, voice="en-Emma_woman", cfg=cfg, steps=steps)
     assert answer.close_code == 1000
     assert_well_formed(trace)

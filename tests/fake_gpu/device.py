@@ -25,7 +25,9 @@ class Synchronised(AssertionError):
 
 
 class HostClock:
-    """Stands still until moved; reading it costs ``tick`` ns. ``ran`` is what the thread that generates was on a core."""
+    """Stands still until moved; reading it costs ``tick`` ns. ``ran`` is what the thread that generates was on
+    a core.
+    """
 
     def __init__(self, tick: int = 50) -> None:
         self.at = 1_000_000_000

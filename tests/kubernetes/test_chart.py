@@ -92,7 +92,9 @@ def test_a_wrong_value_is_refused(setting: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_selector_matches_one_pod_template(example: str) -> None:
-    """Of each Service, PodMonitor, PodDisruptionBudget and workload; and the ports that they name are the containers'."""
+    """Of each Service, PodMonitor, PodDisruptionBudget and workload; and the ports that they name are the
+    containers'.
+    """
     for each in rendered(example):
         spec, kind = each.get("spec", {}), each["kind"]
         if kind == "Service":
@@ -200,8 +202,12 @@ def test_rules_and_dashboards_are_the_shipped_ones() -> None:
     rules = [group for each in of("PrometheusRule", "operators") for group in each["spec"]["groups"]]
     files = sorted((chart.ROOT / "dashboards" / "rules").glob("*.yml"))
     assert rules == [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
-    boards = {name: json.loads(text) for each in of("ConfigMap", "operators") if "grafana_dashboard" in each["metadata"]["labels"]
-              for name, text in each["data"].items()}  # fmt: skip
+    boards = {
+        name: json.loads(text)
+        for each in of("ConfigMap", "operators")
+        if "grafana_dashboard" in each["metadata"]["labels"]
+        for name, text in each["data"].items()
+    }
     shipped = (chart.ROOT / "dashboards" / "generated").glob("*.json")
     assert boards == {path.name: json.loads(path.read_text()) for path in shipped}
 

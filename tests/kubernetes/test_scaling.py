@@ -1,4 +1,6 @@
-"""What the autoscaler asks is answered by a real Prometheus, with the shipped rules, from a real service's own slots."""
+"""What the autoscaler asks is answered by a real Prometheus, with the shipped rules,
+from a real service's own slots.
+"""
 
 from __future__ import annotations
 

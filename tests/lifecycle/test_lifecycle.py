@@ -32,7 +32,9 @@ def steps(mutant: Path) -> list[str]:
 
 @pytest.mark.timeout(900)
 def test_every_order_of_two_steps() -> None:
-    """After each step spans, metrics, threads, patched attributes, open files and live objects are what they must be."""
+    """After each step spans, metrics, threads, patched attributes, open files and live objects are what they
+    must be.
+    """
     done = machine("pairs")
     assert done.returncode == 0, done.stderr[-8000:]
 

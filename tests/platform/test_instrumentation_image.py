@@ -89,10 +89,11 @@ def pod(sink: Sink, tree: Path, command: list[str], folder: Path, own: str = "",
     }
     path = (f"{tree}/opentelemetry/instrumentation/auto_instrumentation", own, str(tree))
     environment = {
-        **clean, "PYTHONPATH": ":".join(filter(None, path)), "OTEL_SERVICE_NAME": "foreign", "OTEL_TRACES_EXPORTER": "otlp",
+        **clean, "PYTHONPATH": ":".join(filter(None, path)), "OTEL_SERVICE_NAME": "foreign",
+        "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500",
-        "OMP_NUM_THREADS": "1", **more,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OTEL_METRIC_EXPORT_INTERVAL": "500", "OMP_NUM_THREADS": "1", **more,
     }  # fmt: skip
     file = folder / "pod.log"
     with (
@@ -123,7 +124,9 @@ def sink() -> Iterator[Sink]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("minor", MINORS)
 def test_a_foreign_pod_is_observed_by_pythonpath_alone(minor: str, tmp_path: Path, sink: Sink) -> None:
-    """In a bare environment of that Python: nothing installed of ours, no grpcio, traces and metrics by http/protobuf."""
+    """In a bare environment of that Python: nothing installed of ours, no grpcio,
+    traces and metrics by http/protobuf.
+    """
     python = interpreter(minor)
     tree = made(python, tmp_path)
     assert not [path.name for path in tree.iterdir() if path.name.startswith(("grpc", "numpy", "torch"))]

@@ -25,7 +25,9 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory, jaeger: Jaeger) -> Iterator[Prometheus]:
-    """The pipeline of `make stack` behind a service of which one voice's steps are slow; each of two voices has spoken."""
+    """The pipeline of `make stack` behind a service of which one voice's steps are slow;
+    each of two voices has spoken.
+    """
     folder = tmp_path_factory.mktemp("explored")
     environment = {
         "OTEL_METRIC_EXPORT_INTERVAL": "1500",

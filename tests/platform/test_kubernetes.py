@@ -147,8 +147,8 @@ def metrics(kubernetes: Kubernetes, certificate: tuple[Path, Path]) -> Iterator[
             "kind": "APIService",
             "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
             "spec": {
-                "group": "external.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
-                "insecureSkipTLSVerify": True, "service": {**name, "port": stub.port},
+                "group": "external.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100,
+                "versionPriority": 100, "insecureSkipTLSVerify": True, "service": {**name, "port": stub.port},
             },
         }
     )  # fmt: skip

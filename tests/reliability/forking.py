@@ -23,9 +23,10 @@ async def ask() -> None:
         """Nobody listens."""
 
     scope = {
-        "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream", "raw_path": b"/stream",
-        "query_string": b"text=hello", "root_path": "", "headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
-        "subprotocols": [], "state": {},
+        "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/stream",
+        "raw_path": b"/stream",
+        "query_string": b"text=hello", "root_path": "", "headers": [], "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
     }  # fmt: skip
     await app(scope, receive, send)
 

@@ -122,11 +122,12 @@ class Service:
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": self.sink.endpoint,
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.metrics_port), "OTEL_SERVICE_NAME": "speaker",
             "VIBEVOICE_OTEL_ROUTES": "/stream,/v2/stream",  # named, for this program loads no model's code
-            "OTEL_BSP_SCHEDULE_DELAY": "300", "OTEL_METRIC_EXPORT_INTERVAL": "500", "OMP_NUM_THREADS": "1", **self.environment,
+            "OTEL_BSP_SCHEDULE_DELAY": "300", "OTEL_METRIC_EXPORT_INTERVAL": "500", "OMP_NUM_THREADS": "1",
+            **self.environment,
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [*launcher, *command], env=environment, cwd=HERE, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            [*launcher, *command], env=environment, cwd=HERE, stdin=subprocess.DEVNULL, stdout=self._log,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             self.wait_until_ready()

@@ -21,7 +21,8 @@ CANARY = "canary7f3a"
 TEXT = f"say {CANARY} aloud"
 #: Every parameter that a client may put his text into.
 WAYS: tuple[dict[str, str], ...] = (
-    {"text": TEXT}, {"TEXT": TEXT}, {"text": "x", "voice": CANARY}, {"text": "x", "voice": TEXT}, {"text": "x", "cfg": CANARY},
+    {"text": TEXT}, {"TEXT": TEXT}, {"text": "x", "voice": CANARY}, {"text": "x", "voice": TEXT},
+    {"text": "x", "cfg": CANARY},
     {"text": "x", "steps": CANARY}, {"txt": CANARY}, {CANARY: "1"}, {"text": "x", "traceparent": CANARY},
 )  # fmt: skip
 REFUSED = 2  # plain HTTP on the WebSocket's route
@@ -82,9 +83,10 @@ def test_nothing_that_leaves_holds_the_text(start: Start, sink: Sink, semconv: s
     """
     page = free_port()
     service = start(
-        OTEL_METRICS_EXPORTER="otlp,prometheus", OTEL_SEMCONV_STABILITY_OPT_IN=semconv,
+        OTEL_METRICS_EXPORTER="otlp,prometheus",
+        OTEL_SEMCONV_STABILITY_OPT_IN=semconv,
         VIBEVOICE_OTEL_PAGE=f"127.0.0.1:{page}",
-    )  # fmt: skip
+    )
     go_through(service, sink)
     told = sink.all_text()
     assert "exception.stacktrace" in told

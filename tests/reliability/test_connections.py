@@ -54,7 +54,7 @@ def settled(service: Service, sockets: int) -> bool:
         server(service).num_fds() <= sockets + 2
         and service.scraped("vibevoice_streaming_active") == 0
         and timelines(service) <= 2
-    )  # fmt: skip
+    )
 
 
 def listeners_who_leave(start: Start, count: int) -> tuple[float, int]:

@@ -1,4 +1,6 @@
-"""A pod that is taken away: SIGTERM stops new streams, lets the open ones end, and then the telemetry and the process."""
+"""A pod that is taken away: SIGTERM stops new streams, lets the open ones end,
+and then the telemetry and the process.
+"""
 
 from __future__ import annotations
 

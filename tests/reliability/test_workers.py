@@ -87,7 +87,9 @@ def test_an_operators_instance_id_is_kept(start: Start, sink: Sink) -> None:
 
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn"])
 def test_the_prometheus_page_of_several_workers_is_refused_once(start: Start, sink: Sink, server: str) -> None:
-    """The service speaks and its traces arrive; there is no /metrics, and one error names the setting and the remedy."""
+    """The service speaks and its traces arrive; there is no /metrics, and one error names the setting and the
+    remedy.
+    """
     if server == "gunicorn" and importlib.util.find_spec("gunicorn") is None:
         pytest.skip("gunicorn is not installed")
     port = free_port()
@@ -141,7 +143,9 @@ def test_reload_works(start: Start, sink: Sink, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_after_start(start: Start, sink: Sink) -> None:
-    """A process that forks when it is instrumented and has recorded: parent and child count and export each their own."""
+    """A process that forks when it is instrumented and has recorded: parent and child count and export each
+    their own.
+    """
     program = Path(__file__).parent / "forking.py"
     launcher = (sys.executable, "-c", "from opentelemetry.instrumentation.auto_instrumentation import run; run()")
     environment = {

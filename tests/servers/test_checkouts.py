@@ -111,7 +111,8 @@ def long_form_fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     where = tmp_path_factory.mktemp("longform")
     environment = {
         "VIBEVOICE_MODEL_PATH": str(where / "tree" / "model"), "VIBEVOICE_DEVICE": "cpu", "VIBEVOICE_DTYPE": "float32",
-        "VIBEVOICE_INFERENCE_STEPS": "5", "VIBEVOICE_ATTN_IMPLEMENTATION": "eager", "VOICES_DIR": str(where / "tree" / "voices"),
+        "VIBEVOICE_INFERENCE_STEPS": "5", "VIBEVOICE_ATTN_IMPLEMENTATION": "eager",
+        "VOICES_DIR": str(where / "tree" / "voices"),
         "MAX_GENERATION_LENGTH": "60", "OPENAI_VOICE_MAPPING": '{"alloy": "en-Alice_woman"}',
     }  # fmt: skip
     with served("long-form-fastapi", "api.main:app", where, **environment) as running:

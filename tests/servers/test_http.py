@@ -101,7 +101,9 @@ def test_collected(running: Start, where: str) -> None:
 
 
 def test_a_generation_without_a_link_stands_alone(running: Start) -> None:
-    """Nothing that the request made reaches the model: no guess. The generation is counted by itself, and as unlinked."""
+    """Nothing that the request made reaches the model: no guess. The generation is counted by itself,
+    and as unlinked.
+    """
     environment = {
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "threading"
     }  # which would take the context into the executor

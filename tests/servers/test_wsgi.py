@@ -70,7 +70,9 @@ def test_first_audio_is_that_of_the_listener(flask: Start) -> None:
 
 
 def test_collected_in_the_view(flask: Start) -> None:
-    """The view itself generates and answers with a file; a form is private too. A file that is no speech is let pass."""
+    """The view itself generates and answers with a file; a form is private too.
+    A file that is no speech is let pass.
+    """
     server = flask("waitress")
     before = server.counts()
     form = urllib.parse.urlencode({"text": SHORT, "voice": VOICES[1]}).encode()

@@ -27,7 +27,10 @@ def need(*programs: str) -> None:
     missing = [program for program in programs if toolchain.path(program) is None]
     if not missing:
         return
-    reason = f"{', '.join(missing)} not built: run `make tools` (once, about 7 minutes on two cores; kept in ~/.cache/vibevoice-otel)"
+    reason = (
+        f"{', '.join(missing)} not built: run `make tools` (once, about 7 minutes on two cores; kept in "
+        "~/.cache/vibevoice-otel)"
+    )
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

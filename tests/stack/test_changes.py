@@ -1,5 +1,5 @@
-"""The dashboards mark a change of what a service runs, once, and nothing else: on the real Prometheus, for services with
-known histories.
+"""The dashboards mark a change of what a service runs, once, and nothing else: on the real Prometheus, for services
+with known histories.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus
 
 @pytest.mark.parametrize("step", [15, 60, 300, 900])
 def test_a_change_is_marked_once(step: int, begun: tuple[Prometheus, float]) -> None:
-    """Upgrades, releases rolled out and back, another model, a canary: one mark for each new value. Restarts, a pause, a
-    service that is new, a canary that restarts: none. At every distance of points that Grafana asks for.
+    """Upgrades, releases rolled out and back, another model, a canary: one mark for each new value. Restarts, a pause,
+    a service that is new, a canary that restarts: none. At every distance of points that Grafana asks for.
     """
     server, begin = begun
     window = {"start": str(begin // step * step), "end": str(begin + MINUTES * 60), "step": str(step)}

@@ -288,7 +288,9 @@ def test_compose_mounts_what_exists_and_is_used_without_docker_too() -> None:
 
 
 def test_the_host_s_root_is_mounted_without_propagation_unless_asked_for() -> None:
-    """Docker Desktop, WSL and many containers refuse propagation; deploy/compose-rslave.yml adds it, and nothing else."""
+    """Docker Desktop, WSL and many containers refuse propagation; deploy/compose-rslave.yml adds it,
+    and nothing else.
+    """
     files = ("-f", "docker-compose.yml", "-f", "deploy/compose-rslave.yml")
     plain, overlaid = compose()["services"], compose(*files)["services"]
     for services, wanted in ((plain, None), (overlaid, "rslave")):

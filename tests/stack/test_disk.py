@@ -1,4 +1,6 @@
-"""The agent's queue on a disk that is full, and on one whose power fails. Both need the right to mount a file system."""
+"""The agent's queue on a disk that is full, and on one whose power fails.
+Both need the right to mount a file system.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def test_a_trace_is_never_split_between_gateways(tiers: Tiers, emitter: Emitter)
 
 
 def test_a_stream_of_three_decision_waits_that_fails_at_its_end_is_kept_whole(tiers: Tiers, emitter: Emitter) -> None:
-    """A stream outside the share, drained while it runs, is kept whole, though the decision fell long before its error."""
+    """A stream outside the share, drained while it runs, is kept whole,
+    though the decision fell long before its error.
+    """
     request = emitter.request(trace_id=ids(inside=False, count=1, seed=4)[0])
     sent, end = 0, time.monotonic() + 3 * WAIT_S
     while time.monotonic() < end:

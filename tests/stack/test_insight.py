@@ -178,7 +178,9 @@ def totals(source: PrometheusSource | MemorySource, series: str, by: tuple[str, 
 
 @pytest.mark.parametrize(("kind", "slots"), [("memory", 12), ("queue", None)])
 def test_capacity_covers_the_truth(filled: Filled, kind: str, slots: int | None) -> None:
-    """The interval holds the true number of streams in at least three of four services, and the naive rule errs more."""
+    """The interval holds the true number of streams in at least three of four services,
+    and the naive rule errs more.
+    """
     true = truth(WORLDS[f"{kind}-0"][0])
     answer = min(whole(value) for value in true.values())
     cards = [capacity(filled.source(f"{kind}-{seed}"), concurrency=slots).cards[0] for seed in range(4)]

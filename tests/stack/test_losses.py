@@ -30,9 +30,13 @@ def test_spans_lost_in_an_outage_raise_their_alert(tmp_path: Path) -> None:
     ):
         service = Service(
             SimpleNamespace(endpoint=f"http://{agent.http}"),  # type: ignore[arg-type]
-            {"OTEL_BSP_MAX_QUEUE_SIZE": "128", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64", "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
-             "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "healthz"},
-        )  # fmt: skip
+            {
+                "OTEL_BSP_MAX_QUEUE_SIZE": "128",
+                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+                "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS": "healthz",
+            },
+        )
         try:
 
             def total(name: str) -> float:

@@ -115,7 +115,9 @@ def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(
 
 @pytest.mark.parametrize("config", ["agent", "gateway-lb", "gateway"])
 def test_a_collector_listens_on_localhost_alone(config: str, tmp_path: Path) -> None:
-    """Told loopback addresses (which the defaults are: test_configs), the real program opens no socket anywhere else."""
+    """Told loopback addresses (which the defaults are: test_configs), the real program opens no socket
+    anywhere else.
+    """
     need("otelcol-vibevoice")
     with Collector(config, tmp_path) as collector:
         listening = [

@@ -28,9 +28,12 @@ CANARY = "zanzibar quokka rendezvous"
 BROKEN, SLOW = "de-Spk0_man", "fr-Spk0_man"
 #: What a service without a GPU and without a listener's browser must give; what needs a GPU must be absent, not zero.
 PRESENT = (
-    semconv.REQUESTS, semconv.FIRST_AUDIO, semconv.INFERENCE, semconv.BUFFER_LENGTH, semconv.ACTIVE, semconv.MODEL_LOAD_DURATION,
-    semconv.VOICE_LOAD_DURATION, semconv.PREPROCESS_DURATION, semconv.QUEUE_DURATION, semconv.DECODE_DURATION, semconv.PREFILL_DURATION,
-    semconv.FIRST_AUDIO_PART, semconv.FIRST_AUDIO_SLI, semconv.AUDIO_PRODUCED, semconv.GENERATE_BUSY, semconv.RTF, semconv.UNDERRUN,
+    semconv.REQUESTS, semconv.FIRST_AUDIO, semconv.INFERENCE, semconv.BUFFER_LENGTH, semconv.ACTIVE,
+    semconv.MODEL_LOAD_DURATION,
+    semconv.VOICE_LOAD_DURATION, semconv.PREPROCESS_DURATION, semconv.QUEUE_DURATION, semconv.DECODE_DURATION,
+    semconv.PREFILL_DURATION,
+    semconv.FIRST_AUDIO_PART, semconv.FIRST_AUDIO_SLI, semconv.AUDIO_PRODUCED, semconv.GENERATE_BUSY, semconv.RTF,
+    semconv.UNDERRUN,
     semconv.LEADING_SILENCE_SECONDS, semconv.DEFECTIVE_FRAMES, semconv.PROGRESS_AGE, semconv.ERRORS, semconv.BUILD_INFO,
 )  # fmt: skip
 NEEDS_GPU = (

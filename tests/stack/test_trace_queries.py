@@ -65,7 +65,9 @@ def spans(store: TraceStore) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("status", ASKED)
 def test_each_request_carries_what_a_search_asks_for(status: str, requests: dict[str, dict[str, Any]]) -> None:
-    """Service, instance and voice of every request, the rejected too; the environment is the one that its series have."""
+    """Service, instance and voice of every request, the rejected too; the environment is the one that its
+    series have.
+    """
     attributes = requests[status]
     assert attributes.keys() >= CARRIED
     assert attributes[f"span.{semconv.VOICE.key}"]["stringValue"] == ASKED[status]["voice"]

@@ -1,4 +1,6 @@
-"""Every panel shows what is true: what clients know of their requests, beside the panel's own query on the real chain."""
+"""Every panel shows what is true: what clients know of their requests,
+beside the panel's own query on the real chain.
+"""
 
 from __future__ import annotations
 

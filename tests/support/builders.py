@@ -99,7 +99,9 @@ def finish(timeline: Timeline) -> Batch:
 
 
 def tree(batch: Batch) -> list[str]:
-    """Every record as ``name start-end (ms) id<parent {attributes}``, sorted by time, then by length (longest first)."""
+    """Every record as ``name start-end (ms) id<parent {attributes}``, sorted by time,
+    then by length (longest first).
+    """
     lines: list[tuple[int, int, str]] = []
     for op in batch.operations:
         attributes = "" if op.span is semconv.SYNTHESIZE else _text(op.attributes)

@@ -89,9 +89,10 @@ class Pipeline:
             gone.set()
 
         scope = {
-            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": path, "raw_path": path.encode(),
-            "query_string": query, "root_path": root_path, "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
+            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": path,
+            "raw_path": path.encode(),
+            "query_string": query, "root_path": root_path, "headers": [(b"host", b"localhost"), *headers],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "subprotocols": [], "state": {},
         }  # fmt: skip
         try:
             await self.app(scope, receive, send)  # type: ignore[arg-type]

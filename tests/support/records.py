@@ -65,7 +65,8 @@ def operations(draw: st.DrawFn) -> Operation:
 def batches(draw: st.DrawFn) -> Batch:
     root = Operation(semconv.SYNTHESIZE, 1, draw(TIMES) + 1, 0, 0, {semconv.FRAMES.key: 2}, None)
     return Batch(
-        request=1, trace_id=0, root_id=0, server_id=0, sampled=True, recording=True, labels=Labels("v", "1.5", "5", "short"),
-        operations=[*draw(st.lists(operations(), max_size=3)), root], blocks=draw(st.lists(blocks(), max_size=3)), final=True,
-        status=semconv.Status.SUCCESS,
+        request=1, trace_id=0, root_id=0, server_id=0, sampled=True, recording=True,
+        labels=Labels("v", "1.5", "5", "short"),
+        operations=[*draw(st.lists(operations(), max_size=3)), root], blocks=draw(st.lists(blocks(), max_size=3)),
+        final=True, status=semconv.Status.SUCCESS,
     )  # fmt: skip

@@ -51,7 +51,9 @@ class Signals:
         return [span for span in self.spans.get_finished_spans() if name in {None, span.name}]
 
     def attributes(self, name: str = "vibevoice.synthesize") -> list[dict[str, Any]]:
-        """The attributes of each finished span of this name, without ``vibevoice.``, in the order of their beginning."""
+        """The attributes of each finished span of this name, without ``vibevoice.``,
+        in the order of their beginning.
+        """
         self.flush()
         found = sorted(self.finished(name), key=lambda span: span.start_time or 0)
         return [
@@ -81,9 +83,11 @@ class Signals:
         found = {
             "spans": "".join(span.to_json() for span in self.finished()),
             "metrics": data.to_json() if data is not None else "",
-            "logs": "".join(each.log_record.to_json() if hasattr(each.log_record, "to_json") else str(vars(each.log_record))
-                            for each in self.logs.get_finished_logs()),
-        }  # fmt: skip
+            "logs": "".join(
+                each.log_record.to_json() if hasattr(each.log_record, "to_json") else str(vars(each.log_record))
+                for each in self.logs.get_finished_logs()
+            ),
+        }
         return {signal for signal, told in found.items() if text in told}
 
 
@@ -149,8 +153,10 @@ def request(
 ) -> dict[str, Any]:
     """The scope of a request."""
     scope = {
-        "type": kind, "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws" if kind == "websocket" else "http",
+        "type": kind, "asgi": {"version": "3.0"}, "http_version": "1.1",
+        "scheme": "ws" if kind == "websocket" else "http",
         "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
-        "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
+        "headers": [(b"host", b"localhost"), *headers], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+        "state": {},
     }  # fmt: skip
     return {**scope, **({"subprotocols": []} if kind == "websocket" else {"method": "GET"}), **more}

@@ -55,8 +55,8 @@ def _functions() -> dict[str, object]:
 
     owners = [
         diffusers.DPMSolverMultistepScheduler, Starlette, Guidance, Mixin, modeling.VibeVoiceForConditionalGeneration,
-        modeling.VibeVoiceMultiModalProjector, tokenizer.VibeVoiceAcousticTokenizerEncoderModel, engine.StreamingTTSService,
-        streamer.AudioStreamer, streamer.AudioSampleIterator,
+        modeling.VibeVoiceMultiModalProjector, tokenizer.VibeVoiceAcousticTokenizerEncoderModel,
+        engine.StreamingTTSService, streamer.AudioStreamer, streamer.AudioSampleIterator,
     ]  # fmt: skip
     return {
         f"{owner.__name__}.{name}": value for owner in owners for name, value in vars(owner).items() if callable(value)

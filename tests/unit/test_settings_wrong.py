@@ -19,7 +19,8 @@ WRONG_NUMBERS = ("", "-1", "nan", "inf", "1e999", "many", "0x10", "1,5", "9" * 4
 WRONG = {
     "routes": ("", "stream", ",", "/ok,bad"), "capture_text": ("maybe", "2"), "websocket_spans": ("y e s", "-1"),
     "page_listener": ("si",), "fast_path": ("fast",), "gpu_profile": ("sometimes", "0.5", "nan", "20000"),
-    "tail_override_caller": ("perhaps",), "worker_instance": ("both",), "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
+    "tail_override_caller": ("perhaps",), "worker_instance": ("both",),
+    "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
     "page_tempo": ("http://x/no-id", "{trace_id}"),
     **dict.fromkeys(("query_traceparent", "audio_checks", "response_headers"), ("maybe", "2")),
@@ -47,7 +48,9 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str) -> None:
 def test_all_problems_are_told_at_once_and_a_misspelling_is_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Instrumenting with two wrong settings logs two errors, raises nothing and hooks nothing but what hides the text."""
+    """Instrumenting with two wrong settings logs two errors, raises nothing and hooks nothing but what hides
+    the text.
+    """
     monkeypatch.setenv("VIBEVOICE_OTEL_PAGE", "nonsense")
     monkeypatch.setenv("VIBEVOICE_OTEL_MAX_STEPS", "-4")
     monkeypatch.setenv("VIBEVOICE_OTEL_CAPTURE_TXT", "true")

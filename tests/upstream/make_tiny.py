@@ -81,7 +81,8 @@ def make_tokenizer(where: Path) -> None:
 def _acoustic_settings() -> dict[str, Any]:
     return {
         "vae_dim": LATENT, "fix_std": 0.5, "std_dist_type": "gaussian", "causal": True, "mixer_layer": "depthwise_conv",
-        "encoder_n_filters": 2, "decoder_n_filters": 2, "encoder_ratios": [8, 5, 5, 4, 2, 2], "encoder_depths": "1-1-1-1-1-1-1",
+        "encoder_n_filters": 2, "decoder_n_filters": 2, "encoder_ratios": [8, 5, 5, 4, 2, 2],
+        "encoder_depths": "1-1-1-1-1-1-1",
     }  # fmt: skip
 
 

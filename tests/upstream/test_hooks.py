@@ -36,8 +36,8 @@ RENAMED: Mapping[str, tuple[frozenset[str], bool]] = {
     "StreamingTTSService": (frozenset(), False),  # found by what it can do
 }
 EVERY = {
-    semconv.SYNTHESIZE, semconv.VOICE_LOAD, semconv.PREPROCESS, semconv.GENERATE, semconv.PREFILL, semconv.FRAME, semconv.STEP,
-    semconv.DECODE, semconv.CONNECTOR, semconv.LM_FORWARD,
+    semconv.SYNTHESIZE, semconv.VOICE_LOAD, semconv.PREPROCESS, semconv.GENERATE, semconv.PREFILL, semconv.FRAME,
+    semconv.STEP, semconv.DECODE, semconv.CONNECTOR, semconv.LM_FORWARD,
 }  # fmt: skip
 
 

@@ -31,7 +31,9 @@ def ours() -> list[str]:
 
 
 def test_the_core_needs_nothing_that_is_observed() -> None:
-    """torch, transformers and a web server belong to what is observed: no requirement of ours may choose their version."""
+    """torch, transformers and a web server belong to what is observed:
+    no requirement of ours may choose their version.
+    """
     names = {normal(re.split(r"[<>=!~\[ ;]", requirement, maxsplit=1)[0]) for requirement in ours()}
     assert not names & {
         "torch",

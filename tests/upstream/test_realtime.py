@@ -83,7 +83,9 @@ def test_speech_that_the_length_budget_cuts_off_says_so(server: Server, sink: Si
 
 
 def test_metrics_are_the_spans_and_the_witness(server: Server, sink: Sink) -> None:
-    """After some requests every histogram's count and sum is that of the spans, and of the calls that the witness saw."""
+    """After some requests every histogram's count and sum is that of the spans,
+    and of the calls that the witness saw.
+    """
     for _ in range(2):
         speak(server, sink, text=SHORT, voice="en-Carter_man", steps=6)
     counts = server.counts()
@@ -199,7 +201,9 @@ def test_a_failed_generation_is_an_error_though_the_socket_closes_normally(serve
 
 @pytest.mark.parametrize(("voice", "failing"), [(CORRUPT, semconv.VOICE_LOAD), (HEADLESS, semconv.PREPROCESS)])
 def test_a_failure_before_generation_is_placed(server: Server, sink: Sink, voice: str, failing: semconv.Span) -> None:
-    """An unreadable voice fails at its load, one that the processor cannot use at preprocessing; no generation begins."""
+    """An unreadable voice fails at its load, one that the processor cannot use at preprocessing;
+    no generation begins.
+    """
     seen = speak(server, sink, text=SHORT, voice=voice, steps=5)
     trace = seen.trace
     assert seen.heard.close_code == 1000

@@ -77,7 +77,9 @@ class Engine(Running):
             time.sleep(0.2)
 
     def stop(self) -> int:
-        """End the engine and what it runs, by its pid; put packet filter and forwarding back; see that nothing is left."""
+        """End the engine and what it runs, by its pid; put packet filter and forwarding back;
+        see that nothing is left.
+        """
         if self.process.running:
             os.kill(self.process.pid, signal.SIGTERM)
         deadline = time.monotonic() + 4 * STOP_S  # it ends its containers first

@@ -17,7 +17,9 @@ def as_regex(values: Sequence[str]) -> str:
 
 
 def traceql(expression: str, chosen: Chosen) -> str:
-    """A TraceQL expression as Tempo gets it. A variable that is not named is All, as those that have an ``allValue``."""
+    """A TraceQL expression as Tempo gets it. A variable that is not named is All,
+    as those that have an ``allValue``.
+    """
 
     def value(found: re.Match[str]) -> str:
         values = chosen.get(found[1])

@@ -104,7 +104,9 @@ def _request(tracer: trace.Tracer, voice: str, outcome: str, latency: float | No
 
 
 def found(url: str, expression: str) -> dict[str, list[dict[str, Any]]]:
-    """Trace id -> spans that Tempo's search gives. Raises urllib.error.HTTPError for an expression that Tempo refuses."""
+    """Trace id -> spans that Tempo's search gives. Raises urllib.error.HTTPError for an expression that Tempo
+    refuses.
+    """
     now = int(time.time())
     window = {"q": expression, "limit": "200", "spss": "100", "start": str(now - 1800), "end": str(now + 60)}
     with urllib.request.urlopen(f"{url}/api/search?{urllib.parse.urlencode(window)}", timeout=30) as answer:

@@ -19,8 +19,8 @@ RELEASE, NAMESPACE, VERSION = "vibevoice", "speech", "1.34.4"
 #: Rules and dashboards are files of their own already (dashboards/); the committed manifests leave them out.
 COMMITTED: Final = ("monitoring.rules=false", "monitoring.dashboards=false")
 HEAD: Final = """\
-# What the chart renders from deploy/kubernetes/examples/{name}.yaml, for use without Helm; written by `make kubernetes`.
-# The rules (dashboards/rules) and dashboards (dashboards/generated) are left out.
+# What the chart renders from deploy/kubernetes/examples/{name}.yaml, for use without Helm;
+# written by `make kubernetes`. The rules (dashboards/rules) and dashboards (dashboards/generated) are left out.
 """
 
 

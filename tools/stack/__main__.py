@@ -37,7 +37,9 @@ P95 = f"histogram_quantile(0.95, sum by (le, voice) (rate({FIRST_AUDIO}[5m])))"
 
 @dataclass
 class Traces:
-    """Where traces go (``endpoint``, OTLP/gRPC) and how one is looked at: ``page`` + trace id, or as text by ``show``."""
+    """Where traces go (``endpoint``, OTLP/gRPC) and how one is looked at: ``page`` + trace id,
+    or as text by ``show``.
+    """
 
     endpoint: str
     page: str

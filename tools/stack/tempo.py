@@ -16,7 +16,9 @@ DATA = "/var/tempo"
 
 
 class Tempo(Running):
-    """A running Tempo: ``endpoint`` takes OTLP/gRPC, ``url`` is its API. Raises FileNotFoundError when none is on PATH."""
+    """A running Tempo: ``endpoint`` takes OTLP/gRPC, ``url`` is its API.
+    Raises FileNotFoundError when none is on PATH.
+    """
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("tempo")

@@ -23,7 +23,8 @@ from tools.stack.process import Running
 
 
 class TraceStore(GrpcReceiver, Running):
-    """Keeps the most recent ``limit`` traces by id (32 hex digits); every request as it came only where ``keeps`` is set.
+    """Keeps the most recent ``limit`` traces by id (32 hex digits); every request as it came only where ``keeps`` is
+    set.
 
     Args:
         grpc_address: host:port for OTLP/gRPC; port 0 takes a free one.

@@ -18,7 +18,10 @@ from tools.toolchain import cache, go
 from tools.toolchain.recipes import BY_NAME, RECIPES, Recipe
 
 QUIET_PROGRESS_S: Final = 20.0  # how often a log that is no terminal gets a line
-PAGE: Final = "<!doctype html><title>No web interface</title><p>Built from source without its web interface. The API answers at /api/v2/."
+PAGE: Final = (
+    "<!doctype html><title>No web interface</title><p>Built from source without its web interface. The API answers "
+    "at /api/v2/."
+)
 
 
 class BuildFailedError(RuntimeError):
@@ -175,7 +178,9 @@ def _run(command: list[str], directory: Path, extra: dict[str, str] | None = Non
 
 
 def _compile(command: list[str], directory: Path, recipe: Recipe, done: int, total: int) -> int:
-    """Run go build -v, which names each package as it is compiled; returns how many were, for the next program's bar."""
+    """Run go build -v, which names each package as it is compiled; returns how many were,
+    for the next program's bar.
+    """
     terminal, shown, tail = sys.stdout.isatty(), 0.0, list[str]()
     with subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True, env=go.environment()) as process:
         assert process.stderr is not None

@@ -34,7 +34,9 @@ def version(go: str) -> tuple[int, int] | None:
 
 
 def find() -> str:
-    """Path of a go command of at least MINIMUM; installs one into the cache when there is none. Raises GoMissingError."""
+    """Path of a go command of at least MINIMUM; installs one into the cache when there is none.
+    Raises GoMissingError.
+    """
     on_path = shutil.which("go")
     if on_path and (version(on_path) or (0, 0)) >= MINIMUM:
         return on_path
@@ -75,6 +77,8 @@ def _install(target: Path, wanted: str) -> None:
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """What every go command runs with: nothing from git, nothing from C, no toolchain downloaded, manifests read-only."""
+    """What every go command runs with: nothing from git, nothing from C, no toolchain downloaded,
+    manifests read-only.
+    """
     settings = {"GOFLAGS": "-buildvcs=false -mod=readonly", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     return {**os.environ, **settings, **(extra or {})}

@@ -278,7 +278,9 @@ def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., A
 
 
 def _loading_service(depth: int = 5) -> Any | None:
-    """The class of the service whose ``load`` calls us, if one does. Looks at the callers' frames: once, at start-up."""
+    """The class of the service whose ``load`` calls us, if one does. Looks at the callers' frames: once,
+    at start-up.
+    """
     frame = sys._getframe(2)  # inspect.stack() would read source files
     for _ in range(depth):
         owner = type(frame.f_locals.get("self"))

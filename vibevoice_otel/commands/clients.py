@@ -196,8 +196,9 @@ class WebSocketClient:
         query = {**self._query, "text": text, **({"voice": voice} if voice else {})}
         address = urlunsplit(self._parts._replace(query=urlencode(query)))
         try:
-            async with connect(address, additional_headers=headers, max_size=None, open_timeout=None,
-                               close_timeout=CLOSING) as stream:  # fmt: skip
+            async with connect(
+                address, additional_headers=headers, max_size=None, open_timeout=None, close_timeout=CLOSING
+            ) as stream:
                 assert stream.response is not None
                 hearing.headers(stream.response.headers)
                 try:

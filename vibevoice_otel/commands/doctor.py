@@ -78,7 +78,9 @@ def packages() -> Iterator[Finding]:
 
 
 def internals() -> Iterator[Finding]:
-    """What is used of the SDK's insides: each is tried; where one fails the public API serves, which costs CPU alone."""
+    """What is used of the SDK's insides: each is tried; where one fails the public API serves,
+    which costs CPU alone.
+    """
     try:
         from vibevoice_otel.sdk import exporters, histograms, spans  # noqa: PLC0415 - a release may have moved a name
     except ImportError as error:

@@ -335,8 +335,8 @@ def main(argv: list[str] | None = None) -> int:
         texts = tuple(line.strip() for line in chosen.texts.read_text().splitlines() if line.strip())[:1000] or TEXTS
     headers = dict(chosen.header) | ({} if chosen.count_them else {"baggage": SYNTHETIC_BAGGAGE})
     plan = Plan(
-        clients.chosen_client(chosen), tuple(chosen.voice), texts, chosen.seconds, chosen.slo, semconv.SLO_FIRST_AUDIO_RATIO, chosen.gap,
-        semconv.SLO_GAP_RATIO, chosen.timeout, headers, chosen.seed,
+        clients.chosen_client(chosen), tuple(chosen.voice), texts, chosen.seconds, chosen.slo,
+        semconv.SLO_FIRST_AUDIO_RATIO, chosen.gap, semconv.SLO_GAP_RATIO, chosen.timeout, headers, chosen.seed,
     )  # fmt: skip
     began = time.time()
     try:
@@ -372,7 +372,8 @@ def show(found: Found, console: Console) -> None:
     for step in sorted(found.steps, key=lambda each: each.streams):
         first, p95 = (f"{value:.3f} s" if value is not None else "-" for value in (step.first_median, step.first_p95))
         table.add_row(
-            f"{step.streams:g}", str(step.requests), str(step.failed), first, p95, f"{step.slow / max(step.requests, 1):.1%}",
+            f"{step.streams:g}", str(step.requests), str(step.failed), first, p95,
+            f"{step.slow / max(step.requests, 1):.1%}",
             f"{step.gaps / max(step.requests, 1):.1%}", step.verdict, step.why,
         )  # fmt: skip
     console.print(table)

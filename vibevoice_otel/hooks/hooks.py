@@ -220,7 +220,9 @@ class Hooks:
         self._undo.append(restore)
 
     def undo(self) -> None:
-        """Restore every function that was replaced and attach no more. One that cannot be restored costs itself alone."""
+        """Restore every function that was replaced and attach no more.
+        One that cannot be restored costs itself alone.
+        """
         with self._lock:
             for restore in reversed(self._undo):
                 try:

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from vibevoice_otel.insight.source import Origin, Point, Source, SourceError, Track
 
 _HOME = {
-    "CapacityReport": "capacities", "capacity": "capacities", "Decision": "policy", "Origin": "source", "Point": "source",
+    "CapacityReport": "capacities", "capacity": "capacities", "Decision": "policy", "Origin": "source",
+    "Point": "source",
     "Policy": "policy", "PrometheusSource": "prometheus", "Rails": "recommendation", "Recommendation": "recommendation",
-    "recommend": "recommendation", "SnapshotSource": "snapshot", "Source": "source", "SourceError": "source", "Track": "source",
-    "VoicesReport": "profiles", "voices": "profiles",
+    "recommend": "recommendation", "SnapshotSource": "snapshot", "Source": "source", "SourceError": "source",
+    "Track": "source", "VoicesReport": "profiles", "voices": "profiles",
 }  # fmt: skip
 
 __all__ = [
-    "CapacityReport", "Decision", "Origin", "Point", "Policy", "PrometheusSource", "Rails", "Recommendation", "SnapshotSource", "Source",
-    "SourceError", "Track", "VoicesReport", "capacity", "recommend", "voices",
+    "CapacityReport", "Decision", "Origin", "Point", "Policy", "PrometheusSource", "Rails", "Recommendation",
+    "SnapshotSource", "Source", "SourceError", "Track", "VoicesReport", "capacity", "recommend", "voices",
 ]  # fmt: skip
 
 

@@ -23,7 +23,9 @@ ENDED = (semconv.Status.SUCCESS.value, *FAILED)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Setting:
-    """A combination of cfg and steps as it was labelled; numbers are None where the label stands for many (``other``)."""
+    """A combination of cfg and steps as it was labelled; numbers are None where the label stands for many
+    (``other``).
+    """
 
     cfg: str
     steps: str

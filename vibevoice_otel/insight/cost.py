@@ -82,8 +82,8 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
         present = _by_device(source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or [])
         if present:
             notes.append(
-                "NVML is not read (pip install 'vibevoice-otel[nvidia]'): no energy, and a card that two processes share "
-                "counts twice."
+                "NVML is not read (pip install 'vibevoice-otel[nvidia]'): no energy, and a card that two processes "
+                "share counts twice."
             )
     hours = sum(_seconds(track) for track in present.values()) / 3600 if present else None
     joules = sum(_growth(track.values) for track in energy.values()) if energy else None
@@ -101,9 +101,7 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
         for voice in sorted(minutes, key=lambda name: -minutes[name])
         if minutes[voice] > 0
     ]
-    return CostReport(
-        source.origin, total_minutes, total_busy, len(present), hours, joules, idle, money, voices, notes
-    )  # fmt: skip
+    return CostReport(source.origin, total_minutes, total_busy, len(present), hours, joules, idle, money, voices, notes)
 
 
 def _voice(

@@ -43,8 +43,8 @@ class Process:
     #: whole.
     limits: dict[str, float] = field(default_factory=dict)
     kernel_shares: tuple[float, float] = (0.0, 0.0)
-    #: Seconds that dcgm-exporter saw the process's cards at work, by :data:`DCGM`'s series, a grid step, (steps,); a card
-    #: that several processes use is divided evenly among those that were there. Empty where it does not run.
+    #: Seconds that dcgm-exporter saw the process's cards at work, by :data:`DCGM`'s series, a grid step, (steps,); a
+    #: card that several processes use is divided evenly among those that were there. Empty where it does not run.
     at_work: dict[str, Floats] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
 

@@ -73,7 +73,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """``meets``: True, the setting was seen to do; False, none was, and this is the least bad; None, nothing to go by."""
+    """``meets``: True, the setting was seen to do; False, none was, and this is the least bad; None,
+    nothing to go by.
+    """
 
     steps: int
     cfg: float
@@ -214,7 +216,10 @@ def _judge(
     n = first.n if first else 0.0
     outside = not _within(steps, cfg, rails)
     if first is None or not enough or outside:
-        why = f"outside the guard rails (steps {rails.steps[0]} to {rails.steps[1]}, cfg {rails.cfg[0]:g} to {rails.cfg[1]:g})"
+        why = (
+            f"outside the guard rails (steps {rails.steps[0]} to {rails.steps[1]}, cfg {rails.cfg[0]:g} to "
+            f"{rails.cfg[1]:g})"
+        )
         return Candidate(
             steps,
             cfg,

@@ -1,4 +1,6 @@
-"""One look at a /metrics endpoint, such as the demo's embedded Prometheus exporter: totals since start, and no history."""
+"""One look at a /metrics endpoint, such as the demo's embedded Prometheus exporter: totals since start,
+and no history.
+"""
 
 from __future__ import annotations
 

@@ -179,7 +179,8 @@ def _voices(report: VoicesReport, console: Console) -> None:
 def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name, justify in (
-        ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"), ("late %", "right"),
+        ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"),
+        ("late %", "right"),
         ("failed %", "right"), ("gaps %", "right"), ("cut off %", "right"), ("underruns\na minute", "right"),
         ("defects\na minute", "right"), ("real-time\nfactor", "right"),
     ):  # fmt: skip
@@ -224,7 +225,8 @@ def _milliseconds(seconds: float) -> str:
 def _estimate(estimate: Estimate | None, scale: float = 1.0, digits: int = 1) -> str:
     if estimate is None:
         return _NONE
-    return f"{estimate.value * scale:.{digits}f}\n[dim]{estimate.low * scale:.{digits}f}–{estimate.high * scale:.{digits}f}[/dim]"
+    value, low, high = (f"{each * scale:.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value}\n[dim]{low}–{high}[/dim]"
 
 
 def _sensitivity_table(report: VoicesReport, console: Console) -> None:

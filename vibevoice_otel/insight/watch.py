@@ -196,11 +196,13 @@ class Watch:
         steps, cfg = setting
         self.taken_back = {**self.taken_back, setting: TakenBack(steps, cfg, harm, why)}
         _log.warning(
-            "the recommended setting steps=%d cfg=%g is taken back: %s. Requests get the service's own setting until this "
-            "process restarts. Look at traces with vibevoice.recommendation.outcome=applied, and stop sending requests "
-            "that ask for this setting, so that it leaves the data that recommendations rest on",
-            steps, cfg, why,
-        )  # fmt: skip
+            "the recommended setting steps=%d cfg=%g is taken back: %s. Requests get the service's own setting until "
+            "this process restarts. Look at traces with vibevoice.recommendation.outcome=applied, and stop sending "
+            "requests that ask for this setting, so that it leaves the data that recommendations rest on",
+            steps,
+            cfg,
+            why,
+        )
 
 
 def harms(batch: Batch, slo_seconds: float) -> list[Harm]:

@@ -32,7 +32,9 @@ def exemplar_context(trace_id: int, span_id: int) -> Context:
 
 
 class Limits:
-    """Counts attribute sets and series; past either limit a measurement goes to the overflow set, so sums stay exact."""
+    """Counts attribute sets and series; past either limit a measurement goes to the overflow set,
+    so sums stay exact.
+    """
 
     def __init__(self, max_attribute_sets: int, max_series: int) -> None:
         self._max_sets = max_attribute_sets
@@ -110,7 +112,9 @@ class Exemplars:
 
 
 class BulkWriter(Protocol):
-    """A cheaper way to record (sdk/histograms.py), where the SDK's aggregations allow it. False: nothing was recorded."""
+    """A cheaper way to record (sdk/histograms.py), where the SDK's aggregations allow it. False:
+    nothing was recorded.
+    """
 
     def record_many(
         self,
@@ -223,7 +227,9 @@ class Instruments:
         return bool(self._cells) and self._fast is not None
 
     def before_collection(self, write: Callable[[], None]) -> None:
-        """Have ``write`` called before each collection, in time for what it writes to be collected (metrics/ledger.py)."""
+        """Have ``write`` called before each collection, in time for what it writes to be collected
+        (metrics/ledger.py).
+        """
         self._before.append(write)
 
     def observe(self, metric: Metric, read: Observe) -> None:

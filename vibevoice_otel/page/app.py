@@ -26,8 +26,8 @@ from vibevoice_otel.web.ends import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 TYPES = {
-    "html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml",
-    "txt": "text/plain; charset=utf-8",
+    "html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml", "txt": "text/plain; charset=utf-8",
 }  # fmt: skip
 MAX_STREAMS = 32  # browsers' open streams
 CONFIG_BYTES = 262_144

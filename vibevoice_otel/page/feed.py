@@ -89,8 +89,10 @@ class Feed:
         at = now()
         return [
             {
-                "trace": trace_id(each), "number": each.request, "voice": self._recorder.bounds.voice(each.used.voice or each.asked.voice),
-                "phase": phase(each), "seconds": (at - each.opened) / 1e9, "backlog": each.backlog() if each.backlog is not None else 0,
+                "trace": trace_id(each), "number": each.request,
+                "voice": self._recorder.bounds.voice(each.used.voice or each.asked.voice),
+                "phase": phase(each), "seconds": (at - each.opened) / 1e9,
+                "backlog": each.backlog() if each.backlog is not None else 0,
             }
             for each in self._recorder.timelines
         ]  # fmt: skip

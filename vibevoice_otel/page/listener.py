@@ -100,8 +100,10 @@ def check(data: object, at: float) -> Report:
     return Report(
         started=started_ns, first_sound=started_ns + int(first * 1e9) if first is not None else None,
         ended=started_ns + int(seconds * 1e9), outcome=outcome, underruns=int(_number(data, "underruns", 0, 100_000)),
-        underrun_seconds=_number(data, "underrun_seconds", 0, seconds), played_seconds=_number(data, "played_seconds", 0, seconds + 1),
-        clock_offset=offset, clock_error=error, close_code=int(_number(data, "close_code", 1000, 4999)) if code is not None else None,
+        underrun_seconds=_number(data, "underrun_seconds", 0, seconds),
+        played_seconds=_number(data, "played_seconds", 0, seconds + 1),
+        clock_offset=offset, clock_error=error,
+        close_code=int(_number(data, "close_code", 1000, 4999)) if code is not None else None,
     )  # fmt: skip
 
 
@@ -144,9 +146,16 @@ class Listeners:
         if final.recording and final.trace_id:
             flags = TraceFlags(TraceFlags.SAMPLED if final.sampled else TraceFlags.DEFAULT)
             context = SpanContext(final.trace_id, span_id, False, flags)
-            exported = emit_root(self._tracer, context, semconv.LISTEN.name, SpanKind.CLIENT, report.started, report.ended,
-                                     _attributes(report, final.labels.voice, status, error),
-                                     error if status is not semconv.Status.CANCELLED else None)  # fmt: skip
+            exported = emit_root(
+                self._tracer,
+                context,
+                semconv.LISTEN.name,
+                SpanKind.CLIENT,
+                report.started,
+                report.ended,
+                _attributes(report, final.labels.voice, status, error),
+                error if status is not semconv.Status.CANCELLED else None,
+            )
         if self._instruments is not None and not final.synthetic:
             voice = {"voice": final.labels.voice}
             if report.first_audio is not None:
@@ -156,7 +165,8 @@ class Listeners:
         return {
             "span": f"{span_id:016x}", "start": report.started - kept.origin, "end": report.ended - kept.origin,
             "first_audio": report.first_audio, "underruns": report.underruns, "played": report.played_seconds,
-            "outcome": report.outcome, "clock_offset": report.clock_offset, "clock_error": report.clock_error, "exported": exported,
+            "outcome": report.outcome, "clock_offset": report.clock_offset, "clock_error": report.clock_error,
+            "exported": exported,
         }  # fmt: skip
 
 

@@ -151,7 +151,9 @@ class LivePage:
     # ------------------------------------------------------------------------------------------------------- life cycle
 
     def start(self) -> None:
-        """Serve, unless that was tried before in this process. Whatever goes wrong is one error that names the setting."""
+        """Serve, unless that was tried before in this process. Whatever goes wrong is one error that names the
+        setting.
+        """
         with self._lock:
             if self._owner == os.getpid():
                 return
@@ -166,8 +168,9 @@ class LivePage:
             logger.error(  # noqa: TRY400 - the sentence says it all
                 "VIBEVOICE_OTEL_PAGE=%s: the live page is served by uvicorn, which is not installed (pip install "
                 "uvicorn). "
-                "The service runs on without the page.", address,
-            )  # fmt: skip
+                "The service runs on without the page.",
+                address,
+            )
             return
         try:
             listening = _bind(address)
@@ -176,8 +179,9 @@ class LivePage:
                 "VIBEVOICE_OTEL_PAGE=%s cannot be served: %s. The service runs on without the page; "
                 "choose a free address, or port 0 for any (with several workers each needs its own, or the first one "
                 "shows its part).",
-                address, error.strerror or error,
-            )  # fmt: skip
+                address,
+                error.strerror or error,
+            )
             return
         self.port = listening.getsockname()[1]
         host = address.rpartition(":")[0]
@@ -187,9 +191,19 @@ class LivePage:
             )
         feed = Feed(recorder, store)
         app = PageApp(self._settings, store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio", server_header=False,
-                                limit_concurrency=128, timeout_keep_alive=30, ssl_certfile=self._settings.page_cert or None,
-                                ssl_keyfile=self._settings.page_key or None)  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            loop="asyncio",
+            server_header=False,
+            limit_concurrency=128,
+            timeout_keep_alive=30,
+            ssl_certfile=self._settings.page_cert or None,
+            ssl_keyfile=self._settings.page_key or None,
+        )
         try:
             config.load()
         except OSError as error:  # ssl.SSLError is one
@@ -197,8 +211,9 @@ class LivePage:
             self.port = None
             logger.error(  # noqa: TRY400
                 "VIBEVOICE_OTEL_PAGE_CERT and VIBEVOICE_OTEL_PAGE_KEY are not a certificate and its key (%s). "
-                "The service runs on without the page.", error,
-            )  # fmt: skip
+                "The service runs on without the page.",
+                error,
+            )
             return
         self._serving = uvicorn.Server(config)
         setattr(self._serving, OURS, True)

@@ -1,4 +1,6 @@
-"""OpenTelemetry's WSGI layers (contrib's middleware, and Flask's, which calls it) read a request without the spoken text."""
+"""OpenTelemetry's WSGI layers (contrib's middleware, and Flask's, which calls it) read a request without the spoken
+text.
+"""
 
 from __future__ import annotations
 

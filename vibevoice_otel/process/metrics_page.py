@@ -85,8 +85,9 @@ class MetricsPages:
                 close(server)
                 logger.error(  # noqa: TRY400 - the sentence says it all
                     "/metrics cannot be served with VIBEVOICE_OTEL_METRICS_CERT and VIBEVOICE_OTEL_METRICS_KEY (%s), "
-                    "so there is none.", error,
-                )  # fmt: skip
+                    "so there is none.",
+                    error,
+                )
                 return
             # The handshake is the business of the request's own thread, not of the one that accepts.
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

@@ -81,7 +81,9 @@ class LastExport:
             self._once.release()
 
     async def flush_beside(self, *, end_open: bool) -> bool:
-        """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold it back."""
+        """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold
+        it back.
+        """
         import asyncio  # noqa: PLC0415 - slow to import, and a program that awaits has it
 
         loop = asyncio.get_running_loop()
@@ -106,7 +108,9 @@ class LastExport:
         return False
 
     def _deadline(self, *, end_open: bool) -> float:
-        """When this flush must be over. An end that is told twice (uvicorn's, then the signal's) has the time of one."""
+        """When this flush must be over. An end that is told twice (uvicorn's,
+        then the signal's) has the time of one.
+        """
         deadline = time.monotonic() + self._timeout
         if end_open:
             self._ending = min(deadline, self._ending) if time.monotonic() < self._ending + SAME_END else deadline

@@ -202,7 +202,8 @@ class Assembly:
     def _empty(self, *, final: bool) -> Batch:
         trace_id, root_id, server_id, sampled, recording = self._trace
         return Batch(
-            request=self.timeline.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled, recording=recording,
+            request=self.timeline.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled,
+            recording=recording,
             labels=self._labels(), operations=[], blocks=[], final=final, synthetic=self.timeline.asked.synthetic,
             warm_up=semconv.WarmUp.STARTUP in self.timeline.warm_up,
             profiled=self.timeline.profiled, on_end=self.timeline.used.on_end,

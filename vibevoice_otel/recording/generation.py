@@ -86,8 +86,14 @@ class Generation:
         frame_starts = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
         ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
         shared: dict[str, AttributeValue] = {} if final else {semconv.STREAM_PARTIAL.key: True}
-        batch = _Batch(OnDevice(self.run.device.placing.placed if self.run.device is not None else None), frame_starts, ends,
-                       self.ids.take(len(frame_starts)), shared, parts)  # fmt: skip
+        batch = _Batch(
+            OnDevice(self.run.device.placing.placed if self.run.device is not None else None),
+            frame_starts,
+            ends,
+            self.ids.take(len(frame_starts)),
+            shared,
+            parts,
+        )
         frames = batch.on_device.frames(frame_starts, ends)
         frame = np.searchsorted(frame_starts, step_ends, "right") - 1
         if len(frame) and frame[0] < 0:  # steps of no frame that is known

@@ -8,8 +8,18 @@ from vibevoice_otel.semconv import ErrorType, Status
 #: Exceptions that say the service's own limit on a request's time ran out.
 TIMEOUTS = frozenset({"TimeoutError", "Timeout", "CancelledByTimeout"})
 #: Exceptions by which servers say that the peer is gone; not failures of the service.
-DISCONNECTS = frozenset({"WebSocketDisconnect", "ClientDisconnected", "ClientDisconnect", "ConnectionClosed", "ConnectionClosedError",
-                         "ConnectionClosedOK", "BrokenPipeError", "ConnectionResetError"})  # fmt: skip
+DISCONNECTS = frozenset(
+    {
+        "WebSocketDisconnect",
+        "ClientDisconnected",
+        "ClientDisconnect",
+        "ConnectionClosed",
+        "ConnectionClosedError",
+        "ConnectionClosedOK",
+        "BrokenPipeError",
+        "ConnectionResetError",
+    }
+)
 #: The one of them that stands for a send that failed because the peer had gone, whatever the server raised.
 PEER_GONE = "ClientDisconnected"
 #: Raised into a task that is cancelled: because the listener left, but also by a timeout around it, or by the service

@@ -1,4 +1,6 @@
-"""What a listener hears between the sends: a model of the playback buffer, and the cadence in which audio reaches it."""
+"""What a listener hears between the sends: a model of the playback buffer,
+and the cadence in which audio reaches it.
+"""
 
 from __future__ import annotations
 

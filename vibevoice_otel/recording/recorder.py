@@ -230,7 +230,8 @@ class Recorder:
         labels = Labels(voice, semconv.OTHER, semconv.OTHER, semconv.OTHER)
         self._deliver(
             Batch(
-                request=next(self._numbers), trace_id=own.trace_id, root_id=own.span_id, server_id=0, sampled=own.trace_flags.sampled,
+                request=next(self._numbers), trace_id=own.trace_id, root_id=own.span_id, server_id=0,
+                sampled=own.trace_flags.sampled,
                 recording=False, labels=labels, operations=[operation], blocks=[], final=False,
             )
         )  # fmt: skip
@@ -243,7 +244,9 @@ class Recorder:
     # -------------------------------------------------------------------------------------------- the background thread
 
     def _ensure_thread(self) -> None:
-        """Start the thread. Where the system refuses one, requests wait, and the next that begins or ends tries again."""
+        """Start the thread. Where the system refuses one, requests wait,
+        and the next that begins or ends tries again.
+        """
         if self._thread is not None or self._stopped:
             return
         with self._lock:

@@ -108,8 +108,8 @@ class Run:
     """
 
     __slots__ = (
-        "bases", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run", "pass_start", "prefilling", "request",
-        "start", "steps", "taken", "used",
+        "bases", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run", "pass_start",
+        "prefilling", "request", "start", "steps", "taken", "used",
     )  # fmt: skip
 
     def __init__(self, request: int, used: Used) -> None:

@@ -121,7 +121,9 @@ class TailProcessor(SpanProcessor):
             self._on_drop("spans", "tail_buffer_full", lost)
 
     def _expected(self, trace_id: int, span: ReadableSpan) -> bool | None:
-        """The verdict on spans that come after their trace was over: they must not be kept without what they belong to."""
+        """The verdict on spans that come after their trace was over: they must not be kept without what they
+        belong to.
+        """
         verdict = self._verdicts.get(trace_id)
         if verdict is None and span.parent is not None and not span.parent.is_remote:
             return False
@@ -290,14 +292,17 @@ def as_sampled(span: ReadableSpan) -> ReadableSpan:
     flags = TraceFlags(own.trace_flags | TraceFlags.SAMPLED)
     context = SpanContext(own.trace_id, own.span_id, own.is_remote, flags, own.trace_state)
     return ReadableSpan(
-        name=span.name, context=context, parent=span.parent, resource=span.resource, attributes=span.attributes, events=span.events,
+        name=span.name, context=context, parent=span.parent, resource=span.resource, attributes=span.attributes,
+        events=span.events,
         links=span.links, kind=span.kind, instrumentation_info=None, status=span.status, start_time=span.start_time,
         end_time=span.end_time, instrumentation_scope=span.instrumentation_scope,
     )  # fmt: skip
 
 
 class TailVerdict:
-    """The first of the recorder's sinks: a batch is sampled when its trace is kept, which is what allows its exemplars."""
+    """The first of the recorder's sinks: a batch is sampled when its trace is kept,
+    which is what allows its exemplars.
+    """
 
     def __init__(self, tail: TailProcessor) -> None:
         self._tail = tail

@@ -13,7 +13,9 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 
 def spans(payload: bytes, resource: Resource, scope: InstrumentationScope) -> Iterator[ReadableSpan]:
-    """The spans of an ExportTraceServiceRequest that this package wrote; ``resource`` and ``scope`` are the tracer's."""
+    """The spans of an ExportTraceServiceRequest that this package wrote;
+    ``resource`` and ``scope`` are the tracer's.
+    """
     for of_resource in ExportTraceServiceRequest.FromString(payload).resource_spans:
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:

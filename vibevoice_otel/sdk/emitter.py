@@ -27,7 +27,9 @@ class BatchWriter(Protocol):
     """A cheaper way to export a batch (sdk/span_bytes.py), where the provider's processors allow it."""
 
     def emit(self, batch: Batch, own: trace.SpanContext) -> bool:
-        """Export all records but vibevoice.synthesize, whose context is ``own``; False to have them emitted one by one."""
+        """Export all records but vibevoice.synthesize, whose context is ``own``;
+        False to have them emitted one by one.
+        """
         ...
 
 

@@ -187,7 +187,9 @@ def _update(
 
 
 def _find_keys(plan: _Plan, attributes: Attributes) -> tuple[Any, ...] | None:
-    """The key by which each match knows these attributes, read off the aggregation that the public API made for them."""
+    """The key by which each match knows these attributes, read off the aggregation that the public API made
+    for them.
+    """
     keys = []
     for match in plan.matches:
         wanted = match._view._attribute_keys

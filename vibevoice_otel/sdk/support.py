@@ -141,8 +141,8 @@ def envelope(resource: Resource, scope: InstrumentationScope, max_text: int | No
     }
     attributes: dict[str, Any] = {**values, semconv.ERROR_TYPE.key: "E"}
     sample = sdk_trace.ReadableSpan(
-        name=semconv.STEP.name, context=context, parent=parent, resource=resource, kind=SpanKind.INTERNAL, start_time=1, end_time=2,
-        attributes=attributes, status=Status(StatusCode.ERROR, "E"), instrumentation_scope=scope,
+        name=semconv.STEP.name, context=context, parent=parent, resource=resource, kind=SpanKind.INTERNAL, start_time=1,
+        end_time=2, attributes=attributes, status=Status(StatusCode.ERROR, "E"), instrumentation_scope=scope,
     )  # fmt: skip
     stock = encode_spans([sample])
     outer = stock.resource_spans[0]

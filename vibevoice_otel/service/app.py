@@ -61,16 +61,17 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     @app.get("/")
     async def about() -> dict[str, Any]:
         return {
-            "service": "VibeVoice streaming text to "
-                       "speech", "websocket": "/stream?text=&voice=&cfg=&steps=", "config": "/config",
+            "service": "VibeVoice streaming text to speech",
+            "websocket": "/stream?text=&voice=&cfg=&steps=",
+            "config": "/config",
             "notice": service.notice,
-        }  # fmt: skip
+        }
 
     @app.get("/config")
     async def config() -> dict[str, Any]:
         return {
-            "voices": sorted(service.voice_presets), "default_voice": service.default_voice_key, "cfg": chosen.cfg, "steps": chosen.steps,
-            "max_text": chosen.max_text, "model": service.model_path, "notice": service.notice,
+            "voices": sorted(service.voice_presets), "default_voice": service.default_voice_key, "cfg": chosen.cfg,
+            "steps": chosen.steps, "max_text": chosen.max_text, "model": service.model_path, "notice": service.notice,
         }  # fmt: skip
 
     @app.get("/healthz")

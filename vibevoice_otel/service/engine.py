@@ -30,7 +30,10 @@ RANDOM = "random"
 RANDOM_NOTICE = (
     "the model has random weights: it makes noise, not speech (VIBEVOICE_SERVICE_MODEL takes a real checkpoint)"
 )
-CHECKPOINT_NOTICE = "a checkpoint speaks with a voice of its own: the voices are names only, for there are no recordings to clone them from"
+CHECKPOINT_NOTICE = (
+    "a checkpoint speaks with a voice of its own: the voices are names only, for there are no recordings to clone "
+    "them from"
+)
 #: Seconds that a generation which outlived its request's time is waited for.
 LAST_WAIT = 1.0
 Log = Callable[..., None]

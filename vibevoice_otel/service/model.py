@@ -118,15 +118,17 @@ def random_config() -> VibeVoiceConfig:
     }
     return VibeVoiceConfig(
         text_config={
-            "model_type": "qwen2", "vocab_size": tokens.VOCABULARY, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 65536, "tie_word_embeddings": True,
+            "model_type": "qwen2", "vocab_size": tokens.VOCABULARY, "hidden_size": 128, "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 65536,
+            "tie_word_embeddings": True,
         },
         diffusion_head_config={"hidden_size": 128, "latent_size": 16, "num_hidden_layers": 4, "intermediate_size": 256,
                                "frequency_embedding_size": 64},
         semantic_model_config={"model_type": "vibevoice_acoustic_tokenizer_encoder", **audio},
         audio_config={"model_type": "vibevoice_acoustic_tokenizer", **audio},
-        pad_token_id=tokens.PAD, eos_token_id=tokens.EOS, audio_bos_token_id=tokens.AUDIO_BOS, audio_eos_token_id=tokens.AUDIO_EOS,
-        audio_token_id=tokens.AUDIO,
+        pad_token_id=tokens.PAD, eos_token_id=tokens.EOS, audio_bos_token_id=tokens.AUDIO_BOS,
+        audio_eos_token_id=tokens.AUDIO_EOS, audio_token_id=tokens.AUDIO,
     )  # fmt: skip
 
 

@@ -56,12 +56,14 @@ class Session:
         self._bytes += len(payload)
 
     def summary(self) -> dict[str, Any]:
-        """The trace (W3C traceparent, where there is one), and seconds from the acceptance by this service's own clock."""
+        """The trace (W3C traceparent, where there is one), and seconds from the acceptance by this service's
+        own clock.
+        """
         trace: dict[str, str] = {}
         propagate.inject(trace)
         return {
-            "traceparent": trace.get("traceparent"), "first_audio": self._first_audio, "audio_sec": self._bytes / 48_000,
-            "total": time.monotonic() - self._began,
+            "traceparent": trace.get("traceparent"), "first_audio": self._first_audio,
+            "audio_sec": self._bytes / 48_000, "total": time.monotonic() - self._began,
         }  # fmt: skip
 
     async def flush(self) -> None:

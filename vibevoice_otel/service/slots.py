@@ -27,7 +27,9 @@ class Slots:
         return len(self._waiting)
 
     def enter(self) -> asyncio.Future[None] | None:
-        """What is done when it is this request's turn; None when no place is left. A place is given back by ``leave``."""
+        """What is done when it is this request's turn; None when no place is left.
+        A place is given back by ``leave``.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._free > 0:
             self._free -= 1

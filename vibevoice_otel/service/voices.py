@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 NAMES = (
-    "de-Spk0_man", "de-Spk1_woman", "en-Carter_man", "en-Davis_man", "en-Emma_woman", "en-Frank_man", "en-Grace_woman", "en-Mike_man",
-    "fr-Spk0_man", "fr-Spk1_woman", "in-Samuel_man", "it-Spk0_woman", "it-Spk1_man", "jp-Spk0_man", "jp-Spk1_woman", "kr-Spk0_woman",
-    "kr-Spk1_man", "nl-Spk0_man", "nl-Spk1_woman", "pl-Spk0_man", "pl-Spk1_woman", "pt-Spk0_woman", "pt-Spk1_man", "sp-Spk0_woman",
-    "sp-Spk1_man",
+    "de-Spk0_man", "de-Spk1_woman", "en-Carter_man", "en-Davis_man", "en-Emma_woman", "en-Frank_man", "en-Grace_woman",
+    "en-Mike_man",
+    "fr-Spk0_man", "fr-Spk1_woman", "in-Samuel_man", "it-Spk0_woman", "it-Spk1_man", "jp-Spk0_man", "jp-Spk1_woman",
+    "kr-Spk0_woman",
+    "kr-Spk1_man", "nl-Spk0_man", "nl-Spk1_woman", "pl-Spk0_man", "pl-Spk1_woman", "pt-Spk0_woman", "pt-Spk1_man",
+    "sp-Spk0_woman", "sp-Spk1_man",
 )  # fmt: skip
 PROMPT_TOKENS = 48
 

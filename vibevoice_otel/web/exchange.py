@@ -1,4 +1,5 @@
-"""One HTTP request and its answer, whatever the server's interface is: a candidate that the generation linked to it opens.
+"""One HTTP request and its answer, whatever the server's interface is: a candidate that the generation linked to it
+opens.
 
 Nothing is read or sent on our account and no body is kept: what passes is looked at.
 """

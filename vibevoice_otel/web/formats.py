@@ -24,7 +24,10 @@ from typing import Protocol
 MOST_HEADER = 1 << 20
 #: An event of base64 audio, by the names of OpenAI's ``speech.audio.delta`` and of servers like it. Under the names
 #: that words have too (a transcript's ``delta``) it is told by its length: no word has so many letters.
-_EVENT_AUDIO = r'"(?:audio|audio_chunk|audio_data)"\s*:\s*"[A-Za-z0-9+/]{4}|"(?:delta|chunk|data|payload)"\s*:\s*"[A-Za-z0-9+/]{64}'
+_EVENT_AUDIO = (
+    r'"(?:audio|audio_chunk|audio_data)"\s*:\s*"[A-Za-z0-9+/]{4}'
+    r'|"(?:delta|chunk|data|payload)"\s*:\s*"[A-Za-z0-9+/]{64}'
+)
 _IN_BYTES, _IN_TEXT = re.compile(_EVENT_AUDIO.encode()), re.compile(_EVENT_AUDIO)
 #: Bytes of an event that may have begun in the message before.
 _EVENT_BEGINS = 128
@@ -206,7 +209,8 @@ def is_audio(text: str) -> bool:
 
 _BY_TYPE: dict[str, type[_Headed]] = {
     "audio/wav": Wav, "audio/x-wav": Wav, "audio/wave": Wav, "audio/vnd.wave": Wav, "audio/ogg": Ogg, "audio/opus": Ogg,
-    "application/ogg": Ogg, "audio/mpeg": Mp3, "audio/mp3": Mp3, "audio/aac": Aac, "audio/flac": Flac, "audio/x-flac": Flac,
+    "application/ogg": Ogg, "audio/mpeg": Mp3, "audio/mp3": Mp3, "audio/aac": Aac, "audio/flac": Flac,
+    "audio/x-flac": Flac,
 }  # fmt: skip
 _RAW = frozenset({"audio/pcm", "audio/l16", "audio/raw", "audio/x-raw"})
 _BY_MAGIC: tuple[tuple[bytes, type[_Headed]], ...] = (

@@ -53,8 +53,8 @@ class WsgiExchange(Exchange):
         self._sending: tuple[int, bytes] | None = None  # what the server has taken last, and when
 
     def routed(self, route: str | None) -> None:
-        """The application is about to answer, by the route that it declares so: a layer of OpenTelemetry's inside it has
-        begun its SERVER span by now.
+        """The application is about to answer, by the route that it declares so: a layer of OpenTelemetry's inside it
+        has begun its SERVER span by now.
         """
         self._declared = route
         server = trace.get_current_span()

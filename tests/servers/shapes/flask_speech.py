@@ -1,5 +1,5 @@
-"""Flask, under waitress or werkzeug's own threaded server: streamed from a plain thread, collected in the view, by form and
-by URL.
+"""Flask, under waitress or werkzeug's own threaded server: streamed from a plain thread, collected in the view, by form
+and by URL.
 
     python -m shapes.flask_speech waitress | werkzeug
 """

@@ -1,4 +1,6 @@
-"""Upstream's server with its own ``stream``: one generate for each sentence, 48 kHz; and a POST that collects the same."""
+"""Upstream's server with its own ``stream``: one generate for each sentence, 48 kHz;
+and a POST that collects the same.
+"""
 
 import asyncio
 import threading

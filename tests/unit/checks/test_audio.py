@@ -158,7 +158,9 @@ def test_what_the_checks_cost() -> None:
 
 
 def test_another_thread_does_the_work() -> None:
-    """The thread that delivers only keeps a reference; the checks' own thread empties what waits, and ends when told."""
+    """The thread that delivers only keeps a reference; the checks' own thread empties what waits,
+    and ends when told.
+    """
     checker, checks = Checker(), AudioChecks()
     checks.take(speech(0.5), 12_000)
     checker.note(checks)

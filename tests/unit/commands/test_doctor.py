@@ -47,7 +47,9 @@ def test_one_page_for_several_workers_is_wrong(environment: dict[str, str], work
     ],
 )
 def test_one_worker_has_its_page(environment: dict[str, str], workers: int | None) -> None:
-    """With one process, or none known of, the page is there; what the operator says counts more than the environment."""
+    """With one process, or none known of, the page is there; what the operator says counts more than the
+    environment.
+    """
     assert [each.level for each in doctor.exports({**PAGE, **environment}, workers)] == ["note", "ok"]
 
 

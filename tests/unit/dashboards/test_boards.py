@@ -98,7 +98,9 @@ def test_marks_read_names_of_the_contract(uid: str) -> None:
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_own_series_are_filtered_by_what_the_reader_chose(expression: str) -> None:
-    """Each selector of a series of ours obeys $service and $environment, and $instance unless it was recorded without."""
+    """Each selector of a series of ours obeys $service and $environment,
+    and $instance unless it was recorded without.
+    """
     for name in names.metrics(expression) - names.FOREIGN:
         chosen = [labels for selected, labels in names.selectors(expression) if selected == name]
         assert chosen, name
@@ -220,7 +222,9 @@ def test_traceql_is_well_formed(traceql: str) -> None:
 
 @pytest.mark.parametrize("traceql", sorted({*TRACEQL.values()}))
 def test_traceql_asks_no_regex_of_what_may_be_absent(traceql: str) -> None:
-    """An absent attribute matches no regex, ``.*`` included: it is asked for its absence too, or every request carries it."""
+    """An absent attribute matches no regex, ``.*`` included: it is asked for its absence too, or every request carries
+    it.
+    """
     for alternatives in conditions(traceql):
         for key in (each.partition(" =~ ")[0] for each in alternatives if " =~ " in each):
             assert key in CARRIED or f"{key} = nil" in alternatives, key
@@ -234,7 +238,9 @@ def test_links_lead_to_the_lists_of_requests() -> None:
 
 
 def test_from_health_to_the_slowest_step_in_four_clicks() -> None:
-    """Health's latency panel, its late requests, the slowest one's steps, the slowest of them: each link is there and keeps the filters."""
+    """Health's latency panel, its late requests, the slowest one's steps, the slowest of them: each link is there and
+    keeps the filters.
+    """
     boards = {uid: {panel["id"]: panel for panel in load(uid)["panels"]} for uid in TITLES}
     (first,) = (link["url"] for link in boards["vibevoice-health"][11]["links"] if link["title"].startswith("Traces"))
     assert first.startswith("/d/vibevoice-root-cause?viewPanel=30&")
@@ -257,7 +263,9 @@ def test_from_health_to_the_slowest_step_in_four_clicks() -> None:
 
 
 def test_a_wrong_edge_or_suffix_is_refused() -> None:
-    """A share above something that is no bucket edge would be silently interpolated, a suffix that does not fit never found."""
+    """A share above something that is no bucket edge would be silently interpolated, a suffix that does not fit never
+    found.
+    """
     with pytest.raises(ValueError, match=r"has no bucket edge at 0\.47"):
         share_above(0.47, semconv.FIRST_AUDIO, "5m", "")
     with pytest.raises(ValueError, match="suffix '_count' does not fit"):

@@ -34,7 +34,9 @@ def panel(board: str, number: int) -> dict[str, Any]:
 
 
 def spans(attributes: dict[str, list[Any]], durations: list[int]) -> data.Frame:
-    """Rows of spans: service, name, id and start of each, attributes as text in alphabetical order, duration in nanoseconds."""
+    """Rows of spans: service, name, id and start of each, attributes as text in alphabetical order, duration in
+    nanoseconds.
+    """
     count = len(durations)
 
     def text(name: str, title: str, values: list[Any], **config: Any) -> dict[str, Any]:

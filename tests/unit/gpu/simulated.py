@@ -19,7 +19,9 @@ from vibevoice_otel.recording.timeline import Asked, Timeline
 
 @dataclass
 class Run:
-    """``truth``: per kind, the (start, end) in true host ns of what the device did, as our marks are meant to bound it."""
+    """``truth``: per kind, the (start, end) in true host ns of what the device did,
+    as our marks are meant to bound it.
+    """
 
     gpu: FakeGpu
     syncs: bool = True  # the model waits for each frame's audio

@@ -40,8 +40,10 @@ def trace() -> dict[str, list[dict[str, object]]]:
 
     return {
         "traceEvents": [
-            launch(1, 1, "cudaMemcpyAsync"), work(2, 3, 1, "gpu_memcpy"), mark(5, gpu.BASE), launch(6, 2), launch(7, 3), mark(9, gpu.STEP),
-            work(10, 14, 2), work(13, 20, 3), launch(10, 4), launch(11, 5), mark(12, gpu.STEP), work(30, 31, 4), work(39, 40, 5),
+            launch(1, 1, "cudaMemcpyAsync"), work(2, 3, 1, "gpu_memcpy"), mark(5, gpu.BASE), launch(6, 2), launch(7, 3),
+            mark(9, gpu.STEP),
+            work(10, 14, 2), work(13, 20, 3), launch(10, 4), launch(11, 5), mark(12, gpu.STEP), work(30, 31, 4),
+            work(39, 40, 5),
             launch(13, 6, "cudaStreamSynchronize"), launch(14, 7, "cudaStreamSynchronize"), mark(15, gpu.STEP),
         ]
     }  # fmt: skip

@@ -20,7 +20,9 @@ from vibevoice_otel.recording.timeline import Timeline, bound, thread
 
 
 class FakeCuda(types.SimpleNamespace):
-    """The functions that CudaDevice calls; whatever else it called would raise AttributeError, a synchronising one too."""
+    """The functions that CudaDevice calls; whatever else it called would raise AttributeError,
+    a synchronising one too.
+    """
 
     def __init__(self, fraction: float = 0.5) -> None:
         super().__init__(

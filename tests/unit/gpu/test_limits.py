@@ -1,4 +1,6 @@
-"""Who is the limit: each case of a fake card and host whose truth is known gets its own word, and a bound that holds."""
+"""Who is the limit: each case of a fake card and host whose truth is known gets its own word,
+and a bound that holds.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,7 @@ def test_what_nobody_knows_is_not_told() -> None:
         ({Limit.CARD: 4.0, Limit.CORE: 3.6, Limit.LOCK: 2.4}, 0.0, Limit.CORE),
         ({Limit.CARD: 4.0, Limit.CORE: 3.4, Limit.LOCK: 2.6}, 0.0, Limit.LOCK),
     ],
-)  # fmt: skip
+)
 def test_verdict(seconds: dict[str, float], error: float, word: Limit) -> None:
     """Exactly one word, the larger of both sides; none where the clocks' error spans the line."""
     assert verdict(seconds, error) is word

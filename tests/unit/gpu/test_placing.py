@@ -329,7 +329,9 @@ def test_idle_is_what_the_host_left_between_the_parts() -> None:
 
 
 def test_launching_and_queueing_are_kept_apart() -> None:
-    """Where the stream was dry the delay is the launch's; where it had work, the queue's; a step has one or the other."""
+    """Where the stream was dry the delay is the launch's; where it had work, the queue's;
+    a step has one or the other.
+    """
     dry = generated(Run(FakeGpu(launch=20 * US), step_ns=10 * US, pass_ns=10 * US, host_ns=300 * US)).finish()
     (block,) = blocks(dry, semconv.STEP, semconv.Clock.DEVICE)
     launch, queue = block.measures["launch_latency"], block.measures["queue_latency"]

@@ -1,4 +1,6 @@
-"""Notes around a foreign function: it is called once, its result and its exceptions are its own, whatever a note meets."""
+"""Notes around a foreign function: it is called once, its result and its exceptions are its own,
+whatever a note meets.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ def main(seeds: int) -> None:
 
 
 def drawn(seeds: int) -> None:
-    """Services drawn at random, so that what the model leaves out differs from one to the next; not in whole streams."""
+    """Services drawn at random, so that what the model leaves out differs from one to the next;
+    not in whole streams.
+    """
     for name, kind in (("slots of their own", False), ("slots that slow each other down", True), ("both", None)):
         hits, reach, off = 0, [], []
         for seed in range(seeds):

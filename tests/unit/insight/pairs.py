@@ -70,7 +70,9 @@ class Pair:
     failed: tuple[Side, Side]
 
     def naive_p95(self) -> float:
-        """What two dashboards' P95 say: pooled over strata, interpolated in the bucket as Prometheus does; B / A - 1."""
+        """What two dashboards' P95 say: pooled over strata, interpolated in the bucket as Prometheus does;
+        B / A - 1.
+        """
         return prometheus_p95(self.seconds[1]) / prometheus_p95(self.seconds[0]) - 1
 
 

@@ -70,16 +70,16 @@ class Service:
 
 def host_bound(seed: int) -> Service:
     """One process whose host is the limit, drawn at random: as on an H100 the host launches more slowly than the card
-    computes, and kernels are at work in a tenth of a frame. Half of them slow their own streams down, as one interpreter
-    does; about half of what they could make is asked of them.
+    computes, and kernels are at work in a tenth of a frame. Half of them slow their own streams down, as one
+    interpreter does; about half of what they could make is asked of them.
     """
     rng = np.random.default_rng([seed, 20])
     slots, full = int(rng.integers(2, 11)), float(rng.uniform(0.4, 0.85))
     shared = float(rng.choice([0.0, rng.uniform(0, 0.8)]))
     load, law = float(rng.uniform(0.35, 0.65)), str(rng.choice(["exponential", "lognormal", "constant"]))
     return Service(
-        rate=load * slots / full / 10, slots=slots, base=(1 - shared) * full, slope=shared * full / slots, audio_law=law,
-        memory_base=1, memory_stream=0.05, device=0.5 * full, host=0.97, kernel_share=0.1,
+        rate=load * slots / full / 10, slots=slots, base=(1 - shared) * full, slope=shared * full / slots,
+        audio_law=law, memory_base=1, memory_stream=0.05, device=0.5 * full, host=0.97, kernel_share=0.1,
     )  # fmt: skip
 
 

@@ -215,7 +215,9 @@ def by_name(card: CardAnswer, name: str) -> LimitAnswer:
 
 
 def test_the_card_itself_may_bind() -> None:
-    """Device time bounds the card from below where it is scarcer than slots; host time of the same names is left out."""
+    """Device time bounds the card from below where it is scarcer than slots;
+    host time of the same names is left out.
+    """
     card = capacity(MemorySource(observe(dataclasses.replace(QUEUE, device=0.2), 2)), concurrency=4).cards[0]
     tight = by_name(card, "card")
     assert tight.streams == pytest.approx(5.0)
@@ -325,7 +327,9 @@ def test_a_card_that_two_processes_share_is_counted_once() -> None:
 
 
 def test_little_of_dcgm_does_not_count() -> None:
-    """An exporter that came an hour ago tells too little of six hours to resample: the sample, or the interval, stands."""
+    """An exporter that came an hour ago tells too little of six hours to resample: the sample,
+    or the interval, stands.
+    """
     scrapes = observe(dataclasses.replace(HOST_BOUND, card="GPU-6c3f8a52", dcgm=0.04), 2)
     for series in ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_PROF_SM_ACTIVE"):
         for values in scrapes.series[series].values():
@@ -379,7 +383,9 @@ def test_mixed_cards_are_answered_apart() -> None:
 
 
 def test_peaks_between_scrapes_are_kept_free() -> None:
-    """Memory that comes and goes between two scrapes shows in the peak alone, and takes from what is left for streams."""
+    """Memory that comes and goes between two scrapes shows in the peak alone,
+    and takes from what is left for streams.
+    """
     calm = memory_of(capacity(MemorySource(observe(MEMORY, 4)), concurrency=12).cards[0])
     spiky = capacity(MemorySource(observe(dataclasses.replace(MEMORY, spike=6.0), 4)), concurrency=12).cards[0]
     assert any("Peaks rose" in note for note in spiky.notes)

@@ -115,7 +115,9 @@ def test_its_variables_are_known_to_the_settings() -> None:
 
 
 def test_no_store_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is down is one line and exit code 1, never a traceback; the address may come from the environment."""
+    """A store that is down is one line and exit code 1, never a traceback;
+    the address may come from the environment.
+    """
     monkeypatch.setenv(cli.URL_VARIABLE, "http://127.0.0.1:1")
     assert cli.main(["voices"]) == 1
     error = capsys.readouterr().err

@@ -147,7 +147,9 @@ def test_an_unheard_voice_is_judged_by_all() -> None:
 
 
 def test_extrapolation_is_said_and_not_recommended() -> None:
-    """When the highest steps seen do, that more were never tried is said; the recommendation stays with what was seen."""
+    """When the highest steps seen do, that more were never tried is said;
+    the recommendation stays with what was seen.
+    """
     few = dataclasses.replace(SERVICE, settings=tuple(s for s in SERVICE.settings if int(s.steps) <= 10))
     found = recommend(MemorySource(observe(few, 1)), text_length=800, voice=VOICE)
     assert found.steps == 10

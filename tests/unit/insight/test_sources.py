@@ -60,7 +60,9 @@ def store() -> Iterator[Store]:
 
 
 def test_what_is_asked(store: Store) -> None:
-    """Matchers on every selector, quoted; token and headers sent; time and window as set; a path before the API kept."""
+    """Matchers on every selector, quoted; token and headers sent; time and window as set;
+    a path before the API kept.
+    """
     source = PrometheusSource(
         f"{store.url}/tenant/",
         window=3600,

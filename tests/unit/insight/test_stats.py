@@ -48,7 +48,9 @@ def test_rate_is_garwoods() -> None:
 
 
 def test_a_quantile_bounds_the_truth() -> None:
-    """The bounds hold the true P95 at least at their stated confidence, whatever the distribution within the buckets."""
+    """The bounds hold the true P95 at least at their stated confidence,
+    whatever the distribution within the buckets.
+    """
     rng = np.random.default_rng(1)
     truth = 0.2 * math.exp(0.5 * 1.6449)
     hits = 0
@@ -193,7 +195,9 @@ def test_blocking_and_waiting_are_erlangs() -> None:
 
 
 def test_mean_wait_is_pollaczek_khinchines_for_one_slot() -> None:
-    """With one slot the formula is exact: M/D/1 at half load waits half a service time on average, M/M/1 a whole one."""
+    """With one slot the formula is exact: M/D/1 at half load waits half a service time on average,
+    M/M/1 a whole one.
+    """
     wait = queueing.mean_wait(one(0.5), one(1.0), one(1.0), one(0.0), np.array([1]), np.array([0.5, 1.0]))
     assert wait.tolist() == pytest.approx([0.5, 1.0])
 

@@ -42,7 +42,8 @@ def test_what_does_no_harm_is_seldom_taken_back(truth: Truth) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "control", "requests"), [("loops in 20 % instead of 0.5 %", 0.05, 3000), ("late in 15 % instead of 3 %", 0.2, 3000)]
+    ("name", "control", "requests"),
+    [("loops in 20 % instead of 0.5 %", 0.05, 3000), ("late in 15 % instead of 3 %", 0.2, 3000)]
 )  # fmt: skip
 def test_what_does_harm_is_taken_back(name: str, control: float, requests: int) -> None:
     """In nine of ten runs."""
@@ -158,7 +159,9 @@ def test_a_setting_that_does_harm_is_taken_back_and_said(recorder: Recorder, cap
 
 
 def test_a_share_is_left_and_a_harmless_setting_stays(recorder: Recorder) -> None:
-    """One request in twenty is left, whatever is applied, and the span says so; the service's own setting is not drawn."""
+    """One request in twenty is left, whatever is applied, and the span says so;
+    the service's own setting is not drawn.
+    """
     policy, draws = watched()
     for served in range(60):
         draws.append(0.049 if served % 20 == 0 else 0.05)
@@ -185,8 +188,8 @@ def test_probes_and_warm_ups_are_no_evidence() -> None:
 
 
 def test_nothing_grows_with_requests_or_settings(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
-    """A request keeps its own trial and leaves with it; past the bound a setting is not applied; unobserved requests are
-    said once.
+    """A request keeps its own trial and leaves with it; past the bound a setting is not applied; unobserved requests
+    are said once.
     """
     policy, _ = watched()
     timeline = recorder.open("work", context=Context())

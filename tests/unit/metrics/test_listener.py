@@ -109,7 +109,9 @@ def test_every_bucket_of_the_worst_gap_has_an_exemplar() -> None:
 
 
 def test_lengths_and_durations() -> None:
-    """A request of 12 characters and two frames: its text, audio, duration and the one interval between its two sends."""
+    """A request of 12 characters and two frames: its text, audio, duration and the one interval between its
+    two sends.
+    """
     found = Derived(finish(request()))
     sums = {m: [(p.count, p.sum, dict(p.attributes)) for p in found.points(m)] for m in (
         semconv.TEXT_LENGTHS, semconv.AUDIO_SECONDS, semconv.REQUEST_DURATION, semconv.CHUNK_INTERVAL)}  # fmt: skip

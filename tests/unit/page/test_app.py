@@ -37,8 +37,10 @@ class Page:
 
     async def report(self, **changes: Any) -> httpx.Response:
         body = {
-            "trace": f"{TRACE:032x}", "started": time.time() - 1, "first_sound": 0.2, "seconds": 0.9, "outcome": "complete", "underruns": 0,
-            "underrun_seconds": 0.0, "played_seconds": 0.5, "clock_offset": 0.0, "clock_error": 0.001, "close_code": 1000, **changes,
+            "trace": f"{TRACE:032x}", "started": time.time() - 1, "first_sound": 0.2, "seconds": 0.9,
+            "outcome": "complete", "underruns": 0,
+            "underrun_seconds": 0.0, "played_seconds": 0.5, "clock_offset": 0.0, "clock_error": 0.001,
+            "close_code": 1000, **changes,
         }  # fmt: skip
         return await self.client.post("/api/listener", json=body)
 

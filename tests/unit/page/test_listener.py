@@ -27,8 +27,10 @@ NOW = 1_800_000_000.0
 
 def report(**changes: Any) -> dict[str, Any]:
     return {
-        "trace": "ab" * 16, "started": NOW - 3, "first_sound": 0.29, "seconds": 2.5, "outcome": "complete", "underruns": 2,
-        "underrun_seconds": 0.25, "played_seconds": 2.1, "clock_offset": 0.5, "clock_error": 0.001, "close_code": 1000, **changes,
+        "trace": "ab" * 16, "started": NOW - 3, "first_sound": 0.29, "seconds": 2.5, "outcome": "complete",
+        "underruns": 2,
+        "underrun_seconds": 0.25, "played_seconds": 2.1, "clock_offset": 0.5, "clock_error": 0.001, "close_code": 1000,
+        **changes,
     }  # fmt: skip
 
 
@@ -43,12 +45,14 @@ def test_a_report_is_placed_on_the_servers_clock() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"started": NOW + 60}, "started"), ({"started": 0}, "started"), ({"started": "now"}, "started"), ({"seconds": -1}, "seconds"),
+        ({"started": NOW + 60}, "started"), ({"started": 0}, "started"), ({"started": "now"}, "started"),
+        ({"seconds": -1}, "seconds"),
         ({"seconds": 1e9}, "seconds"), ({"first_sound": 2.6}, "first_sound"), ({"first_sound": -0.1}, "first_sound"),
         ({"underruns": -1}, "underruns"), ({"underruns": 1e9}, "underruns"), ({"underruns": True}, "underruns"),
-        ({"underrun_seconds": 99}, "underrun_seconds"), ({"played_seconds": 99}, "played_seconds"), ({"clock_offset": 1e6}, "clock_offset"),
-        ({"clock_error": -1}, "clock_error"), ({"clock_error": float("nan")}, "clock_error"), ({"clock_error": None}, "clock_error"),
-        ({"outcome": "<b>"}, "outcome"), ({"close_code": 7}, "close_code"),
+        ({"underrun_seconds": 99}, "underrun_seconds"), ({"played_seconds": 99}, "played_seconds"),
+        ({"clock_offset": 1e6}, "clock_offset"),
+        ({"clock_error": -1}, "clock_error"), ({"clock_error": float("nan")}, "clock_error"),
+        ({"clock_error": None}, "clock_error"), ({"outcome": "<b>"}, "outcome"), ({"close_code": 7}, "close_code"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(changes: dict[str, Any], named: str) -> None:

@@ -150,7 +150,9 @@ def test_no_message_is_large() -> None:
 
 
 def test_left_out_spans_are_marked_and_the_text_is_never_shown() -> None:
-    """The budget's word on each row is told; the spoken text is not, even where the operator lets it into the traces."""
+    """The budget's word on each row is told; the spoken text is not, even where the operator lets it into the
+    traces.
+    """
     timeline = request()
     timeline.asked.text = "my secret words"
     batch = finish(timeline)

@@ -63,7 +63,8 @@ BYTES: dict[str, Callable[[bytes], object]] = {
 SHAPES = (
     '/x?a"{}b', "/x?{}b", "{}a", '{}"', "{}?", "{}'", "{}%", "{}&", "{}=", "{}%41", "{}%zz&",
     "{}text=", "{};text=", "{}a=b&", "{}%74ext=%&",
-    "voice={}%2", "cfg={}1", "cfg={}1e", "{}traceparent=00-", "{}00-0", "{}a:", "{}[", "{}1.", "{},synthetic=", "{} ", "{}\u00e9",
+    "voice={}%2", "cfg={}1", "cfg={}1e", "{}traceparent=00-", "{}00-0", "{}a:", "{}[", "{}1.", "{},synthetic=", "{} ",
+    "{}\u00e9",
 )  # fmt: skip
 #: Characters, each doubled: a square shows at the small end in seconds, at the large end a slighter excess does.
 SIZES = (1 << 14, 1 << 19)

@@ -19,9 +19,10 @@ from vibevoice_otel.settings import Settings
 CANARY = "canary7f3a"
 TEXT = quote_plus(f"say {CANARY} aloud")
 WAYS = [
-    f"text={TEXT}", f"TEXT={TEXT}&text=x", f"te%78t={TEXT}", f"voice={TEXT}&text=x", f"voice={CANARY}&text=x", f"cfg={CANARY}&text=x",
-    f"steps={CANARY}&text=x", f"text={TEXT}&fail=1", f"txt={CANARY}", f"{CANARY}", f"{CANARY}=1&text=x", f"text=a;{CANARY}",
-    f"text=x&note={TEXT}", f"text=a%26{CANARY}", f"text={TEXT}&traceparent={CANARY}",
+    f"text={TEXT}", f"TEXT={TEXT}&text=x", f"te%78t={TEXT}", f"voice={TEXT}&text=x", f"voice={CANARY}&text=x",
+    f"cfg={CANARY}&text=x",
+    f"steps={CANARY}&text=x", f"text={TEXT}&fail=1", f"txt={CANARY}", f"{CANARY}", f"{CANARY}=1&text=x",
+    f"text=a;{CANARY}", f"text=x&note={TEXT}", f"text=a%26{CANARY}", f"text={TEXT}&traceparent={CANARY}",
 ]  # fmt: skip
 
 

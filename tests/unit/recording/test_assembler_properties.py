@@ -24,12 +24,12 @@ from vibevoice_otel.recording.timeline import Asked, Timeline
 
 #: What may happen next in a request; the time until then is drawn with it (nanoseconds).
 EVENTS = (
-    "frame", "base", "step", "decode", "positive", "negative", "prefill", "connector", "semantic", "put", "look", "silent", "nan", "send",
-    "drain", "cancel", "end generate", "close", "fail", "sticky",
+    "frame", "base", "step", "decode", "positive", "negative", "prefill", "connector", "semantic", "put", "look",
+    "silent", "nan", "send", "drain", "cancel", "end generate", "close", "fail", "sticky",
 )  # fmt: skip
 LEAVES = {
-    "decode": Leaf.DECODE, "positive": Leaf.LM_POSITIVE, "negative": Leaf.LM_NEGATIVE, "prefill": Leaf.PREFILL, "connector": Leaf.CONNECTOR,
-    "semantic": Leaf.SEMANTIC_ENCODE,
+    "decode": Leaf.DECODE, "positive": Leaf.LM_POSITIVE, "negative": Leaf.LM_NEGATIVE, "prefill": Leaf.PREFILL,
+    "connector": Leaf.CONNECTOR, "semantic": Leaf.SEMANTIC_ENCODE,
 }  # fmt: skip
 
 
@@ -181,8 +181,10 @@ def test_histograms_equal_the_records(events: list[tuple[str, int, int]], synthe
     provider.shutdown()
     expected: dict[str, list[float]] = {}
     feeds = {
-        semconv.STEP: semconv.INFERENCE, semconv.DECODE: semconv.DECODE_DURATION, semconv.PREFILL: semconv.PREFILL_DURATION,
-        semconv.FIRST_CHUNK: semconv.FIRST_AUDIO, semconv.QUEUE: semconv.QUEUE_DURATION, semconv.PREPROCESS: semconv.PREPROCESS_DURATION,
+        semconv.STEP: semconv.INFERENCE, semconv.DECODE: semconv.DECODE_DURATION,
+        semconv.PREFILL: semconv.PREFILL_DURATION,
+        semconv.FIRST_CHUNK: semconv.FIRST_AUDIO, semconv.QUEUE: semconv.QUEUE_DURATION,
+        semconv.PREPROCESS: semconv.PREPROCESS_DURATION,
     }  # fmt: skip
     for span, _, _, start, end in spans(story.batches):
         if span in feeds:

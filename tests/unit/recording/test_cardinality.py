@@ -22,8 +22,8 @@ from vibevoice_otel.settings import Settings
 
 VOICES = [f"en-Voice{n}_woman" for n in range(25)]
 ODD = [
-    "", " ", "other", "voice\n", 'quo"te', "back\\slash", "日本語", "\u202e", "\x00", "a" * 10_000, "{}", "en-Voice0_woman ",
-    "EN-VOICE0_WOMAN",
+    "", " ", "other", "voice\n", 'quo"te', "back\\slash", "日本語", "\u202e", "\x00", "a" * 10_000, "{}",
+    "en-Voice0_woman ", "EN-VOICE0_WOMAN",
     "\ud800",
 ]  # fmt: skip
 CFGS: list[float | None] = [math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, 1e308, 5e-324, 10.04, 10.06, 1.25, None]

@@ -24,13 +24,17 @@ class Model:
     ("config", "name", "revision"),
     [
         ({"_name_or_path": "microsoft/VibeVoice-1.5B", "_commit_hash": COMMIT}, "microsoft/VibeVoice-1.5B", COMMIT),
-        ({"_name_or_path": f"/cache/models--x--y/snapshots/{COMMIT}"}, f"/cache/models--x--y/snapshots/{COMMIT}", COMMIT),
+        (
+            {"_name_or_path": f"/cache/models--x--y/snapshots/{COMMIT}"},
+            f"/cache/models--x--y/snapshots/{COMMIT}",
+            COMMIT,
+        ),
         ({"_name_or_path": "/weights/tuned", "_commit_hash": None}, "/weights/tuned", None),
         ({"_name_or_path": ""}, None, None),
         ({}, None, None),
         ({"_name_or_path": 7, "_commit_hash": object()}, None, None),
     ],
-)  # fmt: skip
+)
 def test_a_model_is_known_by_its_configuration(config: dict[str, Any], name: str | None, revision: str | None) -> None:
     """The hub's commit, or the snapshot's folder; a plain folder has no revision, and none is made up."""
     assert Models().of(Model(**config)) == Identity(name, revision)

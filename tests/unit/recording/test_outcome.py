@@ -88,10 +88,10 @@ def test_outcome(name: str) -> None:
 
 
 TABLE = {
-    400: "rejected", 401: "rejected", 403: "rejected", 404: "rejected", 413: "rejected", 422: "rejected", 429: "rejected",
-    499: "cancelled", 500: "error", 502: "error", 503: "rejected", 504: "timeout",
-    1003: "rejected", 1008: "rejected", 1009: "rejected", 1011: "error", 1012: "error", 1013: "rejected", 3000: "rejected",
-    3003: "rejected", 4401: "rejected", 4403: "rejected",
+    400: "rejected", 401: "rejected", 403: "rejected", 404: "rejected", 413: "rejected", 422: "rejected",
+    429: "rejected", 499: "cancelled", 500: "error", 502: "error", 503: "rejected", 504: "timeout",
+    1003: "rejected", 1008: "rejected", 1009: "rejected", 1011: "error", 1012: "error", 1013: "rejected",
+    3000: "rejected", 3003: "rejected", 4401: "rejected", 4403: "rejected",
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""A request that generates several times, a loop over sentences: each call is a span of its own, and the sums are true."""
+"""A request that generates several times, a loop over sentences: each call is a span of its own,
+and the sums are true.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def roots(observed: Pipeline) -> list[Any]:
 
 
 def test_what_the_service_speaks_before_it_is_ready_is_in_no_objective() -> None:
-    """The request of the start is marked and counted apart, and its model load is told; the one after readiness counts."""
+    """The request of the start is marked and counted apart, and its model load is told;
+    the one after readiness counts.
+    """
     app = app_that_warms_up()
     with pipeline(app=app) as observed:
         assert asyncio.run(started(app))[0] == "lifespan.startup.complete"

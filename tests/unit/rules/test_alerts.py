@@ -71,7 +71,9 @@ def test_a_burn_that_is_over_is_silent(tmp_path: Path) -> None:
 
 
 def test_the_text_that_people_read(tmp_path: Path) -> None:
-    """Summary and description name the voice, the service and the figure, and the link leads to the alert's own page."""
+    """Summary and description name the voice, the service and the figure,
+    and the link leads to the alert's own page.
+    """
     alert = "VibeVoiceVoiceSpecificFailureRate"
     (spec,) = (each for each in alerts() if each.name == alert)
     expected = {

@@ -187,7 +187,9 @@ GROUP = "alertname, service_name, environment"
 
 
 def test_a_week_of_every_fault(tmp_path: Path) -> None:
-    """Quiet services send nothing; each fault that listeners suffer from is one page, and any is two tickets at most."""
+    """Quiet services send nothing; each fault that listeners suffer from is one page,
+    and any is two tickets at most.
+    """
     need("promtool")
     series: dict[str, str] = {}
     for name in (*FAULTS, *QUIET):
@@ -211,7 +213,10 @@ def test_a_week_of_every_fault(tmp_path: Path) -> None:
     pages = f'group by ({GROUP}) (count_over_time(({sent()} and ALERTS{{severity="critical"}})[{over}]))'
     tickets = f"group by ({GROUP}) (count_over_time(({sent()})[{over}])) unless on ({GROUP}) {pages}"
     # Of these, chance leaves a ticket at some: one request in 60 is late, and in a week some half hour has ten of them.
-    faulty = 'label_replace(vibevoice_build_info{service!~"quiet.*|collector-gone"}, "service_name", "$1", "service", "(.+)")'
+    faulty = (
+        'label_replace(vibevoice_build_info{service!~"quiet.*|collector-gone"}, "service_name", "$1", "service", '
+        '"(.+)")'
+    )
     quiet = faulty.replace("!~", "=~")
     paged = [name for name, (_, count) in FAULTS.items() if count]
     checks = [

@@ -253,7 +253,9 @@ def metrics(batches: list[Batch]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("trace", [20, 60, 120])
 def test_histograms_are_complete_and_exemplars_name_spans_that_exist(trace: int) -> None:
-    """Every step is counted; each exemplar names an exported span: the step, else its frame, else vibevoice.generate."""
+    """Every step is counted; each exemplar names an exported span: the step, else its frame,
+    else vibevoice.generate.
+    """
     batch = finish(request(frames=30, steps=3))
     one, _, _ = budget(trace=trace)
     one.consume(batch)

@@ -63,7 +63,9 @@ def test_a_slow_first_audio_is_kept_with_its_exemplar() -> None:
 
 
 def test_a_listener_who_ran_dry_is_kept() -> None:
-    """66 ms of audio and a second chunk 300 ms later: of three good requests that one is exported, whole, and says so."""
+    """66 ms of audio and a second chunk 300 ms later: of three good requests that one is exported, whole,
+    and says so.
+    """
     with pipeline(TailSampler(0.0), PATIENT) as service:
         service.run(b"text=a", b"text=a&gap=0.3", b"text=a")
         (spans,) = service.traces().values()

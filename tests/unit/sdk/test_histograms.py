@@ -125,7 +125,9 @@ def _point(point: Any) -> object:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(BLOCK, max_size=5), st.booleans())
 def test_a_collection_is_the_same_to_the_last_bit(recorded: list[list[tuple[float, int]]], traced: bool) -> None:
-    """Counts, sums, least and greatest, and the exemplar of every bucket are the public API's, whatever was recorded."""
+    """Counts, sums, least and greatest, and the exemplar of every bucket are the public API's,
+    whatever was recorded.
+    """
     both = pair()
     both.record([0.001])  # the first of a series always takes the public API
     for rows in recorded:

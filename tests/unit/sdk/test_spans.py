@@ -249,7 +249,9 @@ def test_tls_is_the_operators(
 
 
 def test_the_providers_shutdown_sends_what_is_left(stack: Callable[..., Stack]) -> None:
-    """No interval has passed and nobody flushed: ending the provider delivers all, although its exporter closes first."""
+    """No interval has passed and nobody flushed: ending the provider delivers all,
+    although its exporter closes first.
+    """
     for protocol in ("http", "grpc"):
         with Receiver() if protocol == "http" else GrpcReceiver() as receiver:
             one = stack(

@@ -63,7 +63,9 @@ def service(checkpoint: Path) -> StreamingTTSService:
 
 
 def test_the_checkpoints_own_processor_prepares_the_text(service: StreamingTTSService, checkpoint: Path) -> None:
-    """Its chat template and tokenizer are used, with one speaker, and the service says that the voices are names only."""
+    """Its chat template and tokenizer are used, with one speaker, and the service says that the voices are
+    names only.
+    """
     assert isinstance(service.processor, CheckpointProcessor)
     _, resources = service._get_voice_resources("en-Emma_woman")
     inputs = service._prepare_inputs("Hello.", resources)

@@ -83,7 +83,9 @@ def test_silence_is_silence(faulty: Running, set_faults: Any) -> None:
 
 
 def test_a_hanging_model_holds_its_reader_no_longer_than_its_time(faulty: Running, set_faults: Any) -> None:
-    """stream() raises TimeoutError at the deadline though the generation hangs, and the thread ends when the hang does."""
+    """stream() raises TimeoutError at the deadline though the generation hangs,
+    and the thread ends when the hang does.
+    """
     set_faults(hang_at_frame=2, hang_seconds=2.0)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="longer than the service allows"):

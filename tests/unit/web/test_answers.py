@@ -67,8 +67,10 @@ def posted(observed: Pipeline) -> dict[str, str]:
         found.update({name.decode(): value.decode() for name, value in message.get("headers", ())})
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/v1/audio/speech",
-        "raw_path": b"/v1/audio/speech", "query_string": b"", "root_path": "", "headers": [(b"host", b"localhost"), *caller(sampled=True)],
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/v1/audio/speech",
+        "raw_path": b"/v1/audio/speech", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"localhost"), *caller(sampled=True)],
         "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
     }  # fmt: skip
     asyncio.run(observed.app(scope, receive, send))  # type: ignore[arg-type]

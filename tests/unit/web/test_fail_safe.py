@@ -112,8 +112,10 @@ async def _ask(app: Any) -> list[Any]:
         )
 
     scope = {
-        "type": "websocket", "path": "/stream", "raw_path": b"/stream", "query_string": b"text=hello", "headers": [], "root_path": "",
-        "subprotocols": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "ws", "asgi": {"version": "3.0"},
+        "type": "websocket", "path": "/stream", "raw_path": b"/stream", "query_string": b"text=hello", "headers": [],
+        "root_path": "",
+        "subprotocols": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "ws",
+        "asgi": {"version": "3.0"},
     }  # fmt: skip
     await app(scope, receive, send)
     return heard

@@ -36,7 +36,9 @@ BODIES = {**dict.fromkeys(HEADS, SOUND), "audio/mpeg": FRAME + bytes(413), "audi
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
 def test_the_header_is_no_audio(kind: str, size: int) -> None:
-    """Every byte behind the header is counted, none of it, whatever the messages' sizes (a look-ahead may join a few)."""
+    """Every byte behind the header is counted, none of it, whatever the messages' sizes (a look-ahead may join
+    a few).
+    """
     reader, whole, audio, first = formats.reader(kind), HEADS[kind] + BODIES[kind], 0, None
     for at in range(0, len(whole), size):
         found = reader.audio(whole[at : at + size])

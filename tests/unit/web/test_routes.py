@@ -14,8 +14,16 @@ from vibevoice_otel.routes import SpeechRoutes
 
 @pytest.mark.parametrize(
     ("path", "speech"),
-    [("/stream", True), ("/tts/stream", True), ("/upstream", False), ("/stream/", False), ("/", False), ("", False), ("/streams", False)],
-)  # fmt: skip
+    [
+        ("/stream", True),
+        ("/tts/stream", True),
+        ("/upstream", False),
+        ("/stream/", False),
+        ("/", False),
+        ("", False),
+        ("/streams", False),
+    ],
+)
 def test_a_prefix_makes_no_difference(path: str, speech: bool) -> None:
     """Whole segments count, from the end."""
     assert (path in SpeechRoutes(["/stream"])) is speech

@@ -29,7 +29,9 @@ class ClientDisconnected(Exception):
     ids=lambda value: repr(value) if isinstance(value, BaseException) else None,
 )
 def test_a_failed_send(error: BaseException, status: str, error_type: str | None) -> None:
-    """Audio was on its way, and the send of the second chunk raised: who is to blame decides what the objective counts."""
+    """Audio was on its way, and the send of the second chunk raised: who is to blame decides what the
+    objective counts.
+    """
     with pipeline() as observed:
         answer = asyncio.run(observed.ask(b"text=hello", refuses=error))
         observed.flush()

@@ -20,9 +20,19 @@ def test_it_becomes_a_header_and_leaves_the_url() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"nonsense", GOOD[:-1], GOOD + b"0", GOOD.upper(), GOOD.replace(b"00-", b"ff-", 1), b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01",
-     b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01", GOOD + b"\r\nx: y", GOOD + b"%0d%0a"],
-)  # fmt: skip
+    [
+        b"",
+        b"nonsense",
+        GOOD[:-1],
+        GOOD + b"0",
+        GOOD.upper(),
+        GOOD.replace(b"00-", b"ff-", 1),
+        b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01",
+        b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01",
+        GOOD + b"\r\nx: y",
+        GOOD + b"%0d%0a",
+    ],
+)
 def test_what_is_not_valid_is_dropped(value: bytes) -> None:
     """Nothing that is not a traceparent to the letter reaches a header; it leaves the URL all the same."""
     assert adopt(b"text=a&traceparent=" + value, []) == (b"text=a", [], None)

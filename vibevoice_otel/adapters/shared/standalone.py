@@ -1,4 +1,6 @@
-"""Programs without a server: keeps the processor's timing for the ``generate`` call that follows, which is the request."""
+"""Programs without a server: keeps the processor's timing for the ``generate`` call that follows,
+which is the request.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from urllib.parse import urlencode
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of one request. Times are seconds since the request began; ``first_audio`` is None when nothing came."""
+    """What came of one request. Times are seconds since the request began;
+    ``first_audio`` is None when nothing came.
+    """
 
     voice: str
     text_length: int

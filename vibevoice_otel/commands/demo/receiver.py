@@ -104,7 +104,8 @@ class Received:
         """The spans that have come, in words."""
         return [
             ReceivedSpan(
-                name=span.name, trace_id=span.trace_id.hex(), span_id=span.span_id.hex(), parent_id=span.parent_span_id.hex(),
+                name=span.name, trace_id=span.trace_id.hex(), span_id=span.span_id.hex(),
+                parent_id=span.parent_span_id.hex(),
                 start=span.start_time_unix_nano, end=span.end_time_unix_nano, kind=span.kind, status=span.status.code,
                 status_text=span.status.message, attributes=attributes(span.attributes), scope=scope,
                 events=tuple(event.name for event in span.events),

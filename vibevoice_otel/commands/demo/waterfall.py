@@ -14,9 +14,10 @@ from vibevoice_otel import semconv
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan
 
 COLOURS = {
-    semconv.QUEUE.name: "yellow", semconv.MODEL_LOAD.name: "magenta", semconv.VOICE_LOAD.name: "magenta", semconv.PREPROCESS.name: "blue",
-    semconv.PREFILL.name: "cyan", semconv.LM_FORWARD.name: "cyan", semconv.STEP.name: "green", semconv.DECODE.name: "bright_blue",
-    semconv.FIRST_CHUNK.name: "bold red", semconv.FRAME.name: "white",
+    semconv.QUEUE.name: "yellow", semconv.MODEL_LOAD.name: "magenta", semconv.VOICE_LOAD.name: "magenta",
+    semconv.PREPROCESS.name: "blue",
+    semconv.PREFILL.name: "cyan", semconv.LM_FORWARD.name: "cyan", semconv.STEP.name: "green",
+    semconv.DECODE.name: "bright_blue", semconv.FIRST_CHUNK.name: "bold red", semconv.FRAME.name: "white",
 }  # fmt: skip
 FOLDED = (semconv.STEP.name, semconv.LM_FORWARD.name, semconv.CONNECTOR.name)
 

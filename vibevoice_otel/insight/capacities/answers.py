@@ -15,7 +15,9 @@ Verdict = Literal["yes", "no", "too close to say", "cannot say"]
 
 @dataclass(frozen=True, slots=True)
 class LimitAnswer:
-    """What one resource allows. ``streams`` is None when it could not be answered; ``why`` then says what is missing."""
+    """What one resource allows. ``streams`` is None when it could not be answered;
+    ``why`` then says what is missing.
+    """
 
     name: Limit
     streams: float | None

@@ -1,4 +1,6 @@
-"""What the card's kernels would carry, and how many processes that is: the host may be the limit long before the card."""
+"""What the card's kernels would carry, and how many processes that is:
+the host may be the limit long before the card.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,10 @@ def who_limits(group: Sequence[Process]) -> Limit:
 def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found | None:
     """Streams that the card's kernels would carry; None without a device clock, a sample and dcgm-exporter.
 
-    Where dcgm-exporter watched the card, what it saw counts: all of the window, and every process on the card. Else, with
-    kernels' share of sampled frames, the answer is an upper bound for the card. With intervals between device events
-    alone it is a lower one, for they hold the host's slowness too; where the host is known to be the limit, that bound
-    binds nothing.
+    Where dcgm-exporter watched the card, what it saw counts: all of the window, and every process on the card. Else,
+    with kernels' share of sampled frames, the answer is an upper bound for the card. With intervals between device
+    events alone it is a lower one, for they hold the host's slowness too; where the host is known to be the limit, that
+    bound binds nothing.
     """
     if not load.audio.sum() or not load.busy.sum():
         return None

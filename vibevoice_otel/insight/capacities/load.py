@@ -85,15 +85,27 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
         per_block = size // cell
         present = (~np.isnan(p.active)).astype(np.float64)
         rows = [
-            blocks(present * window.step, size), blocks(p.requests, size), blocks(p.rejected, size), blocks(p.busy, size),
-            blocks(p.audio, size), blocks(p.first_audio, size), blocks(p.first_audio_sum, size), blocks(p.waits, size),
-            blocks(p.waits_sum, size), blocks(p.waits_felt, size),
-            blocks(p.device_seconds, size) if not np.isnan(p.device_seconds).all() else np.full(len(present) // size, np.nan),
+            blocks(present * window.step, size),
+            blocks(p.requests, size),
+            blocks(p.rejected, size),
+            blocks(p.busy, size),
+            blocks(p.audio, size),
+            blocks(p.first_audio, size),
+            blocks(p.first_audio_sum, size),
+            blocks(p.waits, size),
+            blocks(p.waits_sum, size),
+            blocks(p.waits_felt, size),
+            blocks(p.device_seconds, size)
+            if not np.isnan(p.device_seconds).all()
+            else np.full(len(present) // size, np.nan),
             *_at_work(p, size),
-            blocks(square, per_block), blocks((n_cells > 0).astype(np.float64), per_block), blocks(jump, per_block),
-            blocks(np.minimum(p.active, cap), size), blocks(np.minimum(p.active, cap) ** 2, size),
+            blocks(square, per_block),
+            blocks((n_cells > 0).astype(np.float64), per_block),
+            blocks(jump, per_block),
+            blocks(np.minimum(p.active, cap), size),
+            blocks(np.minimum(p.active, cap) ** 2, size),
             blocks(_cross(p, cell, cap, window.step), per_block),
-        ]  # fmt: skip
+        ]
         count = min(row.shape[-1] for row in rows)
         keep = rows[0][:count] > 0
         parts.append([row[..., :count][..., keep] for row in rows])

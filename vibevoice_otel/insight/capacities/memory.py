@@ -194,7 +194,10 @@ def answer_memory(
     fit, limit = known[tightest], caps[tightest]
     naive = floor(limit / (fit.peak / fit.most)) if fit.most else None
     if fit.levels < 3 or fit.most < 2:
-        why = f"streams ran at {fit.levels} different number(s) at once, {fit.most:.0f} at most: memory cannot be set against streams"
+        why = (
+            f"streams ran at {fit.levels} different number(s) at once, {fit.most:.0f} at most: memory cannot be set "
+            "against streams"
+        )
         return LimitAnswer("memory", None, None, None, why), None, None, naive
     if n_blocks < LEAST_BLOCKS:
         why = f"{n_blocks} independent stretches of time, at least {LEAST_BLOCKS} are needed"

@@ -113,7 +113,8 @@ def answer_queue(
         "mean_audio_seconds": float(work[0]), "variability": float(variability[0]), "service_cv2": float(service[0]),
         "arrival_dispersion": float(arrival[0]), "first_audio_alone": float(np.exp(first[0][0])),
         "mean_wait_seen": float(load.waits_sum.sum() / max(load.waits.sum(), 1.0)), "late_share_seen": seen_late,
-        "late_share_expected_at_mean_load": expected, "streams_seen_mean": float(now[0] * work[0]), "refuses": "yes" if rejects else "no",
+        "late_share_expected_at_mean_load": expected, "streams_seen_mean": float(now[0] * work[0]),
+        "refuses": "yes" if rejects else "no",
     }  # fmt: skip
     if bad(np.full_like(work, 1e-6))[0] > allowed:
         notes.append("Even a lone request misses the first-audio objective: the queue is not what holds it back.")

@@ -41,7 +41,10 @@ def answer_speed(
     if not load.busy.sum() or not load.audio.sum():
         missing = "no audio was made in the window"
     elif requests < LEAST_REQUESTS or n_blocks < LEAST_BLOCKS:
-        missing = f"{requests:.0f} requests in {n_blocks} stretches of time: at least {LEAST_REQUESTS} in {LEAST_BLOCKS} are needed"
+        missing = (
+            f"{requests:.0f} requests in {n_blocks} stretches of time: at least {LEAST_REQUESTS} in {LEAST_BLOCKS} "
+            "are needed"
+        )
     if missing:
         return (LimitAnswer("compute", None, None, None, missing), None), (
             LimitAnswer("queue", None, None, None, missing),
@@ -58,7 +61,9 @@ def answer_speed(
 
 
 def _compute(base: Floats, slope: Floats, slots: Slots) -> tuple[Floats, tuple[str, dict[str, float | str | None]]]:
-    """Streams whose audio can be made in real time with all slots at work, each of them still faster than it is heard."""
+    """Streams whose audio can be made in real time with all slots at work,
+    each of them still faster than it is heard.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         fed = np.where(slope > 0, (1 - base) / slope, np.where(base < 1, np.inf, 0.0))
         at_work = np.where(fed < 1, 0.0, np.minimum(fed, slots))  # below one: not even alone
@@ -68,6 +73,8 @@ def _compute(base: Floats, slope: Floats, slots: Slots) -> tuple[Floats, tuple[s
     if at_work[0] < 1:
         why = f"{float(base[0] + slope[0]):.3f} s of work for a second of audio: slower than it is heard, even alone"
     details: dict[str, float | str | None] = {
-        "real_time_factor_alone": float(base[0] + slope[0]), "slowdown_per_stream": float(slope[0]), "slots": float(slots[0]),
-    }  # fmt: skip
+        "real_time_factor_alone": float(base[0] + slope[0]),
+        "slowdown_per_stream": float(slope[0]),
+        "slots": float(slots[0]),
+    }
     return held, (why, details)

@@ -156,7 +156,9 @@ def _at(side: Side, blocks: NDArray[np.bool_]) -> Side:
 def _leave_out(
     side: Side, weights: Floats, quantile: tuple[float, Floats] | None, scale: Scale
 ) -> tuple[float, Floats]:
-    """The standardised figure, and the same (its logarithm for a ratio) without each block of time in turn, shape (B,)."""
+    """The standardised figure, and the same (its logarithm for a ratio) without each block of time in turn,
+    shape (B,).
+    """
     side = _at(side, side.count.sum(axis=1) > 0)
     numerator, under = side.numerator, side.under
     if len(under) < LEAST_BLOCKS:

@@ -173,7 +173,8 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "cut off by the length budget", "%", ("voice",),
-        part(semconv.FINISHED.prometheus, ("voice",), "finish_reason", (semconv.FinishReason.LENGTH.value,)), scale="difference",
+        part(semconv.FINISHED.prometheus, ("voice",), "finish_reason", (semconv.FinishReason.LENGTH.value,)),
+        scale="difference",
     ),
     Figure(
         "generating, a second of audio", "s", ("voice",),

@@ -166,7 +166,8 @@ class CudaDevice:
         with captures.reading() as allowed:
             free, limit = self._card() if allowed else (None, None)
         return Memory(
-            allocated=int(stats.get("allocated_bytes.all.current", 0)), reserved=int(stats.get("reserved_bytes.all.current", 0)),
+            allocated=int(stats.get("allocated_bytes.all.current", 0)),
+            reserved=int(stats.get("reserved_bytes.all.current", 0)),
             peak=int(stats.get("allocated_bytes.all.peak", 0)), limit=limit, free=free,
             allocations=int(stats.get("allocation.all.allocated", 0)), frees=int(stats.get("allocation.all.freed", 0)),
             retries=int(stats.get("num_alloc_retries", 0)), ooms=int(stats.get("num_ooms", 0)),

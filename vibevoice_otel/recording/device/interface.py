@@ -47,7 +47,9 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An allocator's own counters; None where the device does not tell. Bytes, and numbers of events since the start."""
+    """An allocator's own counters; None where the device does not tell. Bytes,
+    and numbers of events since the start.
+    """
 
     allocated: int
     reserved: int
@@ -81,7 +83,9 @@ class Device(Protocol):
         """The stream in which the calling thread works now."""
 
     def paused(self) -> bool:
-        """Whether nothing may be recorded or read now: a graph is being captured. Asked by the thread that generates."""
+        """Whether nothing may be recorded or read now: a graph is being captured.
+        Asked by the thread that generates.
+        """
 
     def reading(self) -> Any:
         """A context manager within which the recorder's thread may query; its value is False while a graph is being

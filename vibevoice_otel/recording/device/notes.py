@@ -126,7 +126,9 @@ class StreamNotes:
         self._frames += 1
 
     def _turn(self, host_time: int) -> None:
-        """Once a frame: how long this thread has run so far, which tells a busy core from a lock that was waited for."""
+        """Once a frame: how long this thread has run so far, which tells a busy core from a lock that was
+        waited for.
+        """
         self.placing.turns.append(Turn(host_time, self._cpu_clock(), self.device.generations.running))
 
     def base(self, host_time: int) -> None:

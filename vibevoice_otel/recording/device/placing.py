@@ -30,11 +30,11 @@ from vibevoice_otel.semconv import SharePart
 #: Seconds for which a device that does not come by is asked, and pauses between the questions.
 PATIENCE = 2.0
 PAUSE = 0.001
-#: Seconds between two looks at a device that works for a request. Of a model that does not wait for it, or is not looked
-#: at when it has, only a look bounds a frame's times from above, and the sooner the closer.
+#: Seconds between two looks at a device that works for a request. Of a model that does not wait for it, or is not
+#: looked at when it has, only a look bounds a frame's times from above, and the sooner the closer.
 LOOK = 0.05
-#: Where the thread that generates saw the frame done (a SEEN mark), that bound is closer than any look's: to look rarely
-#: costs no truth, and keeps a second's marks.
+#: Where the thread that generates saw the frame done (a SEEN mark), that bound is closer than any look's: to look
+#: rarely costs no truth, and keeps a second's marks.
 LOOK_SEEN = 1.0
 #: Where the upper bound is no better than this (ns), only polled for long after, an estimate in the middle would be far
 #: off: a launch takes some microseconds, so the lower bound is then the better one. The stated error is the distance to

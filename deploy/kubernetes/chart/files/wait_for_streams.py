@@ -1,5 +1,5 @@
-"""python3 wait_for_streams.py PORT DEREGISTER MAXIMUM: returns once no connection to PORT is open, after MAXIMUM seconds
-at the latest.
+"""python3 wait_for_streams.py PORT DEREGISTER MAXIMUM: returns once no connection to PORT is open, after MAXIMUM
+seconds at the latest.
 
 Runs before a container's SIGTERM. The first DEREGISTER seconds are for load balancers to stop sending.
 """

@@ -35,7 +35,9 @@ class StreamingTTSService:
 
     def load(self):
         self.processor = VibeVoiceStreamingProcessor.from_pretrained(self.model_path)
-        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(self.model_path, device_map="cpu")  # fmt: skip
+        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(
+            self.model_path, device_map="cpu"
+        )
         self.model.eval()
         scheduler = self.model.model.noise_scheduler
         self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
@@ -188,7 +190,9 @@ def _log(event, **data):
 
 
 def _numbers(asked):
-    """Scale and steps as the server takes them: whatever is no positive number is replaced without a word (but NaN passes)."""
+    """Scale and steps as the server takes them: whatever is no positive number is replaced without a word (but NaN
+    passes).
+    """
     try:
         cfg_scale = float(asked.get("cfg", 1.5))
     except ValueError:

@@ -17,7 +17,8 @@ class DPMSolverMultistepScheduler:
         return cls(**{**vars(config), **overrides})
 
     def set_timesteps(self, num_inference_steps=None, device=None, timesteps=None):
-        # Like the real one, it never says no: with as many steps as it was trained on, neighbours coincide and divide by zero.
+        # Like the real one, it never says no: with as many steps as it was trained on, neighbours coincide and divide
+        # by zero.
         spread = torch.linspace(self.config.num_train_timesteps - 1, 0, num_inference_steps + 1)
         self.timesteps = spread.round().long()[:-1]
         self._gaps = (spread[:-1].round() - spread[1:].round()).clamp(max=1.0)
