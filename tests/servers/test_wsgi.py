@@ -150,7 +150,7 @@ def test_a_failed_generation_is_an_error(flask: Start) -> None:
 def test_a_listener_who_leaves_is_cancelled(flask: Start, kind: str) -> None:
     """Hanging up in the middle of the body: the server closes it."""
     server = flask(kind)
-    answer = post(server.port, SPEECH, leave_after=20_000, input=MEDIUM * 2)
+    answer = post(server.port, SPEECH, leave_after=20_000, input=MEDIUM * 8)
     trace = seen(server.sink, answer)
     assert (trace.value(semconv.STATUS), trace.value(semconv.ERROR_TYPE)) == (Status.CANCELLED, None)
 
