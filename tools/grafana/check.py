@@ -93,7 +93,7 @@ def promql(expression: str) -> str:
 
 
 def run(grafana: Grafana, sources: dict[str, str]) -> int:
-    """Every variable's and panel's query once; how many there were."""
+    """Every variable's, panel's and annotation's query once; how many there were."""
     now, count = int(time.time() * 1000), 0
     window = {"from": str(now - RANGE_S * 1000), "to": str(now)}
     for board in dashboards():
@@ -105,6 +105,9 @@ def run(grafana: Grafana, sources: dict[str, str]) -> int:
                 base = f"/api/datasources/uid/{sources['prometheus']}/resources/api/v1/label/{label.strip()}/values"
                 count += 1
                 grafana.ask(f"{base}?{asked}")
+        for mark in board["annotations"]["list"]:
+            target = {"refId": "A", "datasource": mark["datasource"], "expr": mark["expr"], "range": True}
+            count += _target(grafana, sources, f"{board['title']}: {mark['name']}", target, window)
         for panel in board["panels"]:
             for target in panel.get("targets", ()):
                 count += _target(grafana, sources, f"{board['title']}: {panel['title']}", target, window)
