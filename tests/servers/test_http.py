@@ -12,11 +12,14 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.stack.fixtures import eventually
 from tests.upstream.server import Server
 from tests.upstream.sink import Sink
 from tests.upstream.test_realtime import total
 from tests.upstream.traces import Trace
+from tools.ports import free_ports
 from vibevoice_otel import semconv
+from vibevoice_otel.commands import doctor
 from vibevoice_otel.semconv import Status
 
 from .client import Answer, ask, post
@@ -112,6 +115,30 @@ def test_a_generation_without_a_link_stands_alone(running: Start) -> None:
     assert answer.status == 200
     server.sink.wait(lambda: total(server.sink, semconv.DROPPED, what="links", reason="no_object") == 1)
     assert not [each for each in server.sink.spans(answer.trace_id) if each.name == semconv.SYNTHESIZE.name]
+
+
+def test_doctor_shows_what_stayed_unlinked(running: Start) -> None:
+    """From the live service's metrics page: how many, why, and what to do."""
+    (port,) = free_ports(1)
+    server = running(
+        "openai_collected",
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="threading",
+        OTEL_METRICS_EXPORTER="prometheus",
+        OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
+    )
+    page = f"http://127.0.0.1:{port}/metrics"
+    post(server.port, SPEECH, input=SHORT)
+    assert [found.level for found in doctor.unlinked(page)] == ["ok"]
+    post(server.port, SPEECH, input=SHORT, where="all_in_executor")
+
+    def told() -> bool:
+        return [found.level for found in doctor.unlinked(page)] == ["note"]
+
+    assert eventually(told), list(doctor.unlinked(page))
+    (found,) = doctor.unlinked(page)
+    assert found.says.startswith("1 generations stayed unlinked (no_object): ")
+    (found,) = doctor.unlinked(f"http://127.0.0.1:{free_ports(1)[0]}/metrics")
+    assert found.level == "wrong"
 
 
 def test_a_queue_to_a_worker_thread(running: Start) -> None:

@@ -10,8 +10,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibevoice_otel import __version__, config_file, settings
+from vibevoice_otel import __version__, config_file, semconv, settings
 from vibevoice_otel.commands import exporters
 
 Level = Literal["ok", "note", "wrong"]
@@ -230,6 +232,43 @@ def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator
             )
 
 
+#: Bytes of a metrics page that are read.
+MAX_PAGE = 64 << 20
+#: A sample of a Prometheus page that counts generations of which no request, or more than one, was told.
+_UNLINKED = re.compile(rf'^{semconv.DROPPED.prometheus}{{([^}}\n]*what="links"[^}}\n]*)}} (\S+)', re.MULTILINE)
+_REASON = re.compile(r'reason="([^"]*)"')
+#: What each reason of an unlinked generation means, and what to do.
+UNLINKED = {
+    "no_object": "nothing that their request made reached the model: give the model's thread the request's context "
+    "(asyncio.to_thread copies it), or make the AudioStreamer or the processor's output where the request is served",
+    "ambiguous": "what they were given was made for two requests: make an AudioStreamer for each",
+}
+
+
+def unlinked(url: str) -> Iterator[Finding]:
+    """Generations of a running service that stand alone though requests were being served, by reason.
+
+    Args:
+        url: of its metrics page, or of the Collector's: text in Prometheus' format.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the operator names it
+            page = answer.read(MAX_PAGE).decode(errors="replace")
+    except (OSError, ValueError) as error:
+        yield Finding("wrong", "links", f"{url} does not answer: {error}")
+        return
+    counted: dict[str, float] = {}
+    for labels, value in _UNLINKED.findall(page):
+        for reason in _REASON.findall(labels):
+            counted[reason] = counted.get(reason, 0) + float(value)
+    for reason, count in sorted(counted.items()):
+        if count:
+            means = UNLINKED.get(reason, "see docs/servers.md")
+            yield Finding("note", "links", f"{count:g} generations stayed unlinked ({reason}): {means}")
+    if not any(counted.values()):
+        yield Finding("ok", "links", "every generation found its request")
+
+
 def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
     """Import whatever model code is installed with the hooks on; findings, and (part, where, found or missing) of each
     hook.
@@ -298,6 +337,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--send", action="store_true", help="send an empty export by exporters of other protocols than OTLP too"
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="URL",
+        help="the metrics page of a running service or of its Collector: which generations found no request, and why",
+    )
     parser.add_argument("--hooks", action="store_true", help="list every hook, not only what is missing")
     arguments = parser.parse_args(argv)
     console = Console()
@@ -307,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *configuration(os.environ),
         *exports(os.environ, arguments.workers, send=arguments.send),
         *identity(os.environ, arguments.workers),
+        *(unlinked(arguments.metrics) if arguments.metrics else ()),
     ]
     rows: list[tuple[str, str, str]] = []
     if not arguments.quick:
