@@ -1,5 +1,5 @@
-"""Upstream's server with ways around: a POST that asks the server's own WebSocket, a generation in a spawned process, and
-an upload that is read slowly.
+"""Upstream's server with ways around: a POST that asks the server's own WebSocket, a generation in a spawned process,
+and an upload that is read slowly.
 """
 
 import asyncio
