@@ -57,8 +57,9 @@ class Sink(Receiver):
 
     def holds(self, word: str) -> bool:
         """Whether ``word`` stands anywhere in what came, in whatever case."""
-        with self._changed:
-            return word.lower() in repr(self._received).lower()
+        with self.changed:
+            messages = self.messages[:]
+        return any(word.lower().encode() in each.SerializeToString().lower() for each in messages)
 
     def wait(self, met: Callable[[], bool], seconds: float = 20.0) -> None:
         """Return once ``met()`` holds after some export; raise TimeoutError if it does not in time."""
