@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.source import SourceError, parse_bytes, parse_duration
@@ -29,8 +29,12 @@ TOKEN_VARIABLE = "VIBEVOICE_OTEL_PROMETHEUS_TOKEN"  # noqa: S105 the variable's 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer one question. Returns 0 when there is an answer (which may be that the data does not suffice), else 1."""
     arguments = _parser().parse_args(argv)
+    arguments.progress = progress = Progress(sys.stderr)
     try:
-        report = _ask(arguments)
+        try:
+            report = _ask(arguments)
+        finally:
+            progress.end()
         if arguments.plot:
             from vibevoice_otel.insight import plots
 
@@ -56,6 +60,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         tables.show(report, Console(highlight=False))
     return _exit_code(report)
+
+
+class Progress:
+    """What is being read, in one line on a terminal that is gone when the answer comes; nothing where none watches."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._shown = stream, stream.isatty()
+        self._began, self._queries = time.monotonic(), 0
+
+    def __call__(self, series: str) -> None:
+        """The next query, of ``series``, is being sent."""
+        self._queries += 1
+        if self._shown:
+            taken = time.monotonic() - self._began
+            self._stream.write(f"\r\x1b[2Kreading {series} (query {self._queries}, {taken:.0f} s)")
+            self._stream.flush()
+
+    def end(self) -> None:
+        """Wipe the line."""
+        if self._shown and self._queries:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
 
 
 #: Of ``insight compare``, for pipelines: an error is 1, wrong use 2.
@@ -160,7 +186,7 @@ def _source(arguments: argparse.Namespace, span: Span | None = None, chosen: dic
     url = arguments.prometheus or os.environ.get(URL_VARIABLE) or PROMETHEUS
     window, end = (arguments.window, arguments.at) if span is None else (span.end - span.begin, span.end)
     of = {name: value for name, value in chosen.items() if name not in ON_SERIES}
-    return PrometheusSource(url, window=window, end=end, of=of, **common)
+    return PrometheusSource(url, window=window, end=end, of=of, progress=arguments.progress, **common)
 
 
 def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:

@@ -10,10 +10,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.edges import Edges, labelled
 from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 INFO = ("target_info", semconv.BUILD_INFO.prometheus)
 _GRID = 5760  # points a series at most; Prometheus refuses more than 11,000
 _SHORTEST_STEP = 15
+#: A window of at least two such blocks, seconds, is read at their edges, in as many blocks at most.
+_LONG_BLOCK, _BLOCKS = 6 * 3600, 40
+_SERIES = re.compile(r"\b(?:vibevoice|hw|target|DCGM)_\w+")
+#: Labels that only some series of a process have.
+_OWN = {label for metric in semconv.METRICS for label in metric.labels}
 
 
 class PrometheusSource:
@@ -39,6 +45,7 @@ class PrometheusSource:
         timeout: seconds for each query.
         of: labels of ``target_info`` or ``vibevoice_build_info`` that a process must carry (``{"service_version":
             "1.3"}``); joined on job and instance.
+        progress: told the series of each query as it is sent.
     """
 
     def __init__(
@@ -53,14 +60,16 @@ class PrometheusSource:
         ca_file: str | None = None,
         timeout: float = 30.0,
         of: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] = lambda _series: None,
     ) -> None:
+        self._progress = progress
         self._of = sorted((of or {}).items())
         self._base, self._opener = endpoint(url, ca_file)
         self._window = max(1, round(window))
         self._end = time.time() if end is None else end
-        self._matchers = ",".join(
-            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted((match or {}).items())
-        )
+        self._names = sorted(match or {})
+        self._matchers = [labelled(name, (match or {})[name]) for name in self._names]
+        self._cut: dict[int, Edges] = {}
         self._headers = {"Accept": "application/json", **(headers or {})}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -71,21 +80,35 @@ class PrometheusSource:
         return Origin("prometheus", self._base, float(self._window), self._end)
 
     def growth(self, series: str, by: Sequence[str]) -> list[Point]:
-        return self._instant(self._growth(series, by, self._window))
+        blocks = int(min(_BLOCKS, self._window // _LONG_BLOCK))
+        if blocks < 2:
+            return self._exact(series, by, self._window, self._end)
+        return [Point(track.labels, float(track.values.sum())) for track in self.growths(series, by, blocks)]
 
     def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
-        import numpy as np
+        found = self._edges(blocks)
+        return [
+            Track({name: value for name, value in zip(by, key, strict=True) if value}, found.times[1:], values)
+            for key, values in found.growth(series, by).items()
+        ]
 
-        step = max(1, self._window // blocks)
-        start = self._end - (blocks - 1) * step
-        times = start + step * np.arange(blocks, dtype=np.float64)
-        return self._tracks(self._growth(series, by, step), times, float(step))
+    def _edges(self, blocks: int) -> Edges:
+        """What was read at the edges of so many blocks is kept: several figures rest on one series."""
+        if blocks not in self._cut:
+            self._cut[blocks] = Edges(
+                self._range, self._exact, self._select, self._whole, self._infos,
+                blocks=blocks, step=max(1, self._window // blocks), end=self._end,
+            )  # fmt: skip
+        return self._cut[blocks]
 
-    def _growth(self, series: str, by: Sequence[str], seconds: int) -> str:
+    def _exact(
+        self, series: str, by: Sequence[str], seconds: int, end: float, instances: str | None = None
+    ) -> list[Point]:
+        """By every sample of the last ``seconds``; ``instances`` is a regular expression."""
         # increase() extrapolates to fractions and misses what a series counted before its first scrape. Here: the exact
         # difference where the series was there at both ends without a restart, its last value where it was born within
         # the window, and increase() only around a restart.
-        name, window = self._select(series), f"[{seconds}s]"
+        name, window = self._select(series, instances), f"[{seconds}s]"
         restarted = f"(resets({name}{window}) > 0)"
         before = f"{name} offset {seconds}s"
         last = f"last_over_time({name}{window})"
@@ -94,11 +117,16 @@ class PrometheusSource:
             f" or (({last} unless {before}) unless {restarted})"
             f" or (increase({name}{window}) and {restarted})"
         )
-        for label, value in self._of:
-            chosen = f"{{{label}={json.dumps(value, ensure_ascii=False)}}}{window}"
-            infos = " or ".join(f"last_over_time({info}{chosen})" for info in INFO)
+        for infos in self._infos(seconds):
             grown = f"({grown}) and on (job, instance) ({infos})"
-        return f"sum by ({','.join(by)}) ({grown})"
+        return self._instant(f"sum by ({','.join(by)}) ({grown})", end)
+
+    def _infos(self, seconds: int) -> list[str]:
+        """For each label asked for, what holds the processes that carry it."""
+        return [
+            " or ".join(f"last_over_time({info}{{{labelled(label, value)}}}[{seconds}s])" for info in INFO)
+            for label, value in self._of
+        ]
 
     def current(self, series: str, by: Sequence[str]) -> list[Point]:
         return self._instant(f"sum by ({','.join(by)}) ({self._select(series)})")
@@ -122,9 +150,7 @@ class PrometheusSource:
         import numpy as np
 
         tracks = []
-        for row in self._ask(
-            "query_range", query=expression, start=f"{times[0]:.3f}", end=f"{times[-1]:.3f}", step=f"{step:g}"
-        ):
+        for row in self._range(expression, float(times[0]), float(times[-1]), step):
             values = np.full(len(times), np.nan)
             samples = np.array(row["values"], dtype=np.float64)
             values[np.rint((samples[:, 0] - times[0]) / step).astype(int)] = samples[:, 1]
@@ -137,14 +163,26 @@ class PrometheusSource:
         rows = self._instant(f"count(max without ({by}) (resets({name}[{self._window}s])) > 0)")
         return int(rows[0].value) if rows else 0
 
-    def _select(self, series: str) -> str:
-        return f"{series}{{{self._matchers}}}" if self._matchers else series
+    def _select(self, series: str, instances: str | None = None) -> str:
+        return _selector(series, *self._matchers, "" if instances is None else f"instance=~{json.dumps(instances)}")
 
-    def _instant(self, expression: str) -> list[Point]:
-        rows = self._ask("query", query=expression, time=f"{self._end:.3f}")
+    def _whole(self, series: str, more: str) -> str:
+        """A selector by those labels alone that all series of a process have."""
+        common = (matcher for name, matcher in zip(self._names, self._matchers, strict=True) if name not in _OWN)
+        return _selector(series, *common, more)
+
+    def _range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
+        # VictoriaMetrics moves the points of a query that it may cache.
+        return self._ask(
+            "query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}", nocache="1"
+        )
+
+    def _instant(self, expression: str, time: float | None = None) -> list[Point]:
+        rows = self._ask("query", query=expression, time=f"{self._end if time is None else time:.3f}")
         return [Point(_labels(row), float(row["value"][1])) for row in rows]
 
     def _ask(self, path: str, **form: str) -> list[dict[str, Any]]:
+        self._progress((_SERIES.search(form["query"]) or [form["query"]])[0])
         form["timeout"] = f"{self._timeout:g}s"
         body = urllib.parse.urlencode(form).encode()
         raw = fetch(self._opener, f"{self._base}/api/v1/{path}", self._headers, self._timeout, body)[0]
@@ -160,6 +198,11 @@ class PrometheusSource:
                 "such as http://host/prometheus)"
             ) from error
         return rows
+
+
+def _selector(series: str, *matchers: str) -> str:
+    said = ",".join(each for each in matchers if each)
+    return f"{series}{{{said}}}" if said else series
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, str]:

@@ -6,8 +6,11 @@ import random
 
 import pytest
 
+from vibevoice_otel import semconv
+from vibevoice_otel.recording.checks.judge import Judge
 from vibevoice_otel.recording.checks.pace import ENOUGH, Paces
-from vibevoice_otel.semconv import Suspect
+from vibevoice_otel.recording.records import Batch, Labels, Operation
+from vibevoice_otel.semconv import Status, Suspect
 
 
 def truth(chance: random.Random, rate: float, spread: float) -> tuple[int, float]:
@@ -95,3 +98,24 @@ def test_what_says_nothing_is_not_judged(characters: int, seconds: float) -> Non
     """Texts of less than 20 characters, and speech of no length."""
     paces = Paces()
     assert [paces.judge("v", "m", characters, seconds) for _ in range(60)] == [None] * 60
+
+
+def test_a_new_revision_is_learned_anew() -> None:
+    """After a change of the model's revision nothing is judged before 50 requests of the voice, by the judge's own key."""
+    judge = Judge()
+
+    def heard(revision: str, characters: int) -> object:
+        attributes = {
+            semconv.TEXT_LENGTH.key: characters, semconv.AUDIO_DURATION.key: 10.0, semconv.GEN_AI_MODEL.key: "m",
+            semconv.MODEL_REVISION.key: revision,
+        }  # fmt: skip
+        root = Operation(semconv.SYNTHESIZE, 0, 1, 1, 0, attributes)
+        judge.consume(
+            Batch(1, 1, 1, 0, True, True, Labels("v", "1.5", "5", "short"), [root], [], True, status=Status.SUCCESS)
+        )
+        return root.attributes.get(semconv.SUSPECT.key)
+
+    assert [heard("a", 150) for _ in range(ENOUGH)] == [None] * ENOUGH
+    assert heard("a", 400) == "cut"
+    assert [heard("b", 400) for _ in range(ENOUGH)] == [None] * ENOUGH
+    assert heard("b", 150) == "loop"

@@ -142,3 +142,15 @@ def test_help_needs_no_statistics() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--gpu-memory" in done.stdout
+
+
+def test_what_is_read_is_shown_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal one line names the series that is read and is wiped before anything else is said; a pipe gets none."""
+    for watched in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda watched=watched: watched)
+        assert cli.main(["voices", "--prometheus", "http://127.0.0.1:1"]) == 1
+        said = capsys.readouterr().err
+        assert ("\r\x1b[2Kreading vibevoice_streaming_requests_total (query 1, 0 s)\r\x1b[2K" in said) == watched
+        assert "cannot be reached" in said

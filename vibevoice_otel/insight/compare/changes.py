@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,6 +63,7 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
     begin = origin.end - (origin.window or 0.0)
     moments = [begin, *sorted({change.time for change in found}), origin.end]
     answered = []
+    known: dict[object, Comparison] = {}  # what changed at once on the same processes is compared once
     for change in found:
         before = min(LONGEST, change.time - max(m for m in moments if m < change.time))
         after = min(LONGEST, min(m for m in moments if m > change.time) - change.time) - SETTLING
@@ -72,10 +73,19 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
             new = Labelled(
                 open_source(after, change.time + SETTLING + after, {change.label: change.after}), change.after
             )
-            comparison = compare(old, new, margin=margin)
+            sides = change.time, *(_processes(tracks, change.label, side.name) for side in (old, new))
+            if sides not in known:
+                known[sides] = compare(old, new, margin=margin)
+            comparison = replace(known[sides], a=old.name, b=new.name)
         answered.append(Change(change.time, change.job, change.label, change.before, change.after, comparison))
     notes = [] if tracks else [f"Neither {' nor '.join(INFO)} is in the store: what runs is not known."]
     return Changes(origin, answered, notes)
+
+
+def _processes(tracks: Iterable[Track], label: str, value: str) -> frozenset[tuple[str, str]]:
+    """The processes that carried a label's value at some time in the window."""
+    of = (track.labels for track in tracks if track.labels.get(label) == value)
+    return frozenset((labels.get("job", ""), labels.get("instance", "")) for labels in of)
 
 
 def _found(tracks: Iterable[Track]) -> Iterable[Change]:
