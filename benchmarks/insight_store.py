@@ -81,7 +81,8 @@ def instance(rng: np.random.Generator, labels: dict[str, str], ticks: int, step:
         (semconv.REQUESTS, "status", {"success": 0.985, "error": 0.01, "cancelled": 0.005}, 1.0),
         (semconv.FINISHED, "finish_reason", {"eos": 0.98, "length": 0.02}, 1.0),
         (semconv.AUDIO_PRODUCED, "", {"": 1.0}, 12.0), (semconv.GENERATE_BUSY, "", {"": 1.0}, 6.0),
-        (semconv.UNDERRUN, "", {"": 0.01}, 1.0), (semconv.DEFECTIVE_FRAMES, "kind", {"silent": 0.05, "nan": 0.001}, 1.0),
+        (semconv.UNDERRUN, "", {"": 0.01}, 1.0),
+        (semconv.DEFECTIVE_FRAMES, "kind", {"silent": 0.05, "nan": 0.001}, 1.0),
     ):  # fmt: skip
         for voice in range(VOICES):
             own = {**labels, "voice": f"voice-{voice}", **(SETTING if metric is semconv.REQUESTS else {})}

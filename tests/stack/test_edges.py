@@ -21,7 +21,7 @@ REQUESTS = semconv.REQUESTS.prometheus
 
 
 def lives() -> dict[str, np.ndarray]:
-    """Instance -> what its counter shows at each scrape, NaN where it is absent. Blocks of six hours meet at 6, 12, 18."""
+    """Instance -> what its counter shows at each scrape, NaN where it is absent. Blocks of 6 hours meet at 6, 12, 18."""
     counts = np.cumsum(np.random.default_rng(1).poisson(1.0, (6, HOURS * HOUR + 1)), axis=1).astype(float)
     steady, restarted, ended, born, brief, unseen = counts
     fell = round(9.3 * HOUR)
@@ -62,8 +62,8 @@ def truth() -> dict[str, float]:
 
 @pytest.mark.parametrize("blocks", [4, 24])
 def test_the_growth_is_exact_whatever_happens_within_a_block(source: PrometheusSource, blocks: int) -> None:
-    """A restart is estimated as increase() does; an end, a birth, a life between two edges and a gap in the scrapes over
-    an edge cost nothing.
+    """A restart is estimated as increase() does; an end, a birth, a life between two edges and a gap in the scrapes
+    over an edge cost nothing.
     """
     found = {t.labels["instance"]: t.values for t in source.growths(REQUESTS, ("instance",), blocks)}
     expected = truth()

@@ -30,7 +30,7 @@ LOOKBACK = 300
 Process = tuple[str, str]
 #: Rows of a range query: (expression, times of the first and the last point, seconds between two).
 Range = Callable[[str, float, float, float], list[dict[str, Any]]]
-#: Growth of a series by labels, over so many seconds until a time, of the instances alone that a regular expression names.
+#: Growth of a series by labels, over so many seconds until a time, of the instances that a regular expression names.
 Exact = Callable[[str, Sequence[str], int, float, str], list[Point]]
 
 

@@ -101,7 +101,7 @@ def test_what_says_nothing_is_not_judged(characters: int, seconds: float) -> Non
 
 
 def test_a_new_revision_is_learned_anew() -> None:
-    """After a change of the model's revision nothing is judged before 50 requests of the voice, by the judge's own key."""
+    """After a change of the model's revision nothing is judged before 50 requests of the voice."""
     judge = Judge()
 
     def heard(revision: str, characters: int) -> object:

@@ -147,7 +147,7 @@ def test_help_needs_no_statistics() -> None:
 def test_what_is_read_is_shown_on_a_terminal_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal one line names the series that is read and is wiped before anything else is said; a pipe gets none."""
+    """One line names the series that is read, and is wiped before anything else is said; a pipe gets none."""
     for watched in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda watched=watched: watched)
         assert cli.main(["voices", "--prometheus", "http://127.0.0.1:1"]) == 1
