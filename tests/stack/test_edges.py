@@ -21,7 +21,7 @@ REQUESTS = semconv.REQUESTS.prometheus
 
 
 def lives() -> dict[str, np.ndarray]:
-    """Instance -> what its counter shows at each scrape, NaN where it is absent. Blocks of 6 hours meet at 6, 12, 18."""
+    """What each instance shows at each scrape, NaN where it is absent. Blocks of 6 hours meet at 6, 12, 18."""
     counts = np.cumsum(np.random.default_rng(1).poisson(1.0, (6, HOURS * HOUR + 1)), axis=1).astype(float)
     steady, restarted, ended, born, brief, unseen = counts
     fell = round(9.3 * HOUR)
