@@ -158,7 +158,9 @@ def _setting(default: T, parse: Callable[[str], T], about: str) -> T:
 class Settings:
     """What the operator chose. The variable of field ``x_y`` is ``VIBEVOICE_OTEL_X_Y``."""
 
-    routes: tuple[str, ...] = _setting(DEFAULT_ROUTES, _routes, "WebSocket paths that are speech requests.")
+    routes: tuple[str, ...] = _setting(
+        DEFAULT_ROUTES, _routes, "Paths that are speech requests, over WebSockets and HTTP."
+    )
     model: str = _setting(
         "", _class, "A model class that is not known by what it has, as module:Class; it is observed like upstream's."
     )
