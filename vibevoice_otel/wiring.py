@@ -90,8 +90,7 @@ def _warn_of_lost_bounds() -> None:
         logger.warning(
             "%s=%s takes the bounds of all histograms away: C50, C100, C200 and shares above an objective are then "
             "estimates; counters and objectives stay exact. Unset it, or give the histograms of docs/telemetry.md a "
-            "View with "
-            "their bounds",
+            "View with their bounds",
             *EXPONENTIAL,
         )
 

@@ -173,8 +173,8 @@ def temporality(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("note", AGGREGATION, "base2_exponential_bucket_histogram: the shipped agent counts them in the "
                                            "buckets that "
                       "dashboards and alerts read, but for playback gaps and underruns, leading silence, memory per "
-                      "step and the "
-                      "parts of first audio: their panels are empty. Another Collector leaves no series that ends in "
+                      "step and the parts of first audio: their panels are empty. Another Collector leaves no series "
+                      "that ends in "
                       "_bucket")  # fmt: skip
 
 

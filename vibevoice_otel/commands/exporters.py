@@ -229,8 +229,7 @@ def _sampler(create: Callable[[Any], Any], chosen: Any, report: Report) -> None:
             "wrong",
             f"{os.environ[CONFIGURATION]} sampler",
             "vibevoice_tail inside parent_based: the spans below the first are dropped, and with them what it would "
-            "keep "
-            "later. Mend: sampler: vibevoice_tail: alone, which follows the caller itself",
+            "keep later. Mend: sampler: vibevoice_tail: alone, which follows the caller itself",
         )
 
 

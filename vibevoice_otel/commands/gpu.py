@@ -68,9 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not found:
         print(
-            "no sample was taken. Is VIBEVOICE_OTEL_GPU_PROFILE set, does the model lie on a CUDA device, was another "
-            "request open, "
-            "or the last sample less than ten seconds ago?",
+            "no sample was taken. Is VIBEVOICE_OTEL_GPU_PROFILE set, does the model lie on a CUDA device, was "
+            "another request open, or the last sample less than ten seconds ago?",
             file=sys.stderr,
         )
         return 1

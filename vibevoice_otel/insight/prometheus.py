@@ -193,9 +193,8 @@ class PrometheusSource:
             rows: list[dict[str, Any]] = answer["data"]["result"]
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(
-                f"{self._base} does not answer as Prometheus' HTTP API does: check the address (a store behind a path "
-                "needs it, "
-                "such as http://host/prometheus)"
+                f"{self._base} does not answer as Prometheus' HTTP API does: check the address (a store behind a "
+                "path needs it, such as http://host/prometheus)"
             ) from error
         return rows
 

@@ -167,8 +167,7 @@ class LivePage:
         except ImportError:
             logger.error(  # noqa: TRY400 - the sentence says it all
                 "VIBEVOICE_OTEL_PAGE=%s: the live page is served by uvicorn, which is not installed (pip install "
-                "uvicorn). "
-                "The service runs on without the page.",
+                "uvicorn). The service runs on without the page.",
                 address,
             )
             return

@@ -137,8 +137,7 @@ class MetricsPages:
         if self._cert and not encrypted:
             self._tell(
                 "/metrics is closed: the program opened its page without VIBEVOICE_OTEL_METRICS_CERT. Open it after "
-                "the "
-                "reader and before VibeVoiceInstrumentor().instrument(), or by OTEL_METRICS_EXPORTER=prometheus"
+                "the reader and before VibeVoiceInstrumentor().instrument(), or by OTEL_METRICS_EXPORTER=prometheus"
             )
             return "403 Forbidden", "/metrics is served encrypted alone (VIBEVOICE_OTEL_METRICS_CERT)\n"
         if self._token and not bearer.admits(authorization, self._token):

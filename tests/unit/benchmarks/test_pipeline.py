@@ -53,8 +53,7 @@ def found(wanted: int, rate: float | None = None, **changed: float) -> pipeline.
             [found(20, rate=15)],
             (
                 "x: nothing lost or refused up to 15 spans/s; 20 wanted: the sender, one connection on the same "
-                "machine, "
-                "came no faster."
+                "machine, came no faster."
             ),
         ),
     ],

@@ -193,11 +193,9 @@ def _one(console: Console, spans: Sequence[ReceivedSpan], frames: int) -> None:
     facts = root.attributes
     console.print(
         f"{facts.get(semconv.VOICE.key)}, {facts.get(semconv.TEXT_LENGTH.key)} characters, cfg "
-        f"{facts.get(semconv.CFG.key)}, "
-        f"{facts.get(semconv.STEPS.key)} steps: {facts.get(semconv.STATUS.key)}, first audio after "
-        f"{1000 * float(str(facts.get(semconv.FIRST_AUDIO_LATENCY.key) or 0)):.0f} ms, {facts.get(semconv.FRAMES.key)} "
-        "frames, "
-        f"trace {root.trace_id}",
+        f"{facts.get(semconv.CFG.key)}, {facts.get(semconv.STEPS.key)} steps: {facts.get(semconv.STATUS.key)}, first "
+        f"audio after {1000 * float(str(facts.get(semconv.FIRST_AUDIO_LATENCY.key) or 0)):.0f} ms, "
+        f"{facts.get(semconv.FRAMES.key)} frames, trace {root.trace_id}",
         highlight=False,
     )
     waterfall.render(console, spans, frames)

@@ -199,9 +199,8 @@ def _notes(answers: Sequence[Answer]) -> list[str]:
         least = min(partial, key=lambda each: each.effect.compared if each.effect is not None else 1.0)
         assert least.effect is not None
         notes.append(
-            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' are "
-            "at a voice and "
-            "setting that both sides have, and only these are compared."
+            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' "
+            "are at a voice and setting that both sides have, and only these are compared."
         )
     coarse = [
         each.name for each, figure in zip(answers, FIGURES, strict=True) if each.effect and figure.strata == ("voice",)
