@@ -88,6 +88,13 @@ def test_figures() -> None:
     assert found[semconv.AUDIO_LEVEL.key] == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.2)
 
 
+def test_the_clipped_share_is_a_share() -> None:
+    """A square wave at full scale for a quarter of the time."""
+    square = np.where(np.arange(SAMPLE_RATE_HZ) % 40 < 20, 1.0, -1.0).astype(np.float32)
+    found = checked(np.concatenate([square, np.tile(square * 0.5, 3)]))
+    assert found[semconv.AUDIO_CLIPPED.key] == pytest.approx(0.25, abs=0.01)
+
+
 @pytest.mark.parametrize("frame", [100, 480, 3200, 7777])
 def test_the_same_whatever_the_chunks(frame: int) -> None:
     """Silence, clipping, offset and level do not depend on how the audio was cut."""

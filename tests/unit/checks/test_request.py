@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -45,6 +46,17 @@ def judged(judge: Judge, samples: int) -> Any:
     root = batch.operation(semconv.SYNTHESIZE)
     assert root is not None
     return root.attributes.get(semconv.SUSPECT.key)
+
+
+@pytest.mark.parametrize("of", [{}, {"final": False}, {"synthetic": True}, {"warm_up": True}])
+def test_only_what_a_listener_waited_for_is_marked(of: dict[str, Any]) -> None:
+    """A request with a minute of silence, once it is over; not a probe's, and not one of the start-up."""
+    batch = dataclasses.replace(finish(request()), **of)
+    root = batch.operation(semconv.SYNTHESIZE)
+    assert root is not None
+    root.attributes[semconv.AUDIO_SILENCE.key] = 60.0
+    Judge().consume(batch)
+    assert root.attributes.get(semconv.SUSPECT.key) == (None if of else semconv.Suspect.SILENCE.value)
 
 
 def test_a_request_far_from_its_voice_s_pace_is_marked() -> None:

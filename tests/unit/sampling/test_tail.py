@@ -226,6 +226,34 @@ def test_nothing_is_held_when_all_is_over() -> None:
     assert not held.drops
 
 
+def test_what_is_kept_takes_no_room() -> None:
+    """20 traces that fail: all are exported, none of their spans is counted as held."""
+    held = Held(limit=100)
+    for _ in range(20):
+        with held.tracer.start_as_current_span("request"), held.tracer.start_as_current_span("child") as child:
+            child.set_status(Status(StatusCode.ERROR))
+    assert held.names() == ["child"] * 20 + ["request"] * 20
+    assert (held.tail._held, held.drops) == (0, [])
+
+
+def test_a_span_has_its_first_attributes_where_it_is_recorded() -> None:
+    """Kept from the start or held back; not where a caller decided against the trace, whose state goes on."""
+    given, state = {"a": 1}, trace.TraceState([("k", "v")])
+    remote = trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(0), trace_state=state)
+    refused = trace.set_span_in_context(trace.NonRecordingSpan(remote))
+    for share in (0.0, 1.0):
+        assert dict(TailSampler(share).should_sample(None, 1, "x", attributes=given).attributes) == given
+    result = TailSampler(1.0).should_sample(refused, 1, "x", attributes=given)
+    assert (dict(result.attributes), result.trace_state) == ({}, state)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_from_0_to_1(share: float) -> None:
+    """The error names the value and what is allowed."""
+    with pytest.raises(ValueError, match=f"share {share!r} is not from 0 to 1"):
+        TailSampler(share)
+
+
 @pytest.mark.parametrize("argument", ["-0.1", "1.5", "nan", "half", "inf"])
 def test_a_wrong_share_is_told_and_keeps_everything(argument: str, caplog: pytest.LogCaptureFixture) -> None:
     """The message names the setting, the value and what is allowed; nothing is lost by a slip."""
@@ -237,7 +265,7 @@ def test_a_wrong_share_is_told_and_keeps_everything(argument: str, caplog: pytes
     assert chosen.get_description() == "VibeVoiceTail{share=1,override=False}"
 
 
-@pytest.mark.parametrize(("argument", "share"), [(None, "0"), ("", "0"), ("0.25", "0.25"), ("1", "1")])
+@pytest.mark.parametrize(("argument", "share"), [(None, "0"), ("", "0"), ("0", "0"), ("0.25", "0.25"), ("1", "1")])
 def test_the_share_is_read(argument: str | None, share: str) -> None:
     """The share, none for 0."""
     assert f"share={share}," in sampler.from_environment(argument).get_description()
