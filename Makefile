@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu test-servers
+.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu test-servers mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -97,6 +97,9 @@ audit: $(VENV)/.test ## known vulnerabilities of what is pinned (asks PyPI), and
 	@$(VENV)/audit/bin/pip install -q --require-hashes -r requirements/audit.txt
 	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/service.txt -r requirements/test.txt
 
+mutation: $(VENV)/.test ## do the unit tests of recording, metrics and sampling notice a change of the code? (40 minutes; ARGS="--count 50 --minutes 5")
+	@$$($(BIN)/python tools/overlay.py mutation) -m tools.mutation $(ARGS)
+
 lint: $(VENV)/.test ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -120,6 +123,7 @@ lock: ## pin every dependency again, with hashes and without addresses (needs uv
 	printf 'hatchling>=1.25\neditables\n' | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -c requirements/test.txt -o requirements/build.txt --no-header -q
 	for each in sdk-oldest sdk-newest instrumentation; do uv pip compile requirements/$$each.in --no-deps --universal --generate-hashes --python-version 3.10 -o requirements/$$each.txt --no-header -q; done
 	uv pip compile requirements/agents.in --no-deps --universal --generate-hashes --python-version 3.11 -o requirements/agents.txt --no-header -q
+	echo mutmut | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/test.txt -o requirements/mutation.txt --no-header -q
 	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
 
 clean: ## remove what was built here
