@@ -2,8 +2,8 @@
 
     make mutation ARGS="--count 500 --minutes 40"
 
-mutmut works in a copy of the tree (build/mutation). Left out are the device and the GPU's files, whose tests need torch,
-and tests that run a real model.
+mutmut works in a copy of the tree (build/mutation). Left out are the device and the GPU's files, whose tests need
+torch, and tests that run a real model.
 """
 
 from __future__ import annotations
