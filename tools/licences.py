@@ -3,7 +3,7 @@ permissive enough to ship.
 
 python tools/licences.py
 
-pip-licenses (5.5.5) cannot say this: its --allow-only lets "A AND B" pass when either is allowed, and it leaves packages
+pip-licenses 5.5.5 cannot say this: its --allow-only lets "A AND B" pass when either is allowed, and it leaves packages
 out by exact name alone, which NVIDIA's two dozen change with each torch.
 """
 
