@@ -150,3 +150,16 @@ def test_twenty_at_once_are_not_crossed(running: Start, name: str) -> None:
         generations = {each.span_id for each in trace.all(semconv.GENERATE)}
         assert {each.parent_id for each in trace.all(semconv.FRAME)} == generations
     assert total(server.sink, semconv.DROPPED, what="links") == unlinked
+
+
+def test_the_rate_of_a_websocket_is_told_by_its_bytes(running: Start) -> None:
+    """At 48 kHz a chunk's bytes play for half as long as at 24 kHz: frames slower than their sound leave gaps, which at
+    the other rate would be none. The seconds of sound are the model's.
+    """
+    shape = SHAPES["sentences"]
+    server = running(shape.module, DOUBLE_FRAME_SECONDS="0.2")  # a frame is 0.133 s of sound
+    answer = _said(shape, server, TEXT, VOICE)
+    trace = seen(server.sink, answer)
+    assert trace.value(semconv.AUDIO_DURATION) == pytest.approx(shape.seconds(answer))
+    assert trace.value(semconv.UNDERRUNS) > 1
+    assert trace.value(semconv.WORST_GAP) > 0.03
