@@ -35,7 +35,7 @@ def resources(sink: Sink, kind: type) -> list[dict[str, str]]:
     )
     return [
         {pair.key: pair.value.string_value for pair in each.resource.attributes}
-        for message in sink._of(kind)
+        for message in sink.of(kind)
         for each in getattr(message, field)
     ]
 

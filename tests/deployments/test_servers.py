@@ -53,7 +53,7 @@ def test_what_was_not_exported_is_exported_at_the_end(
     service = start(command=server(name, port, *more), port=port, **waits)
     assert all(each.chunks == 3 for each in service.speak(6))
     service.stop(signal.SIGTERM)
-    assert wait_for(lambda: sink.roots()["success"] == 6, 5), service.log
+    assert wait_for(lambda: sink.roots()["success"] == 6, 5), f"{sink.roots()}\n{service.log}"
     assert sink.total(METRICS, status="success") == 6
 
 

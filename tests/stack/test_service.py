@@ -116,7 +116,8 @@ def test_every_series_that_needs_no_gpu_is_there(metric: semconv.Metric, prometh
     found = prometheus.query(f"max_over_time({name}[5m])")
     assert found
     for labels, _ in found:
-        assert labels.keys() - {"__name__"} == {*metric.labels, "job", "instance", "service", "environment"}
+        told = labels.keys() - {"__name__", "job", "instance", "service", "environment"}
+        assert {*metric.labels} - {each.key.replace(".", "_") for each in metric.when_known} <= told <= {*metric.labels}
         assert (labels["service"], labels["environment"], labels["job"]) == (NAME, "test", NAME)
 
 
@@ -172,9 +173,13 @@ def test_every_request_is_one_whole_trace(sent: Sent, traces: TraceStore) -> Non
 
 def test_the_spoken_text_is_nowhere(agent: Collector, prometheus: Prometheus, sent: Sent, traces: TraceStore) -> None:
     """The text is in no span, metric, label or log of the pipeline."""
-    everything = b"".join(traces.requests) + agent.process.log.read_bytes() + prometheus.process.log.read_bytes()
+    everything = (
+        b"".join(each.SerializeToString() for each in traces.messages)
+        + agent.process.log.read_bytes()
+        + prometheus.process.log.read_bytes()
+    )
     everything += urlopen(f"http://{agent.metrics}/metrics").read()
     everything += json.dumps(prometheus.get("series", **{"match[]": "{__name__=~'.+'}"})).encode()
-    assert len(traces.requests) > 0
+    assert len(traces.messages) > 0
     for word in CANARY.split():
         assert word.encode() not in everything

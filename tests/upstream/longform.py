@@ -120,7 +120,7 @@ def main(where: Path, frames: int, steps: int) -> None:
     report = {
         "samples": 0 if speech is None else int(speech.numel()),
         "characters": len(SCRIPT),
-        "calls": dict(witness.counts),
+        "calls": witness.calls(),
         "metrics": dict(counts),
         "missing": missing,
         "left": [name for name, value in vars(model_class).items() if before.get(name) is not value],
