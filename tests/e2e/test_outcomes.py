@@ -181,7 +181,8 @@ def test_a_slowed_part_lengthens_its_own_spans_and_no_others(start, service: Run
     for name, shortest in slow.items():
         growth = shortest - healthy[name]
         if name == SLOWED[fault]:
-            assert shortest >= 20
+            # uvloop's timers count whole milliseconds, from the beginning of the loop's turn that set them.
+            assert shortest >= 20 - 1
             assert growth == pytest.approx(20, abs=6), name
         else:
             assert growth < 6, f"{name} grew {growth:.1f} ms though only {fault} was set"
