@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -317,3 +320,13 @@ def test_a_component_that_ends_the_process_is_a_line(monkeypatch: pytest.MonkeyP
     found = of({**QUIET, "OTEL_TRACES_EXPORTER": "none", "PYTHONHASHSEED": "no seed"})
     assert [each.level for each in found] == ["wrong"]
     assert "could not be made" in found[0].says
+
+
+def test_a_propagator_that_nothing_provides_is_told_and_ends_nothing() -> None:
+    """OpenTelemetry raises at its import for such a name; the doctor says so and goes on."""
+    command = [sys.executable, "-m", "vibevoice_otel.commands.cli", "doctor"]
+    environment = {**os.environ, "OTEL_PROPAGATORS": "nonsense"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "OTEL_PROPAGATORS" in done.stdout

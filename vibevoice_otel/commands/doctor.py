@@ -88,6 +88,9 @@ def internals() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("note", "opentelemetry-sdk", f"its insides are not as known ({error}): the public API serves")
         return
+    except Exception as error:  # noqa: BLE001 - opentelemetry.propagate raises at import for an unknown propagator
+        yield Finding("note", "opentelemetry-sdk", f"its insides could not be tried ({type(error).__name__}: {error})")
+        return
     for each in (spans.CHOSEN_IDS, exporters.HTTP_BYTES, exporters.GRPC_BYTES, histograms.AGGREGATIONS):
         yield Finding("ok" if each.works() else "note", "opentelemetry-sdk", each.explain())
 

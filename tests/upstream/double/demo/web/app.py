@@ -35,9 +35,9 @@ class StreamingTTSService:
 
     def load(self):
         self.processor = VibeVoiceStreamingProcessor.from_pretrained(self.model_path)
-        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(
-            self.model_path, device_map="cpu"
-        )
+        # fmt: off
+        self.model = VibeVoiceStreamingForConditionalGenerationInference.from_pretrained(self.model_path, device_map="cpu")  # noqa: E501
+        # fmt: on
         self.model.eval()
         scheduler = self.model.model.noise_scheduler
         self.model.model.noise_scheduler = scheduler.from_config(scheduler.config, algorithm_type="sde-dpmsolver++")
