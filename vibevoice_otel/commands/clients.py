@@ -293,7 +293,7 @@ class HttpClient:
 
 
 def client(address: str, speech: Speech | None = None) -> Client:
-    """Who asks at ``address``, by its scheme."""
+    """The client for ``address``, by its scheme."""
     if urlsplit(address).scheme in {"ws", "wss"}:
         return WebSocketClient(address)
     return HttpClient(address, speech or Speech())

@@ -42,7 +42,7 @@ class Probe:
         tracer_provider, meter_provider: the global ones by default.
         baggage: members of W3C baggage that mark its requests.
         voice: asked for; None leaves the choice to the address, or to the service.
-        client: who asks at ``url``; by default as the scheme has it.
+        client: asks at ``url``; by default as the scheme has it.
     """
 
     def __init__(
