@@ -20,7 +20,7 @@ SLOW = {
     "OTEL_BSP_SCHEDULE_DELAY": "60000",
     "OTEL_METRIC_EXPORT_INTERVAL": "60000",
     "VIBEVOICE_SERVICE_CONCURRENCY": "3",
-    "VIBEVOICE_SERVICE_FAULTS": '{"decode_delay": 0.15}',
+    "VIBEVOICE_SERVICE_FAULTS": '{"decode_delay": 0.3}',
 }
 TEXT = "Three listeners hear all of this sentence."
 
@@ -42,18 +42,13 @@ def _ready(service: Service) -> bool:
     return True
 
 
-async def _three_streams_and_sigterm(service: Service) -> tuple[list[Heard], Heard, bool]:
-    """What the three heard, what a fourth got that came after the signal, and whether the service then said it was
-    ready.
-    """
+async def _three_streams_and_sigterm(service: Service) -> list[asyncio.Task[Heard]]:
+    """Three open streams of a service that has then got SIGTERM."""
     open_streams = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(3)]
-    await asyncio.to_thread(wait_for, lambda: '"open":3' in service.get("/readyz"))
+    assert await asyncio.to_thread(wait_for, lambda: '"open":3' in service.get("/readyz")), service.log
     await asyncio.sleep(0.3)
     service.process.send_signal(signal.SIGTERM)
-    await asyncio.sleep(0.5)
-    ready = await asyncio.to_thread(_ready, service)
-    late = await service.listen(text="too late")
-    return list(await asyncio.gather(*open_streams)), late, ready
+    return open_streams
 
 
 def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> None:
@@ -62,10 +57,17 @@ def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> Non
     """
     service = _service(start, VIBEVOICE_SERVICE_DRAIN="15")
     assert _ready(service)
+
+    async def three_and_a_fourth() -> tuple[bool, Heard, list[Heard]]:
+        open_streams = await _three_streams_and_sigterm(service)
+        unready = await asyncio.to_thread(wait_for, lambda: not _ready(service), 3)
+        late = await service.listen(text="too late")
+        return unready, late, await asyncio.gather(*open_streams)
+
     began = time.monotonic()
-    heard, late, ready = asyncio.run(_three_streams_and_sigterm(service))
+    unready, late, heard = asyncio.run(three_and_a_fourth())
     service.process.wait(max(0.1, GRACE - (time.monotonic() - began)))
-    assert not ready
+    assert unready
     assert (late.close_code, late.chunks) == (1013, 0)
     assert [each.close_code for each in heard] == [1000] * 3, service.log
     assert {each.chunks for each in heard} == {len(TEXT) // 2}
@@ -77,8 +79,12 @@ def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> Non
 def test_what_outlasts_the_drain_is_cut_off_and_said(start: Start, sink: Sink) -> None:
     """A drain shorter than the streams ends in time all the same; the log names the setting."""
     service = _service(start, VIBEVOICE_SERVICE_DRAIN="0.5")
+
+    async def three() -> list[Heard]:
+        return await asyncio.gather(*await _three_streams_and_sigterm(service))
+
     began = time.monotonic()
-    heard, _, _ = asyncio.run(_three_streams_and_sigterm(service))
+    heard = asyncio.run(three())
     service.process.wait(GRACE)
     assert time.monotonic() - began < GRACE
     assert all(each.close_code != 1000 for each in heard)
