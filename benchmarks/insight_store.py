@@ -2,12 +2,14 @@
 
 ``python -m benchmarks.insight_store FOLDER`` fills a real Prometheus (promtool's backfill) and a real VictoriaMetrics
 (its import) with the series that insight reads, then runs each question in a process of its own, three times.
-``--days``, ``--step`` and ``--stores`` change what is made; a folder that is filled already is used as it is.
+``--days``, ``--step``, ``--settings`` and ``--stores`` change what is made; a folder that is filled already is used as
+it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -28,19 +30,36 @@ VOICES, INSTANCES = 25, 4
 #: Requests of a voice on one instance, a second.
 RATE = 1 / 60
 OF = {"job": "vibevoice", "service": "speech", "environment": "production"}
-SETTING = {"cfg": "1.5", "steps": "5"}
+#: (cfg, steps); a voice is asked for at the first ``--settings`` of them, the first as often as all others together.
+SETTINGS = (("1.5", "5"), ("1.3", "10"), ("2.0", "5"), ("1.5", "8"), ("1.8", "5"))
 LENGTHS = ("short", "medium", "long")
 FRAMES = 16  # of a request
 #: Histograms of which insight reads the mean alone.
-MEANS = (semconv.INFERENCE, semconv.LM_DURATION)
+MEANS = (semconv.INFERENCE, semconv.LM_DURATION, semconv.DECODE_DURATION, semconv.PREFILL_DURATION)
 LAST = "+Inf"
 Series = tuple[str, dict[str, str], np.ndarray]
 
 
-def instance(rng: np.random.Generator, labels: dict[str, str], ticks: int, step: float) -> Iterator[Series]:
-    """All that one process reports, name by name."""
-    requests = rng.poisson(RATE * step, (VOICES, len(LENGTHS), ticks)) / len(LENGTHS)
-    per_voice = requests.sum(axis=1)
+def instance(rng: np.random.Generator, labels: dict[str, str], ticks: int, step: float, count: int) -> Iterator[Series]:
+    """All that one process reports, name by name; each voice at ``count`` settings."""
+    requests = rng.poisson(RATE * step, (VOICES, ticks))
+    shares = np.array([max(count - 1, 1), *[1] * (count - 1)], dtype=np.float64)
+    settings = [
+        ({"cfg": cfg, "steps": steps}, share)
+        for (cfg, steps), share in zip(SETTINGS, shares / shares.sum(), strict=False)
+    ]
+    clock = {"clock": "device"}
+    #: What a metric is cut by -> the labels of each part, and its share of the requests.
+    cuts = {
+        "": [({}, 1.0)],
+        "setting": settings,
+        "length": [({**of, "text_length_range": each}, w / len(LENGTHS)) for of, w in settings for each in LENGTHS],
+        "step": [
+            ({**of, **clock, "step_index": str(i)}, w * FRAMES) for of, w in settings for i in range(int(of["steps"]))
+        ],
+        "frame": [(clock, FRAMES)],
+        "branch": [({**clock, "branch": each}, FRAMES) for each in ("positive", "negative")],
+    }
 
     def histogram(metric: semconv.Metric, of: dict[str, str], events: np.ndarray, middle: float) -> Iterator[Series]:
         """Its buckets where insight reads them, its count and its sum."""
@@ -57,37 +76,25 @@ def instance(rng: np.random.Generator, labels: dict[str, str], ticks: int, step:
         yield f"{metric.prometheus}_sum", of, total * middle
 
     for metric, middle, by in (
-        (semconv.FIRST_AUDIO, 0.25, "length"), (semconv.RTF, 0.5, "voice"), (semconv.INFERENCE, 0.004, "step"),
-        (semconv.GAP, 0.01, "plain"), (semconv.LM_DURATION, 0.01, "branch"),
+        (semconv.FIRST_AUDIO, 0.25, "length"), (semconv.RTF, 0.5, "setting"), (semconv.INFERENCE, 0.004, "step"),
+        (semconv.GAP, 0.01, ""), (semconv.LM_DURATION, 0.01, "branch"), (semconv.DECODE_DURATION, 0.02, "frame"),
+        (semconv.PREFILL_DURATION, 0.01, "frame"),
     ):  # fmt: skip
-        for voice in range(VOICES):
-            own = {**labels, "voice": f"voice-{voice}"}
-            if by == "length":
-                for place, length in enumerate(LENGTHS):
-                    yield from histogram(
-                        metric, {**own, **SETTING, "text_length_range": length}, requests[voice, place], middle
-                    )
-            elif by == "step":
-                for index in range(5):
-                    each = {**own, **SETTING, "step_index": str(index), "clock": "host"}
-                    yield from histogram(metric, each, per_voice[voice] * FRAMES, middle)
-            elif by == "branch":
-                for branch in ("positive", "negative"):
-                    each = {**own, "branch": branch, "clock": "host"}
-                    yield from histogram(metric, each, per_voice[voice] * FRAMES, middle)
-            else:
-                yield from histogram(metric, {**own, **(SETTING if by == "voice" else {})}, per_voice[voice], middle)
-    for metric, by, shares, amount in (
+        for voice, (of, share) in itertools.product(range(VOICES), cuts[by]):
+            yield from histogram(metric, {**labels, "voice": f"voice-{voice}", **of}, requests[voice] * share, middle)
+    for metric, by, parts, amount in (
         (semconv.REQUESTS, "status", {"success": 0.985, "error": 0.01, "cancelled": 0.005}, 1.0),
         (semconv.FINISHED, "finish_reason", {"eos": 0.98, "length": 0.02}, 1.0),
         (semconv.AUDIO_PRODUCED, "", {"": 1.0}, 12.0), (semconv.GENERATE_BUSY, "", {"": 1.0}, 6.0),
         (semconv.UNDERRUN, "", {"": 0.01}, 1.0),
         (semconv.DEFECTIVE_FRAMES, "kind", {"silent": 0.05, "nan": 0.001}, 1.0),
     ):  # fmt: skip
-        for voice in range(VOICES):
-            own = {**labels, "voice": f"voice-{voice}", **(SETTING if metric is semconv.REQUESTS else {})}
-            for value, share in shares.items():
-                grown = np.floor(np.cumsum(per_voice[voice]) * share * amount)
+        for voice, (of, share) in itertools.product(
+            range(VOICES), settings if metric is semconv.REQUESTS else cuts[""]
+        ):
+            own = {**labels, "voice": f"voice-{voice}", **of}
+            for value, part in parts.items():
+                grown = np.floor(np.cumsum(requests[voice]) * part * amount * share)
                 yield metric.prometheus, {**own, by: value} if by else own, grown
     card = {**labels, "hw_id": f"GPU-{labels['instance']}", "hw_type": "gpu", "device_id": "0"}
     yield semconv.HW_ENERGY.prometheus, card, np.cumsum(np.full(ticks, 200 * step))
@@ -95,7 +102,9 @@ def instance(rng: np.random.Generator, labels: dict[str, str], ticks: int, step:
     yield semconv.GPU_MEMORY.prometheus, {**labels, "device_id": "0"}, 4e9 + 2e8 * rng.poisson(1.5, ticks)
 
 
-def made(days: float, step: float, end: float) -> Iterator[tuple[str, dict[str, str], np.ndarray, np.ndarray]]:
+def made(
+    days: float, step: float, end: float, settings: int
+) -> Iterator[tuple[str, dict[str, str], np.ndarray, np.ndarray]]:
     """(name, labels, times in seconds, values): half of the time version 1.2 runs, then four new processes with 1.3."""
     rng = np.random.default_rng(1)
     ticks = int(days * 86400 / step)
@@ -111,11 +120,11 @@ def made(days: float, step: float, end: float) -> Iterator[tuple[str, dict[str, 
             "vibevoice_model_revision": f"r{version}",
         }
         yield semconv.BUILD_INFO.prometheus, {**labels, **info}, part, np.ones(len(part))
-        for name, of, values in instance(rng, labels, len(part), step):
+        for name, of, values in instance(rng, labels, len(part), step, settings):
             yield name, of, part, values
 
 
-def fill_victoria(victoria: Victoria, days: float, step: float, end: float) -> tuple[int, int]:
+def fill_victoria(victoria: Victoria, days: float, step: float, end: float, settings: int) -> tuple[int, int]:
     """Series and samples, sent as JSON lines, a few series a request."""
     series = samples = 0
     lines: list[str] = []
@@ -126,7 +135,7 @@ def fill_victoria(victoria: Victoria, days: float, step: float, end: float) -> t
         with urllib.request.urlopen(urllib.request.Request(f"{victoria.url}/api/v1/import", data=body), timeout=300):
             pass
 
-    for name, labels, times, values in made(days, step, end):
+    for name, labels, times, values in made(days, step, end, settings):
         stamps = ",".join(map(str, (times * 1000).astype(np.int64).tolist()))
         numbers = ",".join(map(str, values.tolist()))
         lines.append(
@@ -141,14 +150,14 @@ def fill_victoria(victoria: Victoria, days: float, step: float, end: float) -> t
     return series, samples
 
 
-def fill_prometheus(data: Path, days: float, step: float, end: float) -> None:
+def fill_prometheus(data: Path, days: float, step: float, end: float, settings: int) -> None:
     """By promtool, all in blocks as long as they may be: it reads the whole text once for each block."""
     text = data.with_suffix(".om")
     scratch = data.parent / "families"
     scratch.mkdir(parents=True, exist_ok=True)
     counters = {metric.prometheus for metric in semconv.METRICS if metric.instrument == "counter"}
     open_files = {}
-    for name, labels, times, values in made(days, step, end):
+    for name, labels, times, values in made(days, step, end, settings):
         if name not in open_files:
             open_files[name] = (scratch / name).open("w", encoding="utf-8")
         prefix = f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in labels.items())}}} "
@@ -224,6 +233,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--days", type=float, default=30)
     parser.add_argument("--step", type=float, default=300, help="seconds between two samples")
+    parser.add_argument("--settings", type=int, default=1, help="of each voice, five at most")
     parser.add_argument("--stores", default="victoria,prometheus")
     chosen = parser.parse_args()
     stamp = chosen.folder / "end"
@@ -235,7 +245,7 @@ def main() -> None:
         full = (chosen.folder / "victoria" / "filled").exists()
         with Victoria(chosen.folder / "victoria") as victoria:
             if not full:
-                series, samples = fill_victoria(victoria, chosen.days, chosen.step, end)
+                series, samples = fill_victoria(victoria, chosen.days, chosen.step, end, chosen.settings)
                 print(f"{series:,} series, {samples:,} samples")
                 (chosen.folder / "victoria" / "filled").touch()
             print("VictoriaMetrics")
@@ -244,7 +254,7 @@ def main() -> None:
         data = chosen.folder / "prometheus" / "data"
         if not (chosen.folder / "prometheus" / "filled").exists():
             data.parent.mkdir(parents=True, exist_ok=True)
-            fill_prometheus(data, chosen.days, chosen.step, end)
+            fill_prometheus(data, chosen.days, chosen.step, end, chosen.settings)
             (chosen.folder / "prometheus" / "filled").touch()
         with Prometheus(chosen.folder / "prometheus") as prometheus:
             print("Prometheus")

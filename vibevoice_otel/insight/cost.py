@@ -75,8 +75,8 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
     minutes = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
     busy = by_voice(source, semconv.GENERATE_BUSY.prometheus)
     notes: list[str] = []
-    power = _by_card(source.history(semconv.HW_POWER.prometheus, ()) or [])
-    energy = _by_card(source.history(semconv.HW_ENERGY.prometheus, ()) or [])
+    power = by_card(source.history(semconv.HW_POWER.prometheus, ()) or [])
+    energy = by_card(source.history(semconv.HW_ENERGY.prometheus, ()) or [])
     present = power or energy
     if not present:
         present = _by_device(source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or [])
@@ -86,7 +86,11 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
                 "share counts twice."
             )
     hours = sum(_seconds(track) for track in present.values()) / 3600 if present else None
-    joules = sum(_growth(track.values) for track in energy.values()) if energy else None
+    joules = (
+        sum(float(counted(track.values[~np.isnan(track.values)]).sum()) for track in energy.values())
+        if energy
+        else None
+    )
     idle = sum(float(np.nanmin(track.values)) * _seconds(track) for track in power.values()) if power else None
     if joules is not None and idle is not None:
         idle = min(idle, joules)  # the least power that a scrape saw may lie above the true idle draw
@@ -132,7 +136,7 @@ def _money(prices: Prices, hours: float | None, joules: float | None) -> float |
     return sum(parts) if parts else None
 
 
-def _by_card(tracks: Iterable[Track]) -> dict[str, Track]:
+def by_card(tracks: Iterable[Track]) -> dict[str, Track]:
     """One track a card: each process that uses it reports it, so the highest counts, once."""
     found: dict[str, Track] = {}
     for track in tracks:
@@ -153,8 +157,7 @@ def _seconds(track: Track) -> float:
     return float((~np.isnan(track.values)).sum()) * step
 
 
-def _growth(values: Floats) -> float:
-    """Of a counter; where it fell it began again."""
-    known = values[~np.isnan(values)]
+def counted(known: Floats) -> Floats:
+    """What a counter grew by from each value to the next; where it fell it began again. NaN is not among them."""
     steps = np.diff(known)
-    return float(np.where(steps < 0, known[1:], steps).sum()) if len(known) else 0.0
+    return np.where(steps < 0, known[1:], steps)

@@ -1,5 +1,5 @@
 """Makes the tables of docs/insight.md: ``python -m tests.unit.insight.comparison 500`` (seeds; some minutes on one
-core).
+core), or the second alone with ``cards`` behind it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.unit.insight.pairs import EDGES, Pair, Truth, pair, requests
-from vibevoice_otel.insight.compare.effect import Effect, effect
+from tests.unit.insight.pairs import EDGES, Pair, Truth, more_energy, pair, requests
+from vibevoice_otel.insight.compare import energy
+from vibevoice_otel.insight.compare.effect import Effect, TooLittle, effect
 from vibevoice_otel.insight.compare.report import MARGIN
 
 SIZES = (300, 1000, 3000, 10_000)
@@ -57,5 +58,34 @@ def main(seeds: int) -> None:
             print(f"| {name} | {n:,} | {' | '.join(cells)} | {naive:.1%} |", flush=True)
 
 
+def cards(seeds: int) -> None:
+    """Seconds of cards and energy: claimed, held; and how often energy was not compared, for the cards' loads."""
+    for name in ("no difference", "no difference, load uneven", "no difference, another mix of requests",
+                 "2 % slower", "10 % slower", "10 % slower, hidden by a faster mix"):  # fmt: skip
+        truth = SCENARIOS[name]
+        for n in SIZES:
+            pairs = [pair(truth, n, seed) for seed in range(seeds)]
+            taken = [effect(*each.card, scale="ratio") for each in pairs]
+            drawn = [found for each in pairs if (found := compared(each)) is not None]
+            cells = []
+            for found, true in ((taken, truth.scale - 1), (drawn, more_energy(truth.scale))):
+                claimed = [one.p < 0.05 for one in found]
+                held = [one.low <= true <= one.high for one in found]
+                cells.append(f"{np.mean(claimed):.1%} | {np.mean(held):.1%}" if found else "– | –")
+            print(f"| {name} | {n:,} | {' | '.join(cells)} | {1 - len(drawn) / seeds:.1%} |", flush=True)
+
+
+def compared(each: Pair) -> Effect | None:
+    """The energies' effect; None where they are not compared."""
+    one, two = each.energy
+    try:
+        energy.check(one, two, MARGIN)
+    except TooLittle:
+        return None
+    return effect(one.side, two.side, scale="ratio")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if "cards" not in sys.argv:
+        main(int(sys.argv[1]))
+    cards(int(sys.argv[1]))

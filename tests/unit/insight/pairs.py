@@ -1,6 +1,7 @@
 """Pairs of sides with a known difference, as histograms in blocks of time: what a comparison is tried on.
 
-Requests of a block share a load (a log-normal factor), as requests that share a queue and a card do.
+Requests of a block share a load (a log-normal factor), as requests that share a queue and a card do. Each side has a
+card of its own, about half of whose time its requests take; it draws ``IDLE`` W, and ``WORKING`` W more while it works.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.compare.effect import Side
+from vibevoice_otel.insight.compare.energy import Work, allocated
+from vibevoice_otel.insight.compare.growth import Reading
 
 EDGES = np.array([*semconv.FIRST_AUDIO_BUCKETS, np.inf])
 VOICES = tuple(f"voice{n}" for n in range(5))
@@ -19,6 +22,10 @@ STRATA = tuple((voice, "1.5", "5", length) for voice in VOICES for length in LEN
 #: The median of each stratum's first audio, seconds: longer texts and later voices are slower.
 MEDIANS = np.array([0.18 * (1 + 0.15 * v) * (1 + 0.25 * n) for v in range(len(VOICES)) for n in range(len(LENGTHS))])
 SIGMA = 0.35
+#: Watts of a card.
+IDLE, WORKING = 80.0, 250.0
+#: Seconds of the card that a second of audio takes the first voice, and of audio in a request.
+CARD, AUDIO = 0.2, 10.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Pair:
     seconds: tuple[Side, Side]  # histograms
     mean: tuple[Side, Side]
     failed: tuple[Side, Side]
+    card: tuple[Side, Side]
+    energy: tuple[Reading, Reading]
 
     def naive_p95(self) -> float:
         """What two dashboards' P95 say: pooled over strata, interpolated in the bucket as Prometheus does;
@@ -97,4 +106,35 @@ def pair(truth: Truth, n: int, seed: int, blocks: int = 40) -> Pair:
         a, b = (make(s[0], s[1], s[column].astype(float), blocks) for s in sides)  # type: ignore[operator]
         return a, b
 
-    return Pair(both(histogram, 2), both(means, 2), both(means, 3))
+    drawn = [cards(*side[:3], blocks, name, np.random.default_rng([seed, place]))
+             for place, (name, side) in enumerate(zip("ab", sides, strict=True))]  # fmt: skip
+    return Pair(
+        both(histogram, 2), both(means, 2), both(means, 3), (drawn[0][0], drawn[1][0]), (drawn[0][1], drawn[1][1])
+    )
+
+
+def cards(
+    block: np.ndarray, stratum: np.ndarray, seconds: np.ndarray, blocks: int, card: str, rng: np.random.Generator
+) -> tuple[Side, Reading]:
+    """Seconds of a card by voice, and what it draws; a request takes its card as much longer as its first audio."""
+    voice, shape = stratum // len(LENGTHS), (blocks, len(VOICES))
+    audio = AUDIO * rng.lognormal(-0.125, 0.5, len(block))
+    taken = audio * CARD * (1 + 0.15 * voice) * seconds / MEDIANS[stratum]
+    at = np.ravel_multi_index((block, voice), shape)
+    requests, spoken, worked = (
+        np.bincount(at, values, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+        for values in (None, audio, taken)
+    )
+    names = tuple((each,) for each in VOICES)
+    there = np.full(blocks, 2.0 * len(block) / blocks * AUDIO * CARD * 1.4)
+    joules = IDLE * there + WORKING * worked.sum(axis=1)
+    return Side(names, worked, requests, spoken), allocated(
+        Work(names, spoken, 1.5 * worked, requests), joules, there, [card]
+    )
+
+
+def more_energy(scale: float) -> float:
+    """The true change of a side's energy whose card works ``scale`` times as long: the idle draw stays."""
+    working = WORKING * CARD * AUDIO * np.mean(1 + 0.15 * np.arange(len(VOICES))) * np.exp((SIGMA**2 + 0.1**2) / 2)
+    idle = IDLE * 2.0 * AUDIO * CARD * 1.4
+    return float((scale - 1) * working / (working + idle))

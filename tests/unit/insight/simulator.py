@@ -348,6 +348,8 @@ def _counters(
                     scrapes.put(
                         f"{metric.prometheus}_sum", {**labels, "clock": of}, _counted(clock, at, audio * seconds)
                     )
+            steps = {**labels, "clock": semconv.Clock.DEVICE}
+            scrapes.put(f"{semconv.INFERENCE.prometheus}_count", steps, _counted(clock, at, np.round(audio * 37.5)))
         _histogram(scrapes, semconv.QUEUE_DURATION, labels, clock, at, (requests.start - requests.arrival)[done])
         under = np.array([s.underruns for s in service.settings])[requests.setting[done]]
         scrapes.put(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,25 +11,25 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.cells import ENDED, FAILED
+from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Scale, Side
+from vibevoice_otel.insight.compare.growth import Key, Reading, side, table
 from vibevoice_otel.insight.source import Source
+from vibevoice_otel.semconv import Clock
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+    from vibevoice_otel.insight.compare.growth import Floats
 
 #: A request whose worst gap is longer is heard as broken (the continuity objective's limit, seconds).
 GAP_SECONDS = 0.1
-Key = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One side's figure, and the histogram's edges where the figure is a quantile."""
+#: Raises TooLittle where two readings cannot be held against each other, given the margin of what does not matter.
+Check = Callable[[Reading, Reading, float], None]
 
-    side: Side
-    edges: Floats | None = None
+
+def _nothing_against(_a: Reading, _b: Reading, _margin: float) -> None:
+    """Most figures can always be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,12 @@ class Figure:
 
     Args:
         name: for people.
-        unit: "s", "%" (a share of requests) or "x" (a ratio).
+        unit: "s", "J", "%" (a share of requests) or "x" (a ratio).
         strata: the labels within which it is compared.
         read: what reads it, from a source in so many blocks of time.
         quantile: which, where it is one.
         scale: whether a change is told relative or absolute.
+        check: what may stand against the comparison of two readings.
     """
 
     name: str
@@ -51,36 +52,14 @@ class Figure:
     read: Callable[[Source, int], Reading]
     quantile: float | None = None
     scale: Scale = "ratio"
-
-
-def _table(source: Source, series: str, by: Key, blocks: int) -> dict[Key, Floats]:
-    """Growth by labels, shape (blocks,) each; an absent stretch is nothing."""
-    found: dict[Key, Floats] = {}
-    for track in source.growths(series, by, blocks):
-        key = tuple(track.labels.get(name, "") for name in by)
-        found[key] = found.get(key, 0.0) + np.nan_to_num(track.values)
-    return found
-
-
-def _side(
-    strata: Sequence[Key],
-    blocks: int,
-    numerator: Mapping[Key, Floats],
-    count: Mapping[Key, Floats],
-    under: Mapping[Key, Floats] | None = None,
-) -> Side:
-    def columns(values: Mapping[Key, Floats]) -> Floats:
-        rows = [values.get(key, np.zeros(blocks)) for key in strata]
-        return np.stack(rows, axis=1) if rows else np.zeros((blocks, 0))
-
-    return Side(tuple(strata), columns(numerator), columns(count), None if under is None else columns(under))
+    check: Check = _nothing_against
 
 
 def histogram(metric: str, by: Key) -> Callable[[Source, int], Reading]:
     """The whole histogram in each stratum."""
 
     def read(source: Source, blocks: int) -> Reading:
-        buckets = _table(source, f"{metric}_bucket", (*by, "le"), blocks)
+        buckets = table(source, f"{metric}_bucket", (*by, "le"), blocks)
         edges = sorted({float(key[-1]) for key in buckets})
         strata = sorted({key[:-1] for key in buckets})
         cumulative = np.zeros((blocks, len(strata), len(edges)))
@@ -110,8 +89,8 @@ def mean(metric: str, by: Key) -> Callable[[Source, int], Reading]:
     """The mean of a histogram's values: its sum over its count, exact."""
 
     def read(source: Source, blocks: int) -> Reading:
-        sums, counts = (_table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
-        return Reading(_side(sorted(counts), blocks, sums, counts))
+        sums, counts = (table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
+        return Reading(side(sorted(counts), blocks, sums, counts))
 
     return read
 
@@ -122,7 +101,7 @@ def part(
     """The share of a counter's events whose ``label`` is in ``bad``, among those in ``of`` (all by default)."""
 
     def read(source: Source, blocks: int) -> Reading:
-        events = _table(source, metric, (*by, label), blocks)
+        events = table(source, metric, (*by, label), blocks)
         numerator: dict[Key, Floats] = {}
         count: dict[Key, Floats] = {}
         for (*stratum, value), grown in events.items():
@@ -130,7 +109,7 @@ def part(
             if of is None or value in of:
                 count[key] = count.get(key, 0.0) + grown
                 numerator[key] = numerator.get(key, 0.0) + grown * (value in bad)
-        return Reading(_side(sorted(count), blocks, numerator, count))
+        return Reading(side(sorted(count), blocks, numerator, count))
 
     return read
 
@@ -139,12 +118,34 @@ def per(metric: str, under: str, by: Key) -> Callable[[Source, int], Reading]:
     """One counter over another, weighted by requests."""
 
     def read(source: Source, blocks: int) -> Reading:
-        upper, lower = (_table(source, name, by, blocks) for name in (metric, under))
-        requests = _table(source, semconv.REQUESTS.prometheus, by, blocks)
+        upper, lower = (table(source, name, by, blocks) for name in (metric, under))
+        requests = table(source, semconv.REQUESTS.prometheus, by, blocks)
         strata = sorted(key for key in lower if lower[key].sum() > 0)
-        return Reading(_side(strata, blocks, upper, requests, lower))
+        return Reading(side(strata, blocks, upper, requests, lower))
 
     return read
+
+
+#: What a device's clock times; intervals of one generation that do not overlap.
+TIMED = (semconv.INFERENCE, semconv.LM_DURATION, semconv.DECODE_DURATION, semconv.PREFILL_DURATION)
+
+
+def card_seconds(source: Source, blocks: int) -> Reading:
+    """Seconds by the device's clock, over the audio of those frames whose steps it timed; weighted by requests."""
+    timed: dict[Key, Floats] = {}
+    for metric in TIMED:
+        for (voice, clock), grown in table(source, f"{metric.prometheus}_sum", ("voice", "clock"), blocks).items():
+            if clock == Clock.DEVICE:
+                timed[voice,] = timed.get((voice,), 0.0) + grown
+    steps = table(source, f"{semconv.INFERENCE.prometheus}_count", ("voice", "clock"), blocks)
+    audio, requests = (
+        table(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
+    )
+    under: dict[Key, Floats] = {}
+    for (voice,) in timed.keys() & audio.keys():
+        device, host = (steps.get((voice, clock), np.zeros(blocks)) for clock in (Clock.DEVICE, Clock.HOST))
+        under[voice,] = audio[voice,] * device / np.maximum(device + host, 1e-9)
+    return Reading(side(sorted(key for key in under if under[key].sum() > 0), blocks, timed, requests, under))
 
 
 SETTING: Key = ("voice", "cfg", "steps")
@@ -180,6 +181,8 @@ FIGURES: tuple[Figure, ...] = (
         "generating, a second of audio", "s", ("voice",),
         per(semconv.GENERATE_BUSY.prometheus, semconv.AUDIO_PRODUCED.prometheus, ("voice",)),
     ),
+    Figure("card by its clock, a second of audio", "s", ("voice",), card_seconds),
+    Figure("energy, a second of audio", "J", ("voice",), energy.read, check=energy.check),
 )  # fmt: skip
 #: Compared voice by voice too: a voice that alone got worse moves the whole by a twenty-fifth.
 BY_VOICE: tuple[Figure, ...] = (
@@ -194,4 +197,6 @@ def shown(value: float, unit: str) -> str:
         return "–"
     if unit == "s":
         return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+    if unit == "J":
+        return f"{value:.1f} J"
     return f"{value:.2%}" if unit == "%" else f"{value:.3f}"

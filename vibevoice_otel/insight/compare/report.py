@@ -10,8 +10,10 @@ from typing import Literal
 import numpy as np
 
 from vibevoice_otel.insight import stats
+from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Effect, Side, TooLittle, effect
-from vibevoice_otel.insight.compare.figures import BY_VOICE, FIGURES, Figure, Reading
+from vibevoice_otel.insight.compare.figures import BY_VOICE, FIGURES, Figure
+from vibevoice_otel.insight.compare.growth import Reading
 from vibevoice_otel.insight.source import Origin, Source
 
 Verdict = Literal["better", "worse", "no different", "cannot be told"]
@@ -95,9 +97,18 @@ def compare(
     blocks = _blocks(a.source.origin, b.source.origin, shortest_block)
     read = _reader(a.source, b.source, blocks)
     answered = [(figure, *read(figure)) for figure in FIGURES]
-    tests = sum(bool(one.side.strata and two.side.strata) for _, one, two in answered)
+    refused = [_refused(figure, one, two, margin) for figure, one, two in answered]
+    tests = sum(
+        bool(one.side.strata and two.side.strata and not why)
+        for (_, one, two), why in zip(answered, refused, strict=True)
+    )
     confidence = 1 - FALSE_ALARMS / 2 / max(tests, 1)
-    answers = [_answer(figure, one, two, confidence, margin, paired) for figure, one, two in answered]
+    answers = [
+        Answer(figure.name, figure.unit, "cannot be told", None, why)
+        if why
+        else _answer(figure, one, two, confidence, margin, paired)
+        for (figure, one, two), why in zip(answered, refused, strict=True)
+    ]
     voices = _voices(read, margin, paired)
     return Comparison(
         a.name, b.name, a.source.origin, b.source.origin, _overall(answers, voices), 1 - FALSE_ALARMS, margin,
@@ -120,6 +131,16 @@ def _reader(a: Source, b: Source, blocks: int) -> Callable[[Figure], tuple[Readi
 def _blocks(a: Origin, b: Origin, at_least: float) -> int:
     shortest = min(each.window or 0.0 for each in (a, b))
     return int(max(1, min(BLOCKS, shortest // at_least)))
+
+
+def _refused(figure: Figure, one: Reading, two: Reading, margin: float) -> str:
+    """Why the two readings cannot be held against each other; empty where they can, or where neither holds anything."""
+    if one.side.strata or two.side.strata:
+        try:
+            figure.check(one, two, margin)
+        except TooLittle as little:
+            return str(little)
+    return ""
 
 
 def _answer(figure: Figure, one: Reading, two: Reading, confidence: float, margin: float, paired: bool) -> Answer:
@@ -207,4 +228,6 @@ def _notes(answers: Sequence[Answer]) -> list[str]:
     ]
     if coarse:
         notes.append(f"Compared by voice alone, since their series carry no cfg, steps or length: {', '.join(coarse)}.")
+    if any(each.effect for each, figure in zip(answers, FIGURES, strict=True) if figure.read is energy.read):
+        notes.append("Energy is all that the cards drew, given to the voices by the seconds that they generated.")
     return notes
