@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _ABSENT = object()
 #: Attribute of a function that stands in another's place: its :class:`_Slot`.
 MARK = "__vibevoice_otel__"
+#: Parameters of an ASGI application, behind the object that it is a method of.
+ASGI = ("scope", "receive", "send")
 
 
 def _nobody(_what: str, _reason: str, _count: int) -> None:
@@ -66,7 +68,12 @@ class _Slot:
         async def replacement(*args: Any, **kwargs: Any) -> Any:
             return await call(*args, **kwargs)
 
-        return functools.wraps(target)(replacement)
+        async def application(owner: Any, /, scope: Any, receive: Any, send: Any) -> None:
+            await call(owner, scope, receive, send)
+
+        # uvicorn calls what it serves without arguments: where that raises no TypeError at once, it is a factory.
+        is_application = tuple(inspect.signature(target).parameters)[1:] == ASGI
+        return functools.wraps(target)(application if is_application else replacement)
 
     def fill(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]]) -> None:
         """Serve ``hooks`` from now on. A hot hook was made once, is stateless, and tells its first owner what fails."""

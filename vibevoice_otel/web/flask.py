@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Key of a request's exchange in its environ.
 EXCHANGE = "vibevoice_otel.exchange"
+#: Arguments of a WSGI application.
+WSGI = 2
 PART = "whole requests of Flask"
 #: A parameter of a rule: <name>, <converter:name>, <converter(arguments):name>.
 _PARAMETER = re.compile(r"<(?:(\w+)(?:\([^<>]*\))?:)?(\w+)>")
@@ -70,7 +72,11 @@ class FlaskAdapter:
             self.hooks.replace(flask, "dispatch_request", self._dispatch, "their SERVER spans")
 
     def _call(self, original: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-        def call(self_: Any, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def call(self_: Any, *request: Any) -> Iterable[bytes]:
+            if len(request) != WSGI:  # uvicorn asks whether this is a factory; what Flask raises is the answer
+                return original(self_, *request)
+            environ, start_response = request
+
             def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
                 return original(self_, environ, start_response)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvicorn
+from flask import Flask
+from flask.testing import FlaskClient
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -24,6 +29,34 @@ from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
 from vibevoice_otel.web import ends, middleware
+
+
+@pytest.mark.parametrize("around", [lambda app: app, OpenTelemetryMiddleware, ServerErrorMiddleware])
+def test_a_server_takes_an_application_for_one(around: Callable[[Any], Any]) -> None:
+    """Uvicorn calls what it serves without arguments, and takes it for a factory unless that fails at once."""
+    instrumentor = VibeVoiceInstrumentor()
+    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=MeterProvider(), skip_dep_check=True)
+    try:
+        app = around(Starlette())
+        config = uvicorn.Config(app, proxy_headers=False)
+        config.load()
+    finally:
+        instrumentor.uninstrument()
+    assert config.interface == "asgi3"
+    assert config.loaded_app is app
+
+
+def test_a_server_takes_flask_for_an_application() -> None:
+    """The same question over WSGI is no failure of ours."""
+    instrumentor = VibeVoiceInstrumentor()
+    instrumentor.instrument(tracer_provider=TracerProvider(), meter_provider=MeterProvider(), skip_dep_check=True)
+    try:
+        app = Flask("served")
+        with pytest.raises(TypeError, match="environ"):
+            app()  # type: ignore[call-arg]
+        assert FlaskClient(app).get("/").status_code == 404
+    finally:
+        instrumentor.uninstrument()
 
 
 class Broken(Exception):
