@@ -40,6 +40,10 @@ ROOT = "vibevoice.synthesize"
 class Sink(Receiver):
     """What has come, as the tests ask for it."""
 
+    def __init__(self) -> None:
+        # Of our own: one of the system's is any connection's while the receiver is away.
+        super().__init__(free_port())
+
     def roots(self) -> Counter[str]:
         """How many requests' spans have come, by status, and by error.type where there is one."""
         found: Counter[str] = Counter()
@@ -83,7 +87,11 @@ class Sink(Receiver):
             return "\n".join(str(each) for each in self.messages)
 
 
-def wait_for(met: Callable[[], object], seconds: float = 20.0) -> bool:
+#: Seconds in which a service does what it is to do, on a busy machine too; the longest wait, and no measure of it.
+PATIENCE = 60.0
+
+
+def wait_for(met: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Whether ``met`` came true in time."""
     until = time.monotonic() + seconds
     while not met():
@@ -144,15 +152,17 @@ class Service:
                 return False
             return True
 
-        assert wait_for(ready, 60), self.log
+        assert wait_for(ready, 2 * PATIENCE), self.log
 
     def get(self, path: str, port: int | None = None) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.port}{path}", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
     def post(self, path: str, body: str) -> int:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", body.encode(), timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", body.encode(), timeout=PATIENCE
+            ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             error.close()
@@ -163,13 +173,18 @@ class Service:
         return Path(self._log.name).read_text(errors="replace")
 
     async def listen(
-        self, *, until: int | None = None, headers: dict[str, str] | None = None, **query: object
+        self,
+        *,
+        until: int | None = None,
+        headers: dict[str, str] | None = None,
+        heard: Heard | None = None,
+        **query: object,
     ) -> Heard:
-        """One request; with ``until`` the listener leaves after so many chunks."""
-        heard, began = Heard(), time.perf_counter()
+        """One request; with ``until`` the listener leaves after so many chunks. ``heard`` grows as it goes on."""
+        heard, began = heard or Heard(), time.perf_counter()
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode({'text': 'hello', **query})}"
         try:
-            async with websockets.connect(url, additional_headers=headers or {}, open_timeout=30) as connection:
+            async with websockets.connect(url, additional_headers=headers or {}, open_timeout=PATIENCE) as connection:
                 try:
                     async for message in connection:
                         if isinstance(message, bytes):
@@ -182,6 +197,15 @@ class Service:
         except (websockets.WebSocketException, OSError):
             pass
         return heard
+
+    async def speaking(self, count: int, *, after: int = 1, **query: object) -> list[asyncio.Task[Heard]]:
+        """``count`` requests that are open and of each of which ``after`` chunks have been heard."""
+        heard = [Heard() for _ in range(count)]
+        tasks = [asyncio.create_task(self.listen(heard=each, **query)) for each in heard]  # type: ignore[arg-type]
+        while any(each.chunks < after for each in heard):
+            assert not any(task.done() for task in tasks), self.log
+            await asyncio.sleep(0.01)
+        return tasks
 
     def speak(self, count: int = 1, together: int = 8, **query: object) -> list[Heard]:
         """``count`` requests, ``together`` at a time."""

@@ -93,10 +93,10 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     well, meanwhile, after, service, most = outage(start, sink, how, seconds)
     count = 20 + len(well) + len(meanwhile) + len(after)
     assert all(each.chunks == 3 for each in (*well, *meanwhile, *after)), "every listener has all his audio"
-    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == count, 40), service.log
-    assert sink.total("vibevoice.first_audio.latency") == count
+    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == count), service.log
+    assert wait_for(lambda: sink.total("vibevoice.first_audio.latency") == count)
     assert service.speak(1)[0].chunks == 3
-    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == count + 1, 20)
+    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == count + 1)
 
     def accounted() -> tuple[int, int]:
         """Spans that came, each once, and spans that were counted as lost."""
@@ -105,7 +105,7 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
         )
 
     made = 3 * (count + 1)  # SERVER, synthesize, first_chunk
-    assert wait_for(lambda: sum(accounted()) >= made, 30), (accounted(), made, service.log[-2000:])
+    assert wait_for(lambda: sum(accounted()) >= made), (accounted(), made, service.log[-2000:])
     time.sleep(1.2)  # two more exports change nothing
     came, lost = accounted()
     assert came + lost == made, f"{came} came, {lost} were counted as lost, {made} were made"
@@ -125,6 +125,7 @@ def check(start: Start, sink: Sink, how: str, seconds: float) -> None:
     assert ratio < 1.5 or first[1] - first[0] < 0.03
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("how", HOWS)
 def test_an_outage_is_not_heard_and_loses_no_metric(start: Start, sink: Sink, how: str) -> None:
     """Seconds of outage under load, and its end under load too: each request is counted once, each span came or was

@@ -44,9 +44,7 @@ def _ready(service: Service) -> bool:
 
 async def _three_streams_and_sigterm(service: Service) -> list[asyncio.Task[Heard]]:
     """Three open streams of a service that has then got SIGTERM."""
-    open_streams = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(3)]
-    assert await asyncio.to_thread(wait_for, lambda: '"open":3' in service.get("/readyz")), service.log
-    await asyncio.sleep(0.3)
+    open_streams = await service.speaking(3, text=TEXT)
     service.process.send_signal(signal.SIGTERM)
     return open_streams
 
@@ -60,7 +58,7 @@ def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> Non
 
     async def three_and_a_fourth() -> tuple[bool, Heard, list[Heard]]:
         open_streams = await _three_streams_and_sigterm(service)
-        unready = await asyncio.to_thread(wait_for, lambda: not _ready(service), 3)
+        unready = await asyncio.to_thread(wait_for, lambda: not _ready(service))
         late = await service.listen(text="too late")
         return unready, late, await asyncio.gather(*open_streams)
 
@@ -96,19 +94,19 @@ def test_the_slots_are_exported(start: Start, sink: Sink) -> None:
     """What autoscaling reads: capacity, and requests that work and that wait, from the service's own slots."""
     service = _service(start, VIBEVOICE_SERVICE_CONCURRENCY="2", OTEL_METRIC_EXPORT_INTERVAL="200")
 
-    async def four() -> list[float]:
+    async def five() -> tuple[bool, list[float]]:
         listeners = [asyncio.create_task(service.listen(text=TEXT)) for _ in range(5)]
 
-        def seen() -> bool:
-            return sink.total("vibevoice.service.requests", state="waiting") == 3
+        def seen() -> list[float]:
+            return [sink.total("vibevoice.service.requests", state=state) for state in ("working", "waiting")]
 
-        assert await asyncio.to_thread(wait_for, seen, 10)
-        found = [sink.total("vibevoice.service.requests", state=state) for state in ("working", "waiting")]
+        found = await asyncio.to_thread(wait_for, lambda: seen() == [2, 3]), seen()
         for each in listeners:
             each.cancel()
         await asyncio.gather(*listeners, return_exceptions=True)
         return found
 
-    assert asyncio.run(four()) == [2, 3]
+    found, seen = asyncio.run(five())
+    assert found, seen
     assert sink.total("vibevoice.service.capacity") == 2
     assert wait_for(lambda: sink.total("vibevoice.service.requests") == 0)

@@ -18,10 +18,10 @@ import pytest
 
 from tools.ports import free_port
 
-from .harness import Service, Sink, wait_for
+from .harness import PATIENCE, Service, Sink, wait_for
 
 Start = Callable[..., Service]
-REQUESTS = 24
+ROUND = 6
 
 
 def uvicorn(port: int, *more: str) -> tuple[str, ...]:
@@ -43,15 +43,24 @@ def _sums(service: Service, sink: Sink, kinds: int) -> None:
         pids.add(service.get("/healthz"))
         return len(pids) == kinds
 
-    assert wait_for(all_there, 30), service.log
-    for _ in range(4):  # in rounds, so that no worker has all
-        heard = service.speak(REQUESTS // 4)
+    assert wait_for(all_there, 2 * PATIENCE), service.log
+    made = 0
+
+    def several() -> bool:
+        """The system chooses who accepts: one worker may have a whole round."""
+        nonlocal made
+        heard = service.speak(ROUND)
         assert all(each.chunks == 3 for each in heard)
-    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == REQUESTS, 15), service.log
+        made += ROUND
+        return len(instances(sink)) > 1
+
+    assert wait_for(several), service.log
+    assert wait_for(lambda: sink.total("vibevoice.streaming.requests", status="success") == made), service.log
+    assert wait_for(lambda: sink.total("vibevoice.first_audio.latency") == made)
     time.sleep(1.2)  # two more exports change nothing
-    assert sink.total("vibevoice.streaming.requests", status="success") == REQUESTS
-    assert sink.total("vibevoice.first_audio.latency") == REQUESTS
-    assert wait_for(lambda: sink.roots()["success"] == REQUESTS, 10)
+    assert sink.total("vibevoice.streaming.requests", status="success") == made
+    assert sink.total("vibevoice.first_audio.latency") == made
+    assert wait_for(lambda: sink.roots()["success"] == made)
 
 
 def instances(sink: Sink) -> set[str]:
@@ -96,7 +105,7 @@ def test_the_prometheus_page_of_several_workers_is_refused_once(start: Start, si
     command = uvicorn(port, "--workers", "2") if server == "uvicorn" else gunicorn(port, 2)
     service = start(command=command, port=port, OTEL_METRICS_EXPORTER="prometheus")
     assert all(each.chunks == 3 for each in service.speak(8))
-    assert wait_for(lambda: sink.roots()["success"] == 8, 15), service.log
+    assert wait_for(lambda: sink.roots()["success"] == 8), service.log
     with pytest.raises((urllib.error.URLError, ConnectionError)):
         service.metrics()
     told = [line for line in service.log.splitlines() if "OTEL_METRICS_EXPORTER=prometheus does not work" in line]
@@ -124,7 +133,7 @@ def test_reload_works(start: Start, sink: Sink, tmp_path: Path) -> None:
     service = start(command=command, port=port, OTEL_METRICS_EXPORTER="prometheus")
     before = service.get("/healthz")
     service.speak(2)
-    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 2, 10), service.log
+    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 2), service.log
     (tmp_path / "reloaded.py").write_text(source + "\n# changed\n")
 
     def reloaded() -> bool:
@@ -133,12 +142,12 @@ def test_reload_works(start: Start, sink: Sink, tmp_path: Path) -> None:
         except OSError:
             return False
 
-    assert wait_for(reloaded, 40), service.log
+    assert wait_for(reloaded), service.log
     service.speak(3)
-    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 3, 10), (
+    assert wait_for(lambda: service.scraped("vibevoice_streaming_requests_total") == 3), (
         "the new process counts from zero"
     )
-    assert wait_for(lambda: sink.roots()["success"] == 5, 10), "the old one's spans were not lost"
+    assert wait_for(lambda: sink.roots()["success"] == 5), "the old one's spans were not lost"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -159,7 +168,7 @@ def test_a_fork_after_start(start: Start, sink: Sink) -> None:
         env=environment,
         cwd=program.parent,
         capture_output=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr.decode()
     assert sink.roots() == Counter(success=5), done.stderr.decode()
@@ -183,5 +192,5 @@ def test_access_logs_of_real_servers_hide_the_text(start: Start) -> None:
         service.speak(1, text="canary7f3a secret")
         with pytest.raises(urllib.error.HTTPError):
             service.get("/stream?text=canary7f3a&cfg=1.5")
-        assert wait_for(lambda service=service: "text=REDACTED" in service.log, 5), service.log  # type: ignore[misc]
+        assert wait_for(lambda service=service: "text=REDACTED" in service.log), service.log  # type: ignore[misc]
         assert not re.search("canary7f3a", service.log), service.log
