@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from opentelemetry import trace
@@ -55,8 +56,8 @@ from vibevoice_otel.sampling.sampler import TailSampler
 from vibevoice_otel.sampling.tail import TailProcessor
 from vibevoice_otel.settings import Settings
 
-#: Seconds within which anything must be answered.
-PATIENCE = 5.0
+#: Seconds within which anything must be answered, on a busy machine too.
+PATIENCE = 30.0
 #: Seconds after which a step has hung, on a busy machine too.
 HANGS = 120.0
 TAIL_LIMIT = 100
@@ -435,7 +436,12 @@ def pairs() -> None:
 def examples(number: int) -> None:
     """So many orders of up to eight steps, the same ones each time."""
     chosen = hypothesis_settings(
-        max_examples=number, stateful_step_count=8, derandomize=True, database=None, deadline=None
+        max_examples=number,
+        stateful_step_count=8,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),  # they measure time
     )
     run_state_machine_as_test(Machine, settings=chosen)
 
