@@ -27,7 +27,7 @@ from tools.stack.collector import Collector
 from tools.stack.prometheus import Prometheus
 from vibevoice_otel import semconv
 
-from .test_identity import GIVEN, POD
+from .test_identity import GIVEN, POD, ended
 
 pytestmark = pytest.mark.stack
 AGENT = Path(__file__).parents[2] / "collector" / "agent.yaml"
@@ -97,7 +97,7 @@ def test_counts_are_whole_and_buckets_are_there(chosen: str, prometheus: Prometh
         return last(f'{metric.prometheus}{suffix}{{service="{chosen}"}}') == pytest.approx(times)
 
     sums = [metric for metric in semconv.METRICS if metric.instrument in {"counter", "histogram"}]
-    assert eventually(lambda: all(map(three, sums)), 20), [metric.name for metric in sums if not three(metric)]
+    assert eventually(lambda: all(map(three, sums)), 60), [metric.name for metric in sums if not three(metric)]
     for metric in sums:
         if metric.instrument == "histogram":
             buckets = {
@@ -141,14 +141,15 @@ def test_workers_of_a_pod_through_the_agent(
 
     assert eventually(lambda: spoken(whole), 60), (made, prometheus.query(success), service.log)
     joined = f"rate({success}[20s]) * on (job, instance) group_left (vibevoice_service_instance_given_id) target_info"
-    assert eventually(lambda: len(prometheus.query(joined)) == len(prometheus.query(success)), 20), prometheus.query(
+    assert eventually(lambda: len(prometheus.query(joined)) == len(prometheus.query(success)), 60), prometheus.query(
         joined
     )
     assert {labels["vibevoice_service_instance_given_id"] for labels, _ in prometheus.query(joined)} == {GIVEN}
 
     victim = int(re.search(r"\d+", service.get("/healthz")).group())  # type: ignore[union-attr]
     os.kill(victim, signal.SIGKILL)
-    assert eventually(lambda: len({service.get("/healthz") for _ in range(20)}) == 2, 30)
+    assert eventually(lambda: ended(victim), 60)
+    assert eventually(lambda: len({service.get("/healthz") for _ in range(20)}) == 2, 120)
 
     def begun_anew() -> bool:
         service.speak(8)
@@ -180,9 +181,9 @@ def test_scraped_directly_a_series_has_the_same_labels(
         return found
 
     with Prometheus(tmp_path, {}, config="direct.yml", interval="1s", replace=address) as direct:
-        assert eventually(lambda: labels(direct, 'job="vibevoice"').get(REQUESTS), 20)
-        assert eventually(lambda: labels(prometheus, 'service="both"').get(REQUESTS), 20)
-        assert eventually(lambda: labels(direct, 'job="vibevoice"') == labels(prometheus, 'service="both"'), 10), (
+        assert eventually(lambda: labels(direct, 'job="vibevoice"').get(REQUESTS), 60)
+        assert eventually(lambda: labels(prometheus, 'service="both"').get(REQUESTS), 60)
+        assert eventually(lambda: labels(direct, 'job="vibevoice"') == labels(prometheus, 'service="both"'), 60), (
             labels(direct, 'job="vibevoice"'),
             labels(prometheus, 'service="both"'),
         )

@@ -18,7 +18,7 @@ from opentelemetry.sdk import environment_variables
 
 pytest.importorskip("opentelemetry.configuration", reason="needs the extra [config]", exc_type=ImportError)
 
-from tests.reliability.harness import Service, Sink, free_port, wait_for
+from tests.reliability.harness import PATIENCE, Service, Sink, free_port, wait_for
 from vibevoice_otel import config_file, settings
 from vibevoice_otel.instrumentor import VibeVoiceInstrumentor
 from vibevoice_otel.sampling.sampler import TailSampler
@@ -60,7 +60,7 @@ def fetched(port: int, token: str = "") -> tuple[int, str]:
         f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         error.close()
@@ -157,7 +157,7 @@ def test_the_example_is_valid_and_observes(start: Start, sink: Sink) -> None:
         OTEL_CONFIG_FILE=str(EXAMPLE), OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint, VIBEVOICE_OTEL_TAIL_SHARE="0"
     )
     service.speak(2, fail="1")
-    assert wait_for(lambda: sink.roots()["error/ValueError"] == 2, 15), service.log
+    assert wait_for(lambda: sink.roots()["error/ValueError"] == 2), service.log
     service.stop()
     assert sink.total(METRICS, status="error") == 2
     assert settings.read({"OTEL_CONFIG_FILE": str(EXAMPLE)}).settings.tail_share == 0.1
@@ -194,7 +194,7 @@ def test_enabled_false_holds_under_the_launcher(start: Start, sink: Sink, tmp_pa
     """The launcher instruments whatever the file says; the section's own word is kept."""
     service = start(OTEL_CONFIG_FILE=written(tmp_path, document(sink.endpoint, enabled=False)))
     service.speak(2)
-    assert wait_for(sink.spans, 10), service.log  # FastAPI's own
+    assert wait_for(sink.spans), service.log  # FastAPI's own
     service.stop()
     assert not sink.roots()
     assert not sink.series(METRICS)
@@ -209,7 +209,7 @@ def test_workers_of_a_file_with_a_page_are_observed_without_it(start: Start, sin
     path = written(tmp_path, document(sink.endpoint, pull(port)))
     service = start(command=command, port=web, OTEL_CONFIG_FILE=path)
     service.speak(6)
-    assert wait_for(lambda: sink.roots()["success"] == 6, 15), service.log
+    assert wait_for(lambda: sink.roots()["success"] == 6), service.log
     assert wait_for(lambda: sink.total(METRICS, status="success") == 6), service.log
     assert fetched(port)[0] == 0
     assert service.log.count(f"OTEL_CONFIG_FILE={path} does not work with several worker processes") == 1, service.log

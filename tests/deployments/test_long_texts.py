@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 import websockets
 
-from tests.reliability.harness import Service, Sink, free_port, wait_for
+from tests.reliability.harness import PATIENCE, Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
 CHARACTERS = 800
@@ -51,7 +51,7 @@ def asked(service: Service, text: str) -> tuple[bool, str, int | None]:
     async def listen() -> tuple[bool, str, int | None]:
         url = f"ws://127.0.0.1:{service.port}/stream?{urlencode({'text': text})}"
         said = ""
-        async with websockets.connect(url, open_timeout=30, max_size=None) as socket:
+        async with websockets.connect(url, open_timeout=PATIENCE, max_size=None) as socket:
             with contextlib.suppress(websockets.ConnectionClosed):
                 async for message in socket:
                     if isinstance(message, bytes):

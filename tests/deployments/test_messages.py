@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -94,18 +95,21 @@ def test_a_text_that_comes_as_a_message(way: str) -> None:
     """
     make, query, says = WAYS[way]
     with talking() as told:
-        asyncio.run(ask(make(told), "websocket", "/stream", query, says=says))
+        app, began = make(told), time.monotonic()
+        asyncio.run(ask(app, "websocket", "/stream", query, says=says))
+        took = time.monotonic() - began
         (root,) = told.attributes()
         assert root["status"] == "success"
         assert root["text.length"] == len(WORDS)
         assert root["text.wait"] >= TYPING
-        assert 0 < root["first_audio.latency"] < TYPING
+        rest = took - root["text.wait"]  # what had the typing in it would be longer
+        assert 0 < root["first_audio.latency"] <= rest
         parts = sum(point.sum for point in told.points(semconv.FIRST_AUDIO_PART.name))
         assert parts == pytest.approx(root["first_audio.latency"], abs=1e-6)
-        assert sum(point.sum for point in told.points(semconv.REQUEST_DURATION.name)) < TYPING
+        assert sum(point.sum for point in told.points(semconv.REQUEST_DURATION.name)) <= rest
         for name in (semconv.QUEUE.name, semconv.FIRST_CHUNK.name):
             (span,) = told.finished(name)
-            assert ((span.end_time or 0) - (span.start_time or 0)) / 1e9 < TYPING
+            assert ((span.end_time or 0) - (span.start_time or 0)) / 1e9 <= rest
         assert told.holding(WORDS) == set()
 
 

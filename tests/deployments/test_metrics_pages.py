@@ -65,7 +65,7 @@ def fetched(port: int, token: str = "", context: ssl.SSLContext | None = None) -
         f"{scheme}://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
             return int(answer.status) if b"spoken_total" in answer.read() else -int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()

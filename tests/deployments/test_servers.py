@@ -53,7 +53,7 @@ def test_what_was_not_exported_is_exported_at_the_end(
     service = start(command=server(name, port, *more), port=port, **waits)
     assert all(each.chunks == 3 for each in service.speak(6))
     service.stop(signal.SIGTERM)
-    assert wait_for(lambda: sink.roots()["success"] == 6, 5), f"{sink.roots()}\n{service.log}"
+    assert wait_for(lambda: sink.roots()["success"] == 6), f"{sink.roots()}\n{service.log}"
     assert sink.total(METRICS, status="success") == 6
 
 
@@ -76,7 +76,7 @@ def test_several_workers_have_no_page_and_say_so(start: Start, sink: Sink, name:
     port = free_port()
     service = start(command=server(name, port, *more), port=port, OTEL_METRICS_EXPORTER="prometheus,otlp")
     service.speak(6)
-    assert wait_for(lambda: sink.roots()["success"] == 6, 15), service.log
+    assert wait_for(lambda: sink.roots()["success"] == 6), service.log
     assert wait_for(lambda: sink.total(METRICS, status="success") == 6)
     told = [line for line in service.log.splitlines() if "OTEL_METRICS_EXPORTER=prometheus,otlp does not work" in line]
     assert len(told) == 1, service.log
@@ -99,6 +99,6 @@ def test_a_metrics_port_that_is_taken_costs_the_page_alone(start: Start, sink: S
             OTEL_EXPORTER_PROMETHEUS_PORT=str(taken), OTEL_EXPORTER_PROMETHEUS_HOST="127.0.0.1",
         )  # fmt: skip
         service.speak(4)
-        assert wait_for(lambda: sink.roots()["success"] == 4, 15), service.log
+        assert wait_for(lambda: sink.roots()["success"] == 4), service.log
         assert wait_for(lambda: sink.total(METRICS, status="success") == 4)
     assert service.log.count(f"port {taken} of 127.0.0.1 is taken by another program") == 1, service.log
