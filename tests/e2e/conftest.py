@@ -24,10 +24,13 @@ import pytest
 import websockets
 
 from tests.support.swallowed import swallowed
+from tests.support.whole import SERVER_KIND, whole
 from tools.ports import free_port
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
 
 ROOT = "vibevoice.synthesize"
+#: Seconds in which a service does what it is to do, on a busy machine too; the longest wait, and no measure of it.
+PATIENCE = 60.0
 
 
 @dataclass
@@ -68,10 +71,10 @@ class Running:
             command.insert(0, str(Path(sys.executable).with_name("opentelemetry-instrument")))
         self.process = subprocess.Popen(command, env=values, stdout=self.log, stderr=subprocess.STDOUT)
         self.ps = psutil.Process(self.process.pid)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 2 * PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2):
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=PATIENCE):
                     return
             except OSError:
                 assert self.process.poll() is None, self.output()
@@ -89,7 +92,9 @@ class Running:
         """
         answer = Answer(time.time_ns())
         url = f"ws://127.0.0.1:{self.port}/stream?{urlencode(query)}"
-        async with websockets.connect(url, max_size=None, additional_headers=dict(headers or {})) as socket_:
+        async with websockets.connect(
+            url, max_size=None, open_timeout=PATIENCE, additional_headers=dict(headers or {})
+        ) as socket_:
             try:
                 async for message in socket_:
                     if isinstance(message, bytes):
@@ -115,22 +120,23 @@ class Running:
         return answer, trace
 
     def traces(self) -> dict[str, Trace]:
-        """The traces whose request has ended, by id."""
+        """The traces that have come in whole, by id."""
         found = {}
         for key, spans in self.receiver.traces().items():
-            if any(s.name == ROOT for s in spans) and any(s.kind == SERVER for s in spans):
+            if whole(spans):
                 found[key] = Trace(spans)
         return found
 
     def wait_for_traces(self, count: int, but: set[str] | None = None) -> list[Trace]:
-        deadline = time.monotonic() + 20
-        while len(self.traces()) < count and time.monotonic() < deadline:
+        deadline = time.monotonic() + PATIENCE
+        while len(self.traces()) < count:
+            assert time.monotonic() < deadline, f"{len(self.traces())} of {count} traces came; {self.output()[-3000:]}"
             time.sleep(0.05)
-        time.sleep(0.25)  # an export in flight: children and parents may come in different requests
+        time.sleep(0.25)  # the spans of a request without a frame are counted nowhere: they come on their own
         return [trace for key, trace in self.traces().items() if key not in (but or set())]
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE) as response:
             return response.read().decode()
 
     def samples(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
@@ -161,9 +167,6 @@ class Running:
         self.log.close()
 
 
-SERVER = 2
-
-
 class Trace:
     """The spans of one request."""
 
@@ -171,7 +174,7 @@ class Trace:
         self.spans = spans
         self.by_id = {span.span_id: span for span in spans}
         self.root = self.named(ROOT)[0]
-        self.server = next(s for s in spans if s.kind == SERVER)
+        self.server = next(s for s in spans if s.kind == SERVER_KIND)
 
     def named(self, name: str) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.name == name]

@@ -4,13 +4,13 @@ counters.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fake_gpu import plugin
+from tests.reliability.harness import wait_for
 from vibevoice_otel.commands import gpu
 
 from .conftest import Running
@@ -59,8 +59,7 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
     assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 2 * GIB
     assert service.total("vibevoice_gpu_memory_limit_bytes", device_id="0") == 8 * GIB
     plugin.set_memory(memory, allocated=7 * GIB, reserved=8 * GIB, free=0, retries=3, ooms=1)
-    time.sleep(0.3)
-    assert service.total("vibevoice_gpu_memory_bytes", device_id="0") == 7 * GIB
+    assert wait_for(lambda: service.total("vibevoice_gpu_memory_bytes", device_id="0") == 7 * GIB)
     assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="retry") == 3
     assert service.total("vibevoice_gpu_memory_events_total", device_id="0", event="oom") == 1
 

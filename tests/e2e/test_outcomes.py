@@ -98,10 +98,14 @@ def test_busy(start) -> None:
     running.speak(text="warm up")
 
     async def two() -> tuple:
+        speaking = asyncio.Event()
         first = asyncio.create_task(
-            running.ask(text="The first one, which takes its time to speak.", voice="en-Emma_woman")
-        )
-        await asyncio.sleep(0.15)
+            running.ask(
+                lambda _: speaking.set() is None, text="The first one takes its time to speak. " * 2,
+                voice="en-Emma_woman",
+            )
+        )  # fmt: skip
+        await speaking.wait()
         second = await running.ask(text="The second one.", voice="de-Spk0_man")
         return await first, second
 
@@ -172,6 +176,7 @@ def _least(running: Running) -> dict[str, float]:
     }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("fault", SLOWED)
 def test_a_slowed_part_lengthens_its_own_spans_and_no_others(start, service: Running, fault: str) -> None:
     """20 ms more in one part are 20 ms more in each of its spans; every other kind stays as it was."""
