@@ -90,7 +90,9 @@ async def converse(
     answer = Answer(secrets.token_hex(16), time.perf_counter_ns())
     headers = {"traceparent": f"00-{answer.trace_id}-{secrets.token_hex(8)}-01"}
     url = f"ws://127.0.0.1:{port}{path}"
-    socket = await websockets.connect(url, additional_headers=headers, max_size=None, ping_interval=None)
+    socket = await websockets.connect(
+        url, additional_headers=headers, max_size=None, open_timeout=60, ping_interval=None
+    )
     try:
         for each in says:
             await socket.send(each)

@@ -17,6 +17,7 @@ from vibevoice_otel.semconv import Status
 from .test_http import SPEECH, Start
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("response_format", ["wav", "pcm", "sse"])
 def test_the_probe_and_the_server_tell_of_one_request(running: Start, response_format: str) -> None:
     """One trace from the probe's span down, the same seconds of audio, first audio no earlier than the server's, and

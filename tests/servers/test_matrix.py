@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.support.whole import whole
 from tests.upstream.server import Server
 from tests.upstream.sink import ReceivedSpan, Sink
 from tests.upstream.test_realtime import total
-from tests.upstream.traces import SERVER_KIND, Trace
+from tests.upstream.traces import Trace
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
 
@@ -93,14 +94,12 @@ def _ask(shape: Shape, server: Server) -> Asked:
 
 
 def _settled(sink: Sink, wanted: set[str]) -> dict[str, Trace]:
-    """The traces, once each has its root and its SERVER span and nothing more comes."""
+    """The traces, once each is whole and nothing more comes."""
 
-    def whole() -> bool:
-        spans = [each for each in sink.spans() if each.trace_id in wanted]
-        ends = {each.trace_id for each in spans if each.name == semconv.SYNTHESIZE.name}
-        return ends >= wanted and {each.trace_id for each in spans if each.kind == SERVER_KIND} >= wanted
+    def all_whole() -> bool:
+        return wanted <= {trace_id for trace_id, spans in sink.traces().items() if whole(spans)}
 
-    sink.wait(whole, 60)
+    sink.wait(all_whole, 60)
     known = -1
     while known != (known := len(sink.spans())):
         time.sleep(0.5)

@@ -21,7 +21,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
 
 from .client import ask, post
-from .test_http import MEDIUM, SHORT, SPEECH, VOICES, WAV_HEADER, Start, assert_told, seen, speak
+from .test_http import MEDIUM, SHORT, SPEECH, VOICES, WAV_HEADER, Start, assert_streamed, assert_told, seen, speak
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -47,16 +47,11 @@ def flask(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Star
 @pytest.mark.parametrize(("voice", "text"), list(itertools.product(VOICES, [SHORT, MEDIUM])))
 def test_streamed(flask: Start, voice: str, text: str) -> None:
     """A generator that a plain thread feeds: everything that an ASGI server's request tells."""
-    server = flask("waitress")
-    answer, trace, counts = speak(server, SPEECH, input=text, voice=voice)
-    assert_told(trace, counts, text, (len(answer.body) - WAV_HEADER) / 48_000)
-    assert trace.value(semconv.VOICE) == voice
-    assert (trace.value(semconv.CFG), trace.value(semconv.STEPS)) == (1.25, 5)
-    assert trace.one(semconv.FIRST_CHUNK).start == trace.root.start
-    assert trace.value(semconv.UNDERRUNS) is not None
+    trace = assert_streamed(flask("waitress"), voice, text)
     assert trace.value(semconv.EVENT_LOOP_BLOCKED) is None
 
 
+@pytest.mark.serial
 def test_first_audio_is_that_of_the_listener(flask: Start) -> None:
     """In 29 of 30 requests our moment is no later than the listener's; the median distance is below 5 ms."""
     server = flask("waitress")

@@ -6,12 +6,10 @@ and by URL.
 
 import io
 import sys
-import threading
 
 import torch
 from flask import Flask, Response, abort, request, send_file
-from shapes.speaking import Speaker, pcm16, wav_header
-from vibevoice.modular.streamer import AudioStreamer
+from shapes.speaking import Speaker, Work, pcm16, wav_header
 
 app = Flask(__name__)
 speaker = Speaker()
@@ -19,28 +17,7 @@ speaker = Speaker()
 
 def chunks(text, voice):
     """PCM as a thread makes it."""
-    prompt = speaker.voice(voice)
-    inputs = speaker.inputs(text, prompt)
-    streamer = AudioStreamer(batch_size=1, stop_signal=None, timeout=None)
-    failures, stop = [], threading.Event()
-
-    def work():
-        try:
-            speaker.generate(inputs, prompt, streamer, stop.is_set)
-        except Exception as failure:
-            failures.append(failure)
-            streamer.end()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        for chunk in streamer.get_stream(0):
-            yield pcm16(chunk)
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]
+    yield from Work(speaker, text, voice).parts()
 
 
 def wav(text, voice):

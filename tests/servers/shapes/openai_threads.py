@@ -4,12 +4,10 @@ events.
 
 import base64
 import json
-import threading
 
 from fastapi import FastAPI
 from pydantic import BaseModel
-from shapes.speaking import Speaker, admit, pcm16, streamed, wav_header
-from vibevoice.modular.streamer import AudioStreamer
+from shapes.speaking import Speaker, Work, admit, streamed, wav_header
 
 app = FastAPI()
 speaker = Speaker()
@@ -23,28 +21,7 @@ class Wish(BaseModel):
 
 def chunks(wish):
     """A generator of PCM, as a service's ``stream_speech_pcm``."""
-    prompt = speaker.voice(wish.voice)
-    inputs = speaker.inputs(wish.input, prompt)
-    streamer = AudioStreamer(batch_size=1, stop_signal=None, timeout=None)
-    failures, stop = [], threading.Event()
-
-    def work():
-        try:
-            speaker.generate(inputs, prompt, streamer, stop.is_set)
-        except Exception as failure:
-            failures.append(failure)
-            streamer.end()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        for chunk in streamer.get_stream(0):
-            yield pcm16(chunk)
-    finally:
-        stop.set()
-        thread.join()
-        if failures:
-            raise failures[0]
+    yield from Work(speaker, wish.input, wish.voice).parts()
 
 
 def events(parts):

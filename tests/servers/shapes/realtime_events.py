@@ -5,13 +5,11 @@ says first what to speak.
 import asyncio
 import base64
 import json
-import threading
 
 from fastapi import FastAPI, WebSocket
 from pydantic import BaseModel
-from shapes.speaking import Speaker, admit, pcm16, streamed
+from shapes.speaking import Speaker, Work, admit, pcm16, streamed
 from starlette.websockets import WebSocketDisconnect
-from vibevoice.modular.streamer import AudioStreamer
 
 app = FastAPI()
 speaker = Speaker()
@@ -24,27 +22,14 @@ class Wish(BaseModel):
 
 async def chunks(text, voice):
     """PCM from a thread, read without blocking the event loop."""
-    prompt = speaker.voice(voice)
-    inputs = speaker.inputs(text, prompt)
-    streamer = AudioStreamer(batch_size=1, stop_signal=None, timeout=None)
-    failures, stop = [], threading.Event()
-
-    def work():
-        try:
-            speaker.generate(inputs, prompt, streamer, stop.is_set)
-        except Exception as failure:
-            failures.append(failure)
-            streamer.end()
-
-    threading.Thread(target=work, daemon=True).start()
-    stream = iter(streamer.get_stream(0))
+    work = Work(speaker, text, voice)
+    stream = iter(work.streamer.get_stream(0))
     try:
         while (chunk := await asyncio.to_thread(next, stream, None)) is not None:
             yield pcm16(chunk)
     finally:
-        stop.set()
-    if failures:
-        raise failures[0]
+        work.stop()
+    work.check()
 
 
 async def events(wish):

@@ -13,6 +13,7 @@ import torch
 from fastapi import HTTPException
 from fastapi.responses import StreamingResponse
 from vibevoice.modular.modeling_vibevoice_streaming_inference import VibeVoiceStreamingForConditionalGenerationInference
+from vibevoice.modular.streamer import AudioStreamer
 from vibevoice.processor.vibevoice_streaming_processor import VibeVoiceStreamingProcessor
 
 SAMPLE_RATE = 24_000
@@ -57,6 +58,43 @@ class Speaker:
                 stop_check_fn=stop,
                 all_prefilled_outputs=prompt,
             )
+
+
+class Work:
+    """A generation on a plain thread, into an AudioStreamer; begun when it is made."""
+
+    def __init__(self, speaker, text, voice):
+        prompt = speaker.voice(voice)
+        inputs = speaker.inputs(text, prompt)
+        self.streamer = AudioStreamer(batch_size=1, stop_signal=None, timeout=None)
+        self._failures, self._stop = [], threading.Event()
+
+        def work():
+            try:
+                speaker.generate(inputs, prompt, self.streamer, self._stop.is_set)
+            except Exception as failure:
+                self._failures.append(failure)
+                self.streamer.end()
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def parts(self):
+        """PCM as it is made; then what the generation raised."""
+        try:
+            for chunk in self.streamer.get_stream(0):
+                yield pcm16(chunk)
+        finally:
+            self.stop()
+            self._thread.join()
+        self.check()
+
+    def stop(self):
+        self._stop.set()
+
+    def check(self):
+        if self._failures:
+            raise self._failures[0]
 
 
 def pcm16(chunk):
