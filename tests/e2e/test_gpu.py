@@ -36,7 +36,6 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
     assert all(span.attributes["vibevoice.host.duration"] > 0 for span in steps)
     frames = trace.named("vibevoice.frame")
     assert all(0 <= span.attributes["vibevoice.frame.device.idle"] <= 1 for span in frames)
-    assert max(span.attributes["vibevoice.clock.error"] for span in frames) < 0.2
     assert all(span.attributes["vibevoice.frame.host_bound"] > 0 for span in frames)
     divided = service.samples("vibevoice_frame_limit_seconds_total")
     assert sum(divided.values()) == pytest.approx(
@@ -46,6 +45,7 @@ def test_device_times_and_memory_leave_the_process(scraped: tuple[Running, Path]
         )
     )
     (generate,) = trace.named("vibevoice.generate")
+    assert max(span.attributes["vibevoice.clock.error"] for span in frames) < (generate.end - generate.start) / 1e9
     assert generate.attributes["vibevoice.device.id"] == "0"
     assert generate.attributes["vibevoice.gpu.memory.request.peak"] == 2 * GIB
 

@@ -108,7 +108,7 @@ def test_no_sdk_is_said_by_doctor() -> None:
         env={**os.environ, "OTEL_SDK_DISABLED": "true", "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 1
