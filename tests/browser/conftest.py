@@ -46,6 +46,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Itera
 def tab(browser: Browser) -> Iterator[Page]:
     """A tab of its own; an error of a script, or a break of the page's policy, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(120_000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))

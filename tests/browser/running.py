@@ -93,7 +93,7 @@ def serving(where: Path, faults: Mapping[str, object] | None = None, **environme
             swallowed.read(log.read_text(errors="replace"))
 
 
-def _wait(running: Running, seconds: float = 90.0) -> None:
+def _wait(running: Running, seconds: float = 240.0) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and running.process.poll() is None:
         try:
@@ -108,12 +108,12 @@ def _wait(running: Running, seconds: float = 90.0) -> None:
 @contextmanager
 def browsing() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS), timeout=120_000)
         yield browser
         browser.close()
 
 
-def until(page: Page, met: str, seconds: float = 30.0) -> None:
+def until(page: Page, met: str, seconds: float = 120.0) -> None:
     """Wait until a JavaScript expression holds. (The page's policy forbids the eval by which playwright would wait
     itself.)
     """
@@ -143,8 +143,13 @@ def speak(page: Page, text: str | None = None, voice: str | None = None, *, wait
             page,
             "window.vibevoice.session && !window.vibevoice.session.running && window.vibevoice.session.reported !== "
             "undefined",
-            60,
         )
-        until(
-            page, "window.vibevoice.trace.done && window.vibevoice.waterfall.version === window.vibevoice.trace.version"
-        )
+        until(page, "document.querySelector('#speak-state').dataset.outcome === window.vibevoice.session.outcome")
+        drawn(page)
+
+
+def drawn(page: Page) -> None:
+    """Wait until the trace that is looked at has ended and stands in the page, with its story: it is drawn a moment
+    after it is known.
+    """
+    until(page, "window.vibevoice.trace?.done && window.vibevoice.waterfall.version === window.vibevoice.trace.version")

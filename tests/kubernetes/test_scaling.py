@@ -4,10 +4,12 @@ from a real service's own slots.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.stack.fixtures import eventually, need
 from tools.kubernetes import chart
@@ -55,22 +57,24 @@ def test_every_query_of_the_autoscaler_has_one_value(service: Service, prometheu
     asked = queries(example)
     assert set(asked) == {"load", "held"}
     for query in asked.values():
-        assert len(eventually(lambda query=query: prometheus.query(query), 30)) == 1, query
+        assert len(eventually(lambda query=query: prometheus.query(query))) == 1, query
 
 
 def test_the_load_is_open_and_waiting_streams_over_capacity(service: Service, prometheus: Prometheus) -> None:
     """Four listeners of a service with one slot are a load of four pods, and nobody is one of none."""
-    load = queries("operators")["load"]
-    assert eventually(lambda: prometheus.query(load) and prometheus.query(load)[0][1] == 0, 30)
-    listeners = [
-        threading.Thread(target=speak, args=(service.address, "A sentence of some length. " * 2)) for _ in range(4)
-    ]
-    for each in listeners:
-        each.start()
-    assert eventually(lambda: prometheus.query(load)[0][1] == 4, 20), prometheus.query(load)
-    for each in listeners:
-        each.join(120)
-    assert eventually(lambda: prometheus.query(load)[0][1] == 0, 30), prometheus.query(load)
+    query = queries("operators")["load"]
+
+    def load() -> list[float]:
+        return [value for _, value in prometheus.query(query)]
+
+    assert eventually(lambda: load() == [0]), load()
+    with contextlib.ExitStack() as listening:
+        # The first is spoken to for minutes, the others wait: there are four until they leave, however late one looks.
+        address = f"ws://{service.address}/stream?{urlencode({'text': 'A sentence of some length. ' * 30})}"
+        for _ in range(4):
+            listening.enter_context(connect(address, max_size=None, open_timeout=60))
+        assert eventually(lambda: load() == [4]), load()
+    assert eventually(lambda: load() == [0]), load()
 
 
 def test_a_service_that_says_nothing_gives_no_number(prometheus: Prometheus) -> None:

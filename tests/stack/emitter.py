@@ -114,7 +114,7 @@ class Emitter:
         self._provider = TracerProvider(resource=resource(), id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self.tracer = self._provider.get_tracer(semconv.SCOPE)
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, **{"insecure": True, "timeout": 5, **exporter})  # type: ignore[arg-type]
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, **{"insecure": True, "timeout": 60, **exporter})  # type: ignore[arg-type]
 
     def request(
         self,
@@ -200,4 +200,4 @@ class Meters:
 
 def metrics_to(endpoint: str) -> OTLPMetricExporter:
     """OTLP/gRPC metrics to host:port."""
-    return OTLPMetricExporter(endpoint=endpoint, insecure=True, timeout=5)
+    return OTLPMetricExporter(endpoint=endpoint, insecure=True, timeout=60)

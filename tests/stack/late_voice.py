@@ -3,7 +3,8 @@ time now.
 
 WAY is ``collector`` (OTLP/gRPC to host:port), ``otlp`` (OTLP/HTTP to a URL) or ``direct`` (a page for Prometheus on
 host:port). One request of voice ``early`` was counted an hour ago by the process' clock, one of voice ``late`` now. It
-exports until its standard input ends.
+exports once, and again for each line of its standard input, until that ends: an exemplar is on a Collector's page until
+the next export alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vibevoice_otel import semconv  # noqa: E402
 from vibevoice_otel.metrics.instruments import Instruments, Limits  # noqa: E402
 
 TRACE_ID, SPAN_ID = 0xABCDEF, 0x123456
+NEVER = 3_600_000  # milliseconds until it exports by itself
 
 
 def reader(way: str, address: str) -> MetricReader:
@@ -37,11 +39,11 @@ def reader(way: str, address: str) -> MetricReader:
     if way == "otlp":
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as Http
 
-        return PeriodicExportingMetricReader(Http(endpoint=address), export_interval_millis=1500)
+        return PeriodicExportingMetricReader(Http(endpoint=address), export_interval_millis=NEVER)
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
     return PeriodicExportingMetricReader(
-        OTLPMetricExporter(endpoint=address, insecure=True), export_interval_millis=1500
+        OTLPMetricExporter(endpoint=address, insecure=True), export_interval_millis=NEVER
     )
 
 
@@ -61,7 +63,9 @@ def main(way: str, address: str) -> None:
     request(instruments, "early")
     _ago = 0
     request(instruments, "late")
-    sys.stdin.read()
+    provider.force_flush()
+    for _ in sys.stdin:
+        provider.force_flush()
     provider.shutdown()
 
 

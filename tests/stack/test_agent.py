@@ -39,8 +39,18 @@ def recorded(agent: Collector, prometheus: Prometheus) -> Request:
     meters = Meters(metrics_to(agent.grpc), service="contract")
     meters.record(request.root.get_span_context())
     assert meters.flush()
+
+    def scraped() -> bool:
+        """Exemplars come before the samples of the same scrape, and both one by one."""
+        there = {labels["__name__"] for labels, _ in prometheus.query('{service="contract"}')}
+        return {suffixed(metric) for metric in semconv.METRICS} <= there and all(
+            prometheus.exemplars(f'{metric.prometheus}_bucket{{service="contract"}}')
+            for metric in semconv.METRICS
+            if metric.instrument == "histogram"
+        )
+
     # Not closed before the scrape: closing exports once more, and an exemplar lives for one export.
-    assert eventually(lambda: prometheus.exemplars(FIRST_AUDIO_BUCKETS))
+    assert eventually(scraped)
     meters.close()
     return request
 
@@ -56,7 +66,8 @@ def test_every_instrument_has_its_contracted_name_and_labels(
     """Through Collector and Prometheus a series has exactly the name and labels of semconv.py, its service and its
     environment.
     """
-    found = prometheus.query(f'{suffixed(metric)}{{service="contract"}}')
+    # Also while a scrape of a busy machine's Collector has just failed.
+    found = prometheus.query(f'last_over_time({suffixed(metric)}{{service="contract"}}[5m])')
     assert len(found) == 1
     labels, value = found[0]
     assert labels.keys() == {"__name__", *metric.labels, *OWN_LABELS}
@@ -69,7 +80,7 @@ def test_every_instrument_has_its_contracted_name_and_labels(
 
 def test_a_histogram_has_an_edge_at_every_objective(prometheus: Prometheus, recorded: Request) -> None:
     """The share of requests above 0.3, 0.45 and 0.5 s is read, not interpolated."""
-    edges = {float(labels["le"]) for labels, _ in prometheus.query(FIRST_AUDIO_BUCKETS)}
+    edges = {float(labels["le"]) for labels, _ in prometheus.query(f"last_over_time({FIRST_AUDIO_BUCKETS}[5m])")}
     assert {0.3, semconv.SLO_FIRST_AUDIO_SECONDS, semconv.SLOW_FIRST_AUDIO_SECONDS, float("inf")} <= edges
 
 
@@ -184,11 +195,13 @@ def test_what_was_accepted_survives_an_outage_and_the_agent_s_end(end: str, tmp_
             agent.stop()
         store.refuse = None
         agent.restart()
-        eventually(lambda: wanted <= set(store.ids()), 20)
-        # Each span at least once: what was under way when the agent ended is sent again.
-        assert {
-            trace_id: len({span.span_id for span in store.spans(trace_id)}) for trace_id in wanted
-        } == dict.fromkeys(wanted, 17)
+
+        def arrived() -> dict[str, int]:
+            """Each span at least once: what was under way when the agent ended is sent again."""
+            return {trace_id: len({span.span_id for span in store.spans(trace_id)}) for trace_id in wanted}
+
+        eventually(lambda: arrived() == dict.fromkeys(wanted, 17))
+        assert arrived() == dict.fromkeys(wanted, 17)
         emitter.close()
 
 
@@ -200,18 +213,17 @@ def test_a_full_queue_refuses_and_counts_instead_of_losing_silently(tmp_path: Pa
         store.refuse = grpc.StatusCode.UNAVAILABLE
         emitter = Emitter(agent.grpc, timeout=1)
         accepted, refused = set(), 0
-        for _ in range(100):
+        for _ in range(200):
             request = emitter.whole(frames=20)
             if emitter.flush():
                 accepted.add(request.trace_id)
-            else:
+            elif agent.counted("otelcol_exporter_enqueue_failed_spans_total"):  # else it was slow, and said nothing
                 refused += 1
                 if refused == 3:
                     break
         assert accepted
         assert refused == 3
 
-        assert agent.counted("otelcol_exporter_enqueue_failed_spans_total") > 0
         store.refuse = None
-        eventually(lambda: accepted <= set(store.ids()), 30)
+        eventually(lambda: accepted <= set(store.ids()))
         assert accepted <= set(store.ids())

@@ -5,9 +5,9 @@ one is not.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from vibevoice_otel.insight.compare.report import Answer, Comparison, Labelled, 
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(600)]
 NAME = "canary-of-three"
+COUNTED = f'sum({semconv.REQUESTS.prometheus}{{service="{NAME}"}})'
 #: A step sleeps so long, far longer than it computes: what the machine is busy with moves it little.
 STEP = 0.040
 STEPS = {"stable": STEP, "unchanged": STEP, "slower": STEP * 1.05}
@@ -49,12 +50,10 @@ def asked(
             services[version] = running.enter_context(service)
             speak(service.address, "warm")
         end = time.monotonic() + SECONDS
-        threads = [threading.Thread(target=_ask, args=(each.address, end)) for each in services.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        time.sleep(3)  # the last export and scrape
+        with ThreadPoolExecutor(len(services)) as pool:
+            asked = sum(pool.map(lambda each: _ask(each.address, end), services.values()))
+        total = asked + len(services)  # each was warmed up
+        assert eventually(lambda: [value for _, value in prometheus.query(COUNTED)] == [total])
         yield {
             version: PrometheusSource(
                 prometheus.url, window=SECONDS - 10, match={"service": NAME}, of={"service_version": version}
@@ -63,9 +62,13 @@ def asked(
         }
 
 
-def _ask(address: str, end: float) -> None:
+def _ask(address: str, end: float) -> int:
+    """How many requests it made until then."""
+    asked = 0
     while time.monotonic() < end:
         speak(address, "ok")
+        asked += 1
+    return asked
 
 
 def _compared(asked: dict[str, PrometheusSource], version: str) -> tuple[Comparison, Answer]:
@@ -98,7 +101,7 @@ def test_an_unchanged_canary_is_not(asked: dict[str, PrometheusSource]) -> None:
 
 def test_versions_are_told_apart_by_the_resource(asked: dict[str, PrometheusSource], prometheus: Prometheus) -> None:
     """service.version stands on target_info and vibevoice_build_info; each side's requests are its own."""
-    total = eventually(lambda: prometheus.query(f'sum({semconv.REQUESTS.prometheus}{{service="{NAME}"}})'))
+    total = eventually(lambda: prometheus.query(COUNTED))
     counts = {
         version: sum(p.value for p in source.growth(semconv.REQUESTS.prometheus, ("voice",)))
         for version, source in asked.items()

@@ -62,7 +62,8 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
         store.refuse = grpc.StatusCode.UNAVAILABLE
         emitter = Emitter(agent.grpc, timeout=1)
         accepted, refused = list[str](), 0
-        while refused < 3:
+        # Not the sender's three failures: some of them may be of an agent that is busy, and says nothing.
+        while agent.counted("otelcol_exporter_enqueue_failed_spans_total") < 3 * SPANS:
             request = emitter.whole(frames=20)
             if emitter.flush():
                 accepted.append(request.trace_id)
@@ -70,9 +71,9 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
                 refused += 1
             assert len(accepted) < 2000, "the disk was never full"
         assert accepted
+        assert refused
         assert agent.process.running
-        assert agent.counted("otelcol_exporter_enqueue_failed_spans_total") >= 3 * SPANS
-        assert FULL in agent.process.log.read_text()
+        assert eventually(lambda: FULL in agent.process.log.read_text())
         meters = Meters(metrics_to(agent.grpc))
         meters.record()
         assert meters.flush(), "metrics need no disk"
@@ -89,23 +90,28 @@ def test_a_full_disk_is_said_and_survived(then: str, tmp_path: Path) -> None:
             arrived = set(store.ids())
             return [trace_id for trace_id in accepted if trace_id not in arrived]
 
-        eventually(lambda: not missing(), 8 if then.endswith("full") else 60)
+        told = "Errors occurred while moving items for dispatching back to queue"
+
+        def over() -> bool:
+            """All has arrived, but for what the agent could not put back, and said so."""
+            left = missing()
+            allowed = then.endswith("full") and len(left) <= 3 * BATCH // (SPANS * SPAN_BYTES)
+            return not left or (allowed and told in agent.process.log.read_text())
+
+        assert eventually(over), len(missing())
         lost = missing()
         print(
             f"{then}: {len(accepted)} traces accepted before the disk was full, {len(lost)} lost, "
             f"{time.monotonic() - began:.1f} s"
         )
         if then.endswith("full"):
-            assert len(lost) <= 3 * BATCH // (SPANS * SPAN_BYTES)
+            eventually(lambda: set(missing()) <= set(accepted[: len(missing()) + 5]))
+            lost = missing()
             assert set(lost) <= set(accepted[: len(lost) + 5]), "the oldest, which were under way"
-            assert (
-                not lost
-                or "Errors occurred while moving items for dispatching back to queue" in agent.process.log.read_text()
-            )
         else:
             assert not lost
-        request = emitter.whole()
-        assert eventually(emitter.flush, 20)
+        request, spans = emitter.whole(), emitter.take()
+        assert eventually(lambda: emitter.send(spans))
         assert eventually(lambda: len(store.spans(request.trace_id)) >= 17)
         emitter.close()
 
@@ -167,7 +173,7 @@ def test_power_loss(fsync: bool, tmp_path: Path) -> None:
             assert emitter.flush()
             assert eventually(lambda: len(store.spans(request.trace_id)) == 17)
             if fsync:
-                eventually(lambda: acknowledged.keys() <= set(store.ids()), 30)
+                eventually(lambda: acknowledged.keys() <= set(store.ids()))
             else:
                 time.sleep(5)
             emitter.close()

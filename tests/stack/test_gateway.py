@@ -35,6 +35,10 @@ class Tiers:
         """Trace id -> spans, over all gateways."""
         return {trace_id: len(store.spans(trace_id)) for store in self.stores for trace_id in store.ids()}
 
+    def counted(self, name: str) -> float:
+        """One of tail sampling's own counters, over all gateways."""
+        return sum(gateway.counted(f"otelcol_processor_tail_sampling_{name}_total") for gateway in self.gateways)
+
 
 @pytest.fixture(scope="module")
 def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiers]:
@@ -89,7 +93,7 @@ def test_keeps_what_matters_and_exactly_the_share_of_the_rest(tiers: Tiers, emit
     assert emitter.flush()
 
     expected = {request.trace_id for requests in wanted.values() for request in requests}
-    eventually(lambda: expected <= tiers.kept().keys(), 20)
+    eventually(lambda: expected <= {trace_id for trace_id, spans in tiers.kept().items() if spans == 17})
     kept = tiers.kept()
     for why, requests in wanted.items():
         assert [kept.get(request.trace_id) for request in requests] == [17] * len(requests), (
@@ -110,7 +114,7 @@ def test_a_trace_is_never_split_between_gateways(tiers: Tiers, emitter: Emitter)
         request.finish()
         requests.append(request)
     assert emitter.flush()
-    eventually(lambda: all(tiers.kept().get(request.trace_id) == 17 for request in requests), 20)
+    eventually(lambda: all(tiers.kept().get(request.trace_id) == 17 for request in requests))
     at = [{store is tiers.stores[0] for store in tiers.stores if store.spans(request.trace_id)} for request in requests]
     assert all(len(places) == 1 for places in at)
     assert {next(iter(places)) for places in at} == {True, False}
@@ -132,7 +136,7 @@ def test_a_stream_of_three_decision_waits_that_fails_at_its_end_is_kept_whole(ti
     request.finish(error="RuntimeError")
     last = emitter.take()
     assert emitter.send(last)
-    eventually(lambda: tiers.kept().get(request.trace_id) == sent + len(last), 15)
+    eventually(lambda: tiers.kept().get(request.trace_id) == sent + len(last))
     assert tiers.kept()[request.trace_id] == sent + len(last)
     (store,) = (store for store in tiers.stores if store.spans(request.trace_id))
     assert {span.name for span in store.spans(request.trace_id) if span.status.code == 2} == {semconv.SYNTHESIZE.name}
@@ -142,14 +146,22 @@ def test_a_late_span_follows_the_decision_both_ways(tiers: Tiers, emitter: Emitt
     """A SERVER span that arrives after the decision joins a kept trace and does not bring back a dropped one."""
     kept = emitter.request(trace_id=ids(inside=True, count=1, seed=5)[0])
     dropped = emitter.request(trace_id=ids(inside=False, count=1, seed=6)[0])
+    before = tiers.counted("new_trace_id_received")
     for request in (kept, dropped):
         request.frame()
     assert emitter.flush()
-    assert eventually(lambda: tiers.kept().get(kept.trace_id), 20)
+    assert eventually(lambda: tiers.kept().get(kept.trace_id))
+
+    def decided() -> bool:
+        """The dropped one too, which may be at the other gateway."""
+        received = tiers.counted("new_trace_id_received")
+        return received >= before + 2 and received == tiers.counted("global_count_traces_sampled")
+
+    assert eventually(decided)
     for request in (kept, dropped):
         request.finish(error="late" if request is dropped else None)
     assert emitter.flush()
-    eventually(lambda: tiers.kept()[kept.trace_id] == 10, 10)
+    eventually(lambda: tiers.kept()[kept.trace_id] == 10)
     assert tiers.kept()[kept.trace_id] == 10
     time.sleep(WAIT_S + 2)
     assert dropped.trace_id not in tiers.kept()
@@ -195,7 +207,7 @@ def test_span_metrics_leave_our_own_spans_out(tiers: Tiers, emitter: Emitter) ->
     def counted() -> float:
         return sum(float(line.rsplit(" ", 1)[1]) for line in calls())
 
-    eventually(lambda: counted() >= len(requests), 15)
+    eventually(lambda: counted() >= len(requests))
     assert counted() >= len(requests)
     for line in calls():
         assert all(
@@ -215,7 +227,8 @@ def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path:
     undecided is gone.
     """
     need("otelcol-vibevoice")
-    settings = {"GATEWAY_SHARE": "1", "GATEWAY_DECISION_WAIT": f"{WAIT_S:g}s"}
+    # So long that what is held is still undecided when the gateway is killed, on a busy machine too.
+    settings = {"GATEWAY_SHARE": "1", "GATEWAY_DECISION_WAIT": "8s"}
     with (
         TraceStore(limit=1000) as store,
         Collector("gateway", tmp_path / "gateway", store.endpoint, settings) as gateway,
@@ -230,17 +243,16 @@ def test_kill_9_of_a_gateway_loses_what_it_had_not_decided_and_no_more(tmp_path:
             return {request.trace_id for request in requests}
 
         decided = send(20)
-        assert eventually(
-            lambda: gateway.counted("otelcol_processor_tail_sampling_count_traces_sampled_total") >= len(decided), 15
-        )
-        time.sleep(1)  # into the queue on disk
-        held = send(20)
-        assert eventually(lambda: balancer.counted("otelcol_exporter_sent_spans_total") == 40 * 17, 10)
+        count = "otelcol_processor_tail_sampling_global_count_traces_sampled_total"
+        assert eventually(lambda: gateway.counted(count) == len(decided))
+        held = send(20)  # on its way for longer than what is decided takes into the queue on disk
+        assert eventually(lambda: balancer.counted("otelcol_exporter_sent_spans_total") == 40 * 17)
+        assert gateway.counted(count) == len(decided)
         gateway.process.kill()
         waiting = send(20)
         store.refuse = None
         gateway.restart()
-        eventually(lambda: decided | waiting <= set(store.ids()), 40)
+        eventually(lambda: all(len({span.span_id for span in store.spans(each)}) == 17 for each in decided | waiting))
         arrived = set(store.ids())
         print(
             f"decided {len(decided & arrived)} of {len(decided)}, undecided {len(held & arrived)} of {len(held)}, ",

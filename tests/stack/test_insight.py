@@ -345,9 +345,9 @@ async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        await asyncio.to_thread(eventually, lambda: server.started)
+        assert await asyncio.to_thread(eventually, lambda: server.started)
         where = f"ws://127.0.0.1:{port}/stream?voice=en-Carter_man&text={'a' * 210}"
-        for _ in range(100):  # the policy may not have looked at the store yet
+        for _ in range(500):  # the policy may not have looked at the store yet
             asked = await parameters(f"{where}&cfg=auto&steps=auto")
             if asked != (1.5, 5):
                 break
@@ -361,8 +361,9 @@ async def test_the_policy_decides_in_a_running_service(filled: Filled) -> None:
         assert asked == (2.5, 20)
     finally:
         server.should_exit = True
-        await asyncio.to_thread(thread.join, 20)
+        await asyncio.to_thread(thread.join, 120)
         FastAPIInstrumentor.uninstrument_app(app)
+    assert not thread.is_alive()
     assert "vibevoice-policy" not in {t.name for t in threading.enumerate()}
     spans = [dict(s.attributes or {}) for s in exporter.get_finished_spans() if s.kind is SpanKind.SERVER]
     chosen = [s for s in spans if semconv.RECOMMENDATION_STEPS.key in s]

@@ -71,7 +71,7 @@ def test_every_hop_with_tls_and_token(tmp_path: Path, certificate: tuple[Path, P
         def asked(address: str, token: str | None, body: bytes | None = None, **how: ssl.SSLContext) -> int:
             headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
             try:
-                return int(urlopen(Request(address, body, headers), timeout=5, **how).status)
+                return int(urlopen(Request(address, body, headers), timeout=60, **how).status)
             except urllib.error.HTTPError as error:
                 error.close()
                 return error.code
@@ -100,7 +100,10 @@ def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(
         pem = cert.read_bytes()
         for own, admitted in (({}, False), ({"private_key": key.read_bytes(), "certificate_chain": pem}, True)):
             emitter = Emitter(
-                agent.grpc, insecure=False, credentials=grpc.ssl_channel_credentials(pem, **own), timeout=2
+                agent.grpc,
+                insecure=False,
+                credentials=grpc.ssl_channel_credentials(pem, **own),
+                timeout=60 if admitted else 2,
             )
             emitter.whole()
             assert emitter.flush() is admitted

@@ -42,7 +42,7 @@ def test_a_request_is_followed_to_its_trace_and_ctrl_c_ends_all() -> None:
         parts = psutil.Process(stack.pid).children(recursive=True)
         stack.send_signal(signal.SIGINT)
         said.append(stack.stdout.read())
-        assert stack.wait(60) == 0
+        assert stack.wait(120) == 0
     _, found, story = "".join(said).partition("Prometheus    vibevoice_first_audio_latency_seconds of en-Carter_man")
     assert found, "".join(said)
     trace_id = story.split("its exemplar  trace_id ")[1].split()[0]
@@ -50,9 +50,7 @@ def test_a_request_is_followed_to_its_trace_and_ctrl_c_ends_all() -> None:
     assert "vibevoice.synthesize" in story
     assert "vibevoice.generate" in story
     assert len(parts) >= 4
-    assert eventually(
-        lambda: not any(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in parts), 10
-    )
+    assert eventually(lambda: not any(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in parts))
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -62,7 +60,7 @@ def test_a_port_in_use_is_named() -> None:
         listener.listen()
         port = str(listener.getsockname()[1])
         done = subprocess.run(
-            [*command(), "--prometheus-port", port], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+            [*command(), "--prometheus-port", port], cwd=ROOT, capture_output=True, text=True, check=False
         )
     assert done.returncode == 2
     assert f"port {port} is in use: choose another with --prometheus-port" in done.stderr

@@ -46,7 +46,7 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
                     connect(f"ws://{service.address}/stream?{urllib.parse.urlencode(asked)}", max_size=None) as socket,
                 ):
                     list(socket)
-            found = eventually(lambda: whole if len(whole := spans(store)) == len(ASKED) else None, 30)
+            found = eventually(lambda: whole if len(whole := spans(store)) == len(ASKED) else None)
         yield found or spans(store)
 
 

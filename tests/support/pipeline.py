@@ -113,7 +113,7 @@ class Pipeline:
     def flush(self) -> None:
         recorder = self.instrumentor.recorder
         assert recorder is not None
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         assert self.provider.force_flush()
         self._collected = None
 

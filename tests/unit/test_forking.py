@@ -59,11 +59,11 @@ def test_it_renews_what_lives_and_keeps_nothing_alive() -> None:
     """An object that nobody else holds is gone, and so is its place."""
     gc.collect()
     kept, gone = Kept(), Kept()
-    reference, places = weakref.ref(gone), len(forking._renewed)
+    reference = weakref.ref(gone)
     del gone
     gc.collect()
     assert reference() is None
-    assert len(forking._renewed) == places - 1
+    assert [each for each in list(forking._renewed) if isinstance(each, Kept)] == [kept]
     assert in_child(lambda: kept.renewed) == 1
     assert kept.renewed == 0
 
@@ -184,15 +184,15 @@ def test_a_child_waits_for_no_lock_of_its_parents_threads() -> None:
     def hold() -> None:
         with recorder._lock, ledger.lock, recorder._ids._lock:  # type: ignore[union-attr]
             holding.set()
-            let_go.wait(30)
+            let_go.wait(120)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert holding.wait(5)
+    assert holding.wait(60)
 
     def speak() -> bool:
         recorder.release(recorder.open("work", context=Context()), "work")
-        return recorder.flush(5.0)
+        return recorder.flush(60.0)
 
     assert in_child(speak) is True
     let_go.set()

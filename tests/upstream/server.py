@@ -48,7 +48,7 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def config(self, timeout: float = 30.0) -> dict[str, object]:
+    def config(self, timeout: float = 120.0) -> dict[str, object]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/config", timeout=timeout) as answer:
             return json.load(answer)  # type: ignore[no-any-return]
 
@@ -56,7 +56,7 @@ class Server:
         """How often each function of the model has run so far, by the witness."""
         self.counts_file.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 120
         while not self.counts_file.exists():
             if time.monotonic() > until:
                 raise TimeoutError("the witness did not answer")
@@ -135,7 +135,7 @@ def serve(
         swallowed.read(log_file.read_text(errors="replace"))
 
 
-def _port(process: subprocess.Popen[bytes], log_file: Path, seconds: float = 90.0) -> int:
+def _port(process: subprocess.Popen[bytes], log_file: Path, seconds: float = 240.0) -> int:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         text = log_file.read_text(errors="replace")

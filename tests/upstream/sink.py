@@ -61,7 +61,7 @@ class Sink(Receiver):
             messages = self.messages[:]
         return any(word.lower().encode() in each.SerializeToString().lower() for each in messages)
 
-    def wait(self, met: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(self, met: Callable[[], bool], seconds: float = 120.0) -> None:
         """Return once ``met()`` holds after some export; raise TimeoutError if it does not in time."""
         if not self.wait_for(met, seconds):
             raise TimeoutError(f"not within {seconds} s; spans seen: {sorted({s.name for s in self.spans()})}")

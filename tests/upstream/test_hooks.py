@@ -146,7 +146,7 @@ def test_doctor_tells_which_hooks_are_there(tree: Tree) -> None:
             "COLUMNS": "250",
             "OMP_NUM_THREADS": "1",
         },
-        timeout=120,
+        timeout=600,
         check=False,
     )
     rows = [line for line in done.stdout.splitlines() if "found" in line]

@@ -4,7 +4,6 @@ witness counted.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,17 +64,18 @@ def settled(server: Server, sink: Sink, heard: Heard, before: Mapping[str, int])
     """Wait until the request's whole trace has come in, and read the witness."""
 
     def complete() -> bool:
-        names = {each.name for each in sink.spans(heard.trace_id)}
-        kinds = {each.kind for each in sink.spans(heard.trace_id)}
-        return semconv.SYNTHESIZE.name in names and SERVER_KIND in kinds
+        """Its SERVER and synthesize spans are there, every frame that the request counts, and every span's parent."""
+        spans = sink.spans(heard.trace_id)
+        ids, frames = {each.span_id for each in spans}, sum(each.name == semconv.FRAME.name for each in spans)
+        root = next((each for each in spans if each.name == semconv.SYNTHESIZE.name), None)
+        return (
+            root is not None
+            and any(each.kind == SERVER_KIND for each in spans)
+            and frames >= root.attributes.get(semconv.FRAMES.key, 0)
+            and all(each.parent_id in ids for each in spans if each.kind != SERVER_KIND)
+        )
 
-    sink.wait(complete, 60)
-    seen = -1
-    while seen != len(
-        sink.spans(heard.trace_id)
-    ):  # children precede the root in one batch or in the one before; let it be whole
-        seen = len(sink.spans(heard.trace_id))
-        time.sleep(0.15)
+    sink.wait(complete)
     after = server.counts()
     delta = Counter({name: count - before.get(name, 0) for name, count in after.items()})
     return Seen(Trace(sink.spans(heard.trace_id)), heard, delta)

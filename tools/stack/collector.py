@@ -69,7 +69,7 @@ class Collector(Running):
         """Sum over the labels of one of the Collector's own counters; 0 while it has none."""
         with urllib.request.urlopen(f"http://{self.telemetry}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
     def restart(self) -> None:
         """Start it again at the same addresses with the same disk queue; it must have ended."""

@@ -68,5 +68,5 @@ def speak(
     from websockets.sync.client import connect  # noqa: PLC0415 - the service's own dependency
 
     address = f"ws://{address}/stream?{urlencode({'text': text, 'voice': voice})}"
-    with connect(address, max_size=None, additional_headers=headers) as socket:
+    with connect(address, max_size=None, additional_headers=headers, open_timeout=60) as socket:
         return sum(isinstance(message, bytes) and bool(message) for message in socket)

@@ -59,6 +59,7 @@ def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
     return Plan(clients.client(address), **{**values, **others})
 
 
+@pytest.mark.serial
 def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
     """Half of what can be made holds, twice as much breaks, and one number between them is tried: the truth of 8 is not
     above it.

@@ -47,13 +47,14 @@ def fails(socket: ServerConnection) -> None:
 
 def pauses(socket: ServerConnection) -> None:
     socket.send(SECOND[:9600])  # 0.2 s
-    time.sleep(0.45)
+    time.sleep(2.0)
     socket.send(SECOND)
 
 
 def hangs(socket: ServerConnection) -> None:
     socket.send(SECOND)
-    time.sleep(3)
+    for _ in socket:  # until the client has left
+        pass
 
 
 def breaks(socket: ServerConnection) -> None:
@@ -91,19 +92,24 @@ def test_every_end_has_its_status(
 ) -> None:
     """Status, error and the audio that came before it."""
     with service(handler) as url:
-        outcome = probe.Probe(url, timeout=1.0).once()
+        outcome = probe.Probe(url, timeout=3.0 if status is Status.TIMEOUT else 30.0).once()
     assert (outcome.status, outcome.error_type, outcome.audio_seconds) == (status, error, heard)
     assert (outcome.first_audio is not None) is bool(heard)
 
 
 def test_the_worst_gap_is_what_the_client_heard() -> None:
-    """A quarter of a second of silence between two pieces of audio; no audio, no gap."""
+    """1.8 s of silence between two pieces of audio, give or take what a busy machine takes to hand each over, and no
+    more than the whole request without the first piece's own 0.2 s; no audio, no gap.
+    """
     with service(pauses) as url:
-        outcome = probe.Probe(url, timeout=5.0).once()
-    assert outcome.worst_gap == pytest.approx(0.25, abs=0.1)
+        began = time.monotonic()
+        outcome = probe.Probe(url, timeout=30.0).once()
+        took = time.monotonic() - began
+    assert outcome.worst_gap is not None
+    assert 1.0 < outcome.worst_gap <= took - 0.2
     assert f"worst gap {outcome.worst_gap:.3f} s" in str(outcome)
     with service(says_nothing) as url:
-        assert probe.Probe(url, timeout=1.0).once().worst_gap is None
+        assert probe.Probe(url, timeout=30.0).once().worst_gap is None
 
 
 def test_a_service_that_is_gone_is_an_error() -> None:
@@ -221,12 +227,14 @@ def test_every_answer_over_http_has_its_status(
 
 def test_first_audio_over_http_is_the_first_byte_behind_the_header() -> None:
     """The header comes at once, the sound later; the pause in it is the worst gap."""
-    with http_service(200, "audio/wav", WAV, 0.2, SECOND[:9600], 0.45, SECOND) as (url, _):
-        outcome = probe.Probe(url, timeout=5.0).once()
+    with http_service(200, "audio/wav", WAV, 0.2, SECOND[:9600], 2.0, SECOND) as (url, _):
+        began = time.monotonic()
+        outcome = probe.Probe(url, timeout=30.0).once()
+        took = time.monotonic() - began
     assert outcome.first_audio is not None
     assert outcome.first_audio >= 0.2
     assert outcome.worst_gap is not None
-    assert 0.1 < outcome.worst_gap < 4.0  # 0.45 s of pause after 0.2 s of sound
+    assert 1.0 < outcome.worst_gap <= took - 0.4  # a pause of 2 s after 0.2 s without and 0.2 s with sound
 
 
 def test_what_a_post_asks_for() -> None:
@@ -272,7 +280,7 @@ def test_what_is_no_websocket_says_what_came() -> None:
     for code, ended in ((200, (Status.ERROR, "http_200")), (403, (Status.REJECTED, "http_403"))):
         with http_service(code, "text/html") as (url, _):
             address = url.replace("http://", "ws://") + "?voice=v"
-            outcome = probe.Probe(address, "secret", timeout=2.0).once()
+            outcome = probe.Probe(address, "secret", timeout=30.0).once()
         assert (outcome.status, outcome.error_type) == ended
         assert f"HTTP {code} (text/html): it " in str(outcome)
         assert "secret" not in str(outcome)

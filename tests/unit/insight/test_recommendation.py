@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from scipy.stats import binomtest
 
 from tests.unit.insight.simulator import MemorySource, Service, Setting, observe
 from vibevoice_otel import semconv
+from vibevoice_otel.insight import policy as policies
 from vibevoice_otel.insight.policy import Policy
 from vibevoice_otel.insight.recommendation import Rails, recommend
 from vibevoice_otel.insight.source import Source, SourceError
@@ -202,12 +205,13 @@ def test_the_decision_reaches_the_current_span(spans: tuple[TracerProvider, InMe
 
 
 def test_before_an_answer_and_after_it_is_stale_the_service_decides(
-    spans: tuple[TracerProvider, InMemorySpanExporter],
+    spans: tuple[TracerProvider, InMemorySpanExporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No data, no influence; the span says why."""
     provider, exporter = spans
-    source = MemorySource(observe(SERVICE, 1))
-    policy = Policy(lambda: source, refresh=0.01, stale=0.05, chance=lambda: 1.0)
+    source, at = MemorySource(observe(SERVICE, 1)), [1000.0]
+    monkeypatch.setattr(policies, "time", SimpleNamespace(monotonic=lambda: at[0]))
+    policy = Policy(lambda: source, refresh=60.0, stale=900.0, chance=lambda: 1.0)
     with provider.get_tracer("t").start_as_current_span("server"):
         assert policy.decide(VOICE, 800).steps is None
     attributes = exporter.get_finished_spans()[0].attributes
@@ -216,7 +220,7 @@ def test_before_an_answer_and_after_it_is_stale_the_service_decides(
     assert policy.decide(VOICE, 800).steps == 10
     assert policy.decide("never heard", 800).steps == 10
     assert policy.decide(VOICE, 10).steps is None
-    time.sleep(0.06)
+    at[0] += 901
     assert "too long" in policy.decide(VOICE, 800).reason
 
 
@@ -234,7 +238,7 @@ def test_the_policy_refreshes_in_the_background_and_survives_its_store(caplog: p
     with caplog.at_level(logging.WARNING, "vibevoice_otel.insight.policy"):
         policy.start()
         policy.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while policy.decide(VOICE, 800).steps is None and time.monotonic() < deadline:
             time.sleep(0.01)
     assert policy.decide(VOICE, 800).steps == 10
@@ -247,11 +251,13 @@ def test_the_policy_refreshes_in_the_background_and_survives_its_store(caplog: p
     assert said == ["recommendations are off until the store answers: down"]
 
 
+@pytest.mark.serial
 def test_a_decision_costs_next_to_nothing() -> None:
     """It is a look-up: under 50 microseconds each."""
     source = MemorySource(observe(SERVICE, 1))
     policy = Policy(lambda: source, chance=lambda: 1.0)
     policy.update()
+    gc.collect()
     begin = time.thread_time()
     for _ in range(1000):
         policy.decide(VOICE, 800)

@@ -180,5 +180,5 @@ def test_a_write_takes_no_lock_that_another_holds_who_waits_for_the_collection()
     writer = threading.Thread(target=books.ledger.write, daemon=True)
     with MeterProvider._all_metric_readers_lock:
         writer.start()
-        writer.join(5)
+        writer.join(60)
         assert not writer.is_alive()

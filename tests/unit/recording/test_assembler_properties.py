@@ -216,8 +216,9 @@ def test_a_step_of_the_wall_clock_never_shows(jump: float, monkeypatch: pytest.M
     import time
 
     story = Story(sampled=True)
+    before = time.time_ns()
     story.timeline.anchor = Anchor.take()
-    wall = time.time_ns()
+    after = time.time_ns()
     story.begin()
     real = time.time_ns
     for event in ("frame", "step", "step", "decode", "frame", "step", "drain", "send"):
@@ -227,4 +228,5 @@ def test_a_step_of_the_wall_clock_never_shows(jump: float, monkeypatch: pytest.M
     times = np.array([(start, end) for _, _, _, start, end in spans(story.batches)])
     assert (times[:, 1] >= times[:, 0]).all()
     assert times.max() - times.min() == story.at - story.timeline.opened
-    assert abs(times.min() - wall - (story.timeline.opened - story.timeline.anchor.monotonic)) < 5e6
+    anchored = times.min() - (story.timeline.opened - story.timeline.anchor.monotonic)
+    assert before <= anchored <= after

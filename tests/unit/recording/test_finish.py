@@ -18,9 +18,11 @@ from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import finish as noted
 from vibevoice_otel.recording.finish import decide
 from vibevoice_otel.service.engine import StreamingTTSService
+from vibevoice_otel.service.faults import Faults
 from vibevoice_otel.service.settings import ServiceSettings
 
 EOS, PAD, AUDIO = 7, 0, 5
+SLOW = "fr-Spk0_man"
 MODEL = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[EOS], pad_token_id=PAD))
 LEFT = {"cancelled": 15 * MS, "service_closed": None}
 
@@ -84,7 +86,7 @@ def observed() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="module")
 def service(observed: Pipeline) -> StreamingTTSService:
-    made = StreamingTTSService(ServiceSettings())
+    made = StreamingTTSService(ServiceSettings(faults=Faults(slow_voices={SLOW: 0.1})))
     made.load()
     return made
 
@@ -104,7 +106,8 @@ def test_a_real_model_that_speaks_to_its_end(observed: Pipeline, service: Stream
 
 def test_a_real_model_that_is_stopped(observed: Pipeline, service: StreamingTTSService) -> None:
     """Whoever reads the stream closes it after the first chunk."""
-    chunks = service.stream("A text that is long enough to be stopped while it is being spoken, far from its end.")
+    text = "A text that is long enough to be stopped while it is being spoken, far from its end."
+    chunks = service.stream(text, voice_key=SLOW)  # half a second a frame: its reader is sure to be in time
     next(chunks)
     chunks.close()
     assert reasons(observed) == ["stopped"]

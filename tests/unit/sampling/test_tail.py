@@ -25,6 +25,7 @@ from vibevoice_otel.settings import Settings
 
 ROOT = "vibevoice.synthesize"
 PATIENT = Settings(slo_first_audio=3600.0)  # a busy machine is not slow here
+LONG = b"text=a&long=1"  # and lets no listener run dry between two chunks
 
 
 def assert_whole(service: Pipeline) -> None:
@@ -40,7 +41,7 @@ def assert_whole(service: Pipeline) -> None:
 def test_failures_are_kept_whole_and_the_rest_is_dropped_whole() -> None:
     """Of 40 requests with share 0 the 10 that fail are exported with their SERVER spans; nothing of the others is."""
     with pipeline(TailSampler(0.0), PATIENT) as service:
-        service.run(*([b"text=a"] * 3 + [b"text=a&fail=1"]) * 10)
+        service.run(*([LONG] * 3 + [b"text=a&fail=1"]) * 10)
         assert len(service.traces()) == 10
         assert all(any(s.status.status_code is StatusCode.ERROR for s in spans) for spans in service.traces().values())
         assert_whole(service)
@@ -48,9 +49,9 @@ def test_failures_are_kept_whole_and_the_rest_is_dropped_whole() -> None:
 
 def test_a_slow_first_audio_is_kept_with_its_exemplar() -> None:
     """Beyond the objective the trace is exported, and the latency's exemplar names it."""
-    with pipeline(TailSampler(0.0), Settings(slo_first_audio=0.5)) as service:
-        service.run(b"text=a")
-        service.run(b"text=a", b"text=a&late=0.6", b"text=a")
+    with pipeline(TailSampler(0.0), Settings(slo_first_audio=3.0)) as service:
+        service.run(LONG)
+        service.run(LONG, LONG + b"&late=3.1", LONG)
         (spans,) = service.traces().values()
         assert_whole(service)
         exemplars = [
@@ -67,7 +68,7 @@ def test_a_listener_who_ran_dry_is_kept() -> None:
     and says so.
     """
     with pipeline(TailSampler(0.0), PATIENT) as service:
-        service.run(b"text=a", b"text=a&gap=0.3", b"text=a")
+        service.run(LONG, b"text=a&gap=0.3", LONG)
         (spans,) = service.traces().values()
         assert_whole(service)
         (root,) = (span for span in spans if span.name == ROOT)
@@ -80,14 +81,17 @@ def test_a_full_buffer_degrades_with_a_count() -> None:
     counted; a trace is there whole or not at all; and vibevoice.telemetry.dropped says exactly how many spans were lost
     for want of room.
     """
-    app = FastAPI()
+    app, spoken, everyone = FastAPI(), list[int](), asyncio.Event()
 
     @app.websocket("/stream")
     async def stream(socket: WebSocket) -> None:
         await socket.accept()
         for _ in range(3):
             service.provider.get_tracer("service").start_span("own").end()
-        await asyncio.sleep(0.3)
+        spoken.append(1)
+        if len(spoken) == 60:
+            everyone.set()
+        await everyone.wait()
         raise RuntimeError
 
     async def scene() -> Any:
@@ -121,7 +125,7 @@ def test_a_callers_refusal_is_overridden_by_opt_in_alone(override: bool, kept: i
     counted always.
     """
     with pipeline(TailSampler(0.0, override=override), PATIENT) as service:
-        service.run(b"text=a", headers=caller(sampled=False))
+        service.run(LONG, headers=caller(sampled=False))
         service.run(b"text=a&fail=1", headers=caller(sampled=False, trace_id="1" * 32))
         assert [span.name for span in service.spans()].count(ROOT) == kept
         assert service.counted("vibevoice.streaming.requests", "status") == {"success": 1, "error": 1}
@@ -207,7 +211,7 @@ def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, ca
         span = held.tracer.start_span("bad")
         span.set_status(Status(StatusCode.ERROR))
         span.end()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while (held.tail._leaving or held.tail._handing) and time.monotonic() < until:
             time.sleep(0.01)
     assert held.names() == ["bad"]

@@ -173,9 +173,8 @@ def test_load_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join()
     assert built == [1]
-    started = time.perf_counter()
     service.load()
-    assert time.perf_counter() - started < 0.01
+    assert built == [1]
 
 
 def test_a_slow_voice_holds_up_no_other() -> None:
@@ -184,12 +183,11 @@ def test_a_slow_voice_holds_up_no_other() -> None:
     from vibevoice_otel.service.faults import Faults
     from vibevoice_otel.service.settings import ServiceSettings
 
-    service = StreamingTTSService(ServiceSettings(faults=Faults(voice_delay={"en-Carter_man": 0.5})))
+    service = StreamingTTSService(ServiceSettings(faults=Faults(voice_delay={"en-Carter_man": 2.0})))
     slow = threading.Thread(target=service._ensure_voice_cached, args=("en-Carter_man",))
     slow.start()
-    started = time.perf_counter()
     service._ensure_voice_cached("en-Emma_woman")
-    assert time.perf_counter() - started < 0.3
+    assert slow.is_alive()
     slow.join()
     assert set(service._voice_cache) == {"en-Carter_man", "en-Emma_woman"}
 

@@ -29,7 +29,8 @@ def speaking_http_app() -> FastAPI:
     async def speech() -> StreamingResponse:
         candidate = arrival.get()
         assert candidate is not None
-        candidate.note(semconv.QUEUE, now() - 12_000_000, now())
+        at = now()
+        candidate.note(semconv.QUEUE, at - 12_000_000, at)
         candidate.open()
 
         async def body() -> Any:
@@ -102,7 +103,7 @@ def test_http_answers_with_trace_and_times(observed: Pipeline, switch: bool) -> 
     assert headers["x-own"] == "kept"
     assert headers.get("traceresponse") == (server_span(observed) if switch else None)
     if switch:
-        assert re.fullmatch(r"queue;dur=1[2-9]\.\d, total;dur=\d+\.\d", headers["server-timing"])
+        assert re.fullmatch(r"queue;dur=12\.0, total;dur=\d+\.\d", headers["server-timing"])
     else:
         assert "server-timing" not in headers
 
