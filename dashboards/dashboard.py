@@ -20,6 +20,7 @@ from grafana_foundation_sdk.models.prometheus import Dataquery as Query
 
 from dashboards.alerts import RUNBOOKS
 from dashboards.panels import BLUE, PROMETHEUS, RED, YELLOW, kept, link
+from dashboards.promql import joined
 from dashboards.queries import CHANGES, VARIABLES
 from dashboards.thresholds import Severity
 
@@ -103,8 +104,9 @@ def _firing(severity: Severity, name: str, colour: str) -> build.AnnotationQuery
     """Firing alerts of the chosen services; those of no service, as of a Collector, with all of them."""
     where = f'service="vibevoice", alertstate="firing", severity="{severity}"'
     expression = f'ALERTS{{{where}, service_name=~"$service", environment=~"$environment"}}'
-    title, words = "{{alertname}} {{service_name}}", "{{severity}} {{environment}} {{voice}}"
-    return _mark(name, colour, expression, title, words)
+    # Of a label that a series lacks Grafana writes the name: both texts are labels that each series has.
+    said = joined(joined(expression, "title", "alertname", "service_name"), "words", "severity", "environment", "voice")
+    return _mark(name, colour, said, "{{title}}", "{{words}}")
 
 
 def _mark(name: str, colour: str, expression: str, title: str, words: str) -> build.AnnotationQuery:

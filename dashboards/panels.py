@@ -35,7 +35,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat, QueryEdito
 from grafana_foundation_sdk.models.tempo import SearchTableType
 
 from dashboards.alerts import RUNBOOKS
-from dashboards.queries import FAILED_TRACES, SLOW_TRACES, TRACES
+from dashboards.queries import FAILED_TRACES, SLOW_TRACES, SUSPECT_TRACES, TRACES
 
 GREEN, YELLOW, RED, BLUE, PURPLE = "green", "orange", "red", "blue", "purple"
 #: Grafana's names of units.
@@ -46,7 +46,7 @@ PROMETHEUS: Final = DataSourceRef("prometheus", "${datasource}")
 TEMPO: Final = DataSourceRef("tempo", "${tempo}")
 #: Where requests are listed: the dashboard, and the panel of each query (a test holds that they are there).
 REQUESTS_UID: Final = "vibevoice-root-cause"
-REQUEST_PANELS: Final = {SLOW_TRACES: 30, FAILED_TRACES: 31, TRACES: 32}
+REQUEST_PANELS: Final = {SLOW_TRACES: 30, FAILED_TRACES: 31, TRACES: 32, SUSPECT_TRACES: 34}
 IDLE: Final = "No requests in this time"
 
 
@@ -196,7 +196,7 @@ def _panel(
     panel.id(number).title(title).description(description).datasource(source).span(width).height(height)
     panel.unit(unit).thresholds(thresholds or levels(GREEN)).color_scheme(build.FieldColor().mode(colour))
     panel.targets([each.ref_id(chr(ord("A") + index)) for index, each in enumerate(targets)])
-    listed = f"/d/{REQUESTS_UID}?viewPanel={REQUEST_PANELS.get(requests, REQUEST_PANELS[TRACES])}&"
+    listed = f"/d/{REQUESTS_UID}?viewPanel={REQUEST_PANELS[requests]}&"
     panel.links([link("Traces with the same filters", listed), link("Runbook", f"{RUNBOOKS}/{runbook}.md")])
     for each in overrides:
         panel.with_override(each.matcher, each.properties)
@@ -280,7 +280,7 @@ def traces(
     more |= {
         "overrides": (only("string", by="byType", unit="string"), *overrides),
         "source": TEMPO,
-        "requests": traceql,
+        "requests": traceql if traceql in REQUEST_PANELS else TRACES,
     }
     return _panel(_grid(), number, title, targets=targets, width=24, height=9, **more)
 

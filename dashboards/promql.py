@@ -55,6 +55,14 @@ def ordered(label: str, expression: str) -> str:
     return f'label_replace({two}, "aligned", "0$1", "{label}", "([0-9]([.].*)?)")'
 
 
+def joined(expression: str, label: str, *of: str) -> str:
+    """Each series with one more label: the values of those of these labels that it has, a space between them."""
+    values = ", ".join(f'"{each}"' for each in of)
+    return (
+        f'label_replace(label_join({expression}, "{label}", " ", {values}), "{label}", "$1", "{label}", "(.*[^ ]) *")'
+    )
+
+
 def mean(metric: Metric, window: str, by: str, *matchers: str) -> str:
     above, below = (total(by, growth(metric, window, *matchers, suffix=suffix)) for suffix in ("_sum", "_count"))
     return f"{above} / {below}"

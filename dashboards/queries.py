@@ -330,16 +330,19 @@ REQUEST_COLUMNS: Final = {
 }
 
 
-def _traces(*conditions: str) -> str:
+SUSPECT_COLUMNS: Final = {semconv.SUSPECT: "Suspect", **REQUEST_COLUMNS}
+
+
+def _traces(*conditions: str, columns: Mapping[semconv.Attribute, str] = REQUEST_COLUMNS) -> str:
     """TraceQL for the requests that the variables choose."""
-    shown = ", ".join(f"span.{attribute.key}" for attribute in REQUEST_COLUMNS)
+    shown = ", ".join(f"span.{attribute.key}" for attribute in columns)
     return f"{{ {' && '.join((*_REQUESTS, *conditions))} }} | select({shown})"
 
 
 TRACES: Final = _traces()
 SLOW_TRACES: Final = _traces(f"span.{semconv.FIRST_AUDIO_LATENCY.key} > {semconv.SLO_FIRST_AUDIO_SECONDS:g}")
 FAILED_TRACES: Final = _traces("status = error")
-SUSPECT_TRACES: Final = _traces(f"span.{semconv.SUSPECT.key} != nil")
+SUSPECT_TRACES: Final = _traces(f"span.{semconv.SUSPECT.key} != nil", columns=SUSPECT_COLUMNS)
 #: The diffusion steps of one request's first frame: those that its first audio waited for.
 STEPS_OF_TRACE: Final = (
     f'{{ trace:id = "${{trace}}" && name = "{semconv.FRAME.name}" && span.{semconv.FRAME_INDEX.key} = 0 }}'

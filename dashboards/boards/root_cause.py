@@ -384,6 +384,17 @@ _REQUESTS = row(
         overrides=_REQUEST_COLUMNS,
     ),
     traces(
+        34,
+        "Suspect requests",
+        q.SUSPECT_TRACES,
+        description="Requests whose speech is suspect, and of what: the latest 20, the last first. Empty is good: "
+        "nothing was.",
+        runbook="VibeVoiceSpeechCutOff",
+        empty="No suspect speech in this time",
+        transformations=_listed(q.SUSPECT_COLUMNS, "Start time"),
+        overrides=_REQUEST_COLUMNS,
+    ),
+    traces(
         33,
         "Diffusion steps of the first frame of trace $trace",
         q.STEPS_OF_TRACE,

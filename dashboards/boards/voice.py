@@ -173,6 +173,7 @@ _LISTENER = row(
         runbook="VibeVoiceSpeechCutOff",
         width=12,
         stacked=True,
+        requests=q.SUSPECT_TRACES,
         empty="No suspect speech in this time",
     ),
 )

@@ -237,6 +237,29 @@ def test_links_lead_to_the_lists_of_requests() -> None:
     assert {"service", "environment", "instance", "voice"} <= variables(REQUESTS_UID)
 
 
+@pytest.mark.parametrize(
+    ("uid", "number", "traceql"),
+    [
+        ("vibevoice-voice", 54, queries.SUSPECT_TRACES),
+        ("vibevoice-voice", 10, queries.FAILED_TRACES),
+        ("vibevoice-health", 11, queries.SLOW_TRACES),
+    ],
+)
+def test_a_panel_leads_to_the_requests_that_it_counts(uid: str, number: int, traceql: str) -> None:
+    """In the files that Grafana reads, link and list alike."""
+    (panel,) = (each for each in load(uid)["panels"] if each["id"] == number)
+    (address,) = (link["url"] for link in panel["links"] if link["title"].startswith("Traces"))
+    shown = int(re.findall(r"viewPanel=(\d+)", address)[0])
+    (listing,) = (each for each in load(REQUESTS_UID)["panels"] if each["id"] == shown)
+    assert [target["query"] for target in listing["targets"]] == [traceql]
+
+
+def test_every_traceql_is_on_a_dashboard() -> None:
+    """One that no panel asks is found by nobody."""
+    written = {value for name, value in vars(queries).items() if name.endswith("TRACES")}
+    assert written <= set(TRACEQL.values())
+
+
 def test_from_health_to_the_slowest_step_in_four_clicks() -> None:
     """Health's latency panel, its late requests, the slowest one's steps, the slowest of them: each link is there and
     keeps the filters.
