@@ -106,18 +106,38 @@ class Played:
     folder: Path
     phases: list[Phase] = field(default_factory=list)
     spoken: set[str] = field(default_factory=set)  # voices that this process has loaded
+    asked: int = 0  # requests of this process
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[Phase]:
         phase = Phase(name, time.time())
         yield phase
-        time.sleep(SETTLE_S)
+        self.settle()
         phase.end = time.time()
         heard = {entry.voice for entry in phase.entries if entry.least is not None}
         # A voice that does not load is tried each time.
         phase.cold_voices = len(heard - self.spoken) + sum(1 for entry in phase.entries if entry.outcome == "error")
         self.spoken |= heard
         self.phases.append(phase)
+
+    def ask(self, voice: str, cfg: float = 1.5, length: str = "short", *, leave: bool = False) -> Entry:
+        """One request of a client to the service of then."""
+        self.asked += 1
+        return ask(self.service.address, voice, cfg, length, leave=leave)
+
+    def settle(self) -> None:
+        """Wait until Prometheus has counted every request of this process, and no other's; then for the rules.
+
+        Raises:
+            TimeoutError: it has not within a minute.
+        """
+        counted = f"sum({semconv.REQUESTS.prometheus})"
+        until = time.monotonic() + 60
+        while [value for _, value in self.prometheus.query(counted)] != [self.asked]:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{self.asked} requests, of which Prometheus says {self.prometheus.query(counted)}")
+            time.sleep(0.2)
+        time.sleep(SETTLE_S)
 
 
 def start(agent: Collector, folder: Path) -> Service:
@@ -160,25 +180,26 @@ def _play(found: Played) -> None:
     )
     with found.during("light") as phase:
         for voice, cfg, length in mixed:
-            phase.entries.append(ask(found.service.address, voice, cfg, length))
+            phase.entries.append(found.ask(voice, cfg, length))
             time.sleep(4)
-        phase.entries.append(ask(found.service.address, PLAIN, length="blank"))
+        phase.entries.append(found.ask(PLAIN, length="blank"))
     with found.during("burst") as phase, ThreadPoolExecutor(4) as pool:
         asked = [
-            pool.submit(ask, found.service.address, voice, cfg, length, leave=index == 7)
+            pool.submit(found.ask, voice, cfg, length, leave=index == 7)
             for index, (voice, cfg, length) in enumerate(mixed * 4)
         ]
         phase.entries += [each.result() for each in asked]
     with found.during("restart") as phase:
-        phase.entries.append(ask(found.service.address, PLAIN))
-        time.sleep(SETTLE_S)  # exported: what a killed process had not yet exported is lost
+        phase.entries.append(found.ask(PLAIN))
+        found.settle()  # exported: what a killed process had not yet exported is lost
         found.service.process.kill()
         found.spoken.clear()
+        found.asked = 0
         found.service = start(found.agent, found.folder / "second")
-        phase.entries += [ask(found.service.address, voice) for voice in (PLAIN, SLOW)]
-        time.sleep(6)  # the Collector forgets the killed one
+        phase.entries += [found.ask(voice) for voice in (PLAIN, SLOW)]
+        # Settled is it once the Collector has forgotten the killed one.
     with found.during("new voice") as phase:
-        phase.entries += [ask(found.service.address, voice) for voice in (NEW, PLAIN)]
+        phase.entries += [found.ask(voice) for voice in (NEW, PLAIN)]
 
 
 # -------------------------------------------------------------------------------------------------------------------

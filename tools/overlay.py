@@ -10,6 +10,7 @@ those requirements change.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -37,8 +38,20 @@ def make(name: str, folder: Path | None = None) -> Path:
     )  # we may already be in it
     python = folder / "bin" / "python"
     stamp = folder / STAMP
-    if stamp.exists() and stamp.read_text() == wanted and python.exists():
-        return python
+
+    def there() -> bool:
+        return stamp.exists() and stamp.read_text() == wanted and python.exists()
+
+    if not there():
+        with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run side by side ask for the same one
+            if not there():
+                _install(folder, python, requirements)
+                stamp.write_text(wanted)
+    return python
+
+
+def _install(folder: Path, python: Path, requirements: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     install = [
@@ -57,8 +70,6 @@ def make(name: str, folder: Path | None = None) -> Path:
     (theirs / "zz_test_environment.pth").write_text(
         f"import site; site.addsitedir({ours!r})\n"
     )  # after its own: what it has comes first
-    stamp.write_text(wanted)
-    return python
 
 
 def main() -> None:
