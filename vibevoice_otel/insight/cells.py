@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.source import Source
 from vibevoice_otel.insight.stats import Histogram
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 FAILED = (semconv.Status.ERROR.value, semconv.Status.TIMEOUT.value)
 ENDED = (semconv.Status.SUCCESS.value, *FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vibevoice_otel.insight import tables
 
         tables.show(report, Console(highlight=False))
-    return _exit_code(report)
+    return {"worse": WORSE, "cannot be told": CANNOT_BE_TOLD}.get(getattr(report, "verdict", ""), 0)
 
 
 class Progress:
@@ -86,11 +87,6 @@ class Progress:
 
 #: Of ``insight compare``, for pipelines: an error is 1, wrong use 2.
 WORSE, CANNOT_BE_TOLD = 3, 4
-
-
-def _exit_code(report: Any) -> int:
-    verdict = getattr(report, "verdict", "")
-    return WORSE if verdict == "worse" else CANNOT_BE_TOLD if verdict == "cannot be told" else 0
 
 
 def plain(value: Any) -> Any:
@@ -205,42 +201,35 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return checked
 
 
-def _float(text: str) -> float:
-    """The number, or not-a-number, which lies within no bounds."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _number(read: Callable[[str], float], valid: Callable[[float], bool], allowed: str) -> Callable[[str], Any]:
+    """The parser of a number, which ``read`` reads and ``valid`` admits; a refusal says what is ``allowed``."""
+
+    @_checked
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = read(text)
+            if valid(value):
+                return value
+        raise ValueError(f"{text!r} is not allowed: {allowed}")
+
+    return parse
 
 
-@_checked
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise ValueError(f"{text!r} is not allowed: a whole number from 1 to 1000000")
-    return int(text)
+def _percent(text: str) -> float:
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
-@_checked
-def _length(text: str) -> int:
-    if not text.isdigit() or int(text) > 10_000_000:
-        raise ValueError(f"{text!r} is not allowed: a number of characters from 0 to 10000000")
-    return int(text)
-
-
-@_checked
-def _seconds(text: str) -> float:
-    value = _float(text)
-    if not 0 < value <= 3600:
-        raise ValueError(f"{text!r} is not allowed: seconds above 0, at most 3600")
-    return value
+_count = _number(int, lambda value: 1 <= value <= 1_000_000, "a whole number from 1 to 1000000")
+_length = _number(int, lambda value: 0 <= value <= 10_000_000, "a number of characters from 0 to 10000000")
+_seconds = _number(float, lambda value: 0 < value <= 3600, "seconds above 0, at most 3600")
+_price = _number(float, lambda value: 0 <= value < 1e9, "a price of 0 or more")
+_share = _number(_percent, lambda value: 0 < value < 1, "a share between 0 and 1, such as 0.03 or 3%")
 
 
 @_checked
 def _moment(text: str) -> float:
-    try:
+    with contextlib.suppress(ValueError):
         return float(text)
-    except ValueError:
-        pass
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -284,22 +273,6 @@ def _span(text: str) -> Span:
     if not begin < end:
         raise ValueError(f"{text!r}: the stretch ends before it begins")
     return Span(begin, end, text)
-
-
-@_checked
-def _price(text: str) -> float:
-    value = _float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError(f"{text!r} is not allowed: a price of 0 or more")
-    return value
-
-
-@_checked
-def _share(text: str) -> float:
-    value = _float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 < value < 1:
-        raise ValueError(f"{text!r} is not allowed: a share between 0 and 1, such as 0.03 or 3%")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.cells import by_voice
 from vibevoice_otel.insight.source import Origin, Source, Track
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

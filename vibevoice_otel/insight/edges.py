@@ -11,18 +11,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Blocks, Floats
 from vibevoice_otel.insight.source import Point
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Blocks = NDArray[np.bool_]
 
 #: Seconds before an edge in which a series' sample still counts as its value there: Prometheus' own lookback.
 LOOKBACK = 300

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Blocks, Floats
 from vibevoice_otel.insight.source import Source, Track
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 _BLOCKS = 60  # blocks aimed at: enough to resample, each long enough to be almost independent of its neighbours
 _BLOCK_SERVICES = 8.0  # a block lasts at least this many mean generation times
 Key = frozenset[tuple[str, str]]
+Labels = Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -34,7 +31,6 @@ class Process:
     busy: Floats
     audio: Floats
     first_audio: Floats  # (buckets, steps), not cumulative
-    first_audio_sum: Floats
     waits: Floats
     waits_sum: Floats
     waits_felt: Floats  # waits above the smallest that a person could notice
@@ -102,41 +98,40 @@ def observe(source: Source) -> Window | None:
     by_key = {_key(track): track for track in active}
     zeros = {key: np.zeros_like(times) for key in by_key}
 
-    def counters(series: str, drop: Sequence[str], **only: Sequence[str]) -> dict[Key, Floats]:
-        sums = {key: value.copy() for key, value in zeros.items()}
+    def counters(series: str, drop: Sequence[str], by: Callable[[Labels], Any]) -> dict[Any, dict[Key, Floats]]:
+        """Increments of each process, by what ``by`` makes of a series' labels."""
+        found: dict[Any, dict[Key, Floats]] = {}
         for track in source.history(series, drop) or ():
-            if _key(track) in sums and all(track.labels.get(name) in allowed for name, allowed in only.items()):
+            if _key(track) in zeros:
+                sums = found.setdefault(by(track.labels), {key: value.copy() for key, value in zeros.items()})
                 sums[_key(track)] += increments(track.values)
-        return sums
+        return found
 
-    ended = ("voice", "cfg", "steps")
-    requests = counters(
-        semconv.REQUESTS.prometheus, ended, status=[s.value for s in semconv.Status if s is not semconv.Status.REJECTED]
-    )
-    rejected = counters(semconv.REQUESTS.prometheus, ended, status=[semconv.Status.REJECTED.value])
-    busy = counters(semconv.GENERATE_BUSY.prometheus, ("voice",))
-    audio = counters(semconv.AUDIO_PRODUCED.prometheus, ("voice",))
-    first, queue = semconv.FIRST_AUDIO.prometheus, semconv.QUEUE_DURATION.prometheus
-    first_sum = counters(f"{first}_sum", semconv.FIRST_AUDIO.labels)
-    waits = counters(f"{queue}_count", ("voice",))
-    waits_sum = counters(f"{queue}_sum", ("voice",))
-    buckets = _buckets(source, f"{first}_bucket", semconv.FIRST_AUDIO.labels, zeros)
+    def of_voices(series: str) -> dict[Key, Floats]:
+        return counters(series, ("voice",), lambda _: None).get(None, zeros)
+
+    ended = counters(semconv.REQUESTS.prometheus, ("voice", "cfg", "steps"), lambda labels: labels.get("status"))
+    rejected = ended.pop(semconv.Status.REJECTED.value, zeros)
+    served = [ended[status.value] for status in semconv.Status if status.value in ended]
+    busy = of_voices(semconv.GENERATE_BUSY.prometheus)
+    audio = of_voices(semconv.AUDIO_PRODUCED.prometheus)
+    first, queue = semconv.FIRST_AUDIO, semconv.QUEUE_DURATION.prometheus
+    waits, waits_sum = of_voices(f"{queue}_count"), of_voices(f"{queue}_sum")
+    buckets = counters(f"{first.prometheus}_bucket", first.labels, _edge)
     edges = np.array(sorted(buckets), dtype=np.float64)
-    felt = _buckets(source, f"{queue}_bucket", ("voice",), zeros)
-    below = felt.get(_FELT_WAIT, zeros)
+    below = counters(f"{queue}_bucket", ("voice",), _edge).get(_FELT_WAIT, zeros)
     device = _device_seconds(source, zeros)
     processes = {
         key: Process(
             dict(track.labels),
             track.values,
-            requests[key],
+            sum((each[key] for each in served), zeros[key]),
             rejected[key],
             busy[key],
             audio[key],
             np.maximum(np.diff(np.array([buckets[e][key] for e in edges]), axis=0, prepend=0.0), 0.0)
             if edges.size
             else np.empty((0, len(times))),
-            first_sum[key],
             waits[key],
             waits_sum[key],
             np.maximum(waits[key] - below[key], 0.0),
@@ -145,9 +140,9 @@ def observe(source: Source) -> Window | None:
         for key, track in by_key.items()
     }
     _add_devices(source, processes, times)
-    for limit in semconv.Limit:
-        for key, seconds in counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), limit=[limit.value]).items():
-            processes[key].limits[limit.value] = float(seconds.sum())
+    limited = counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), lambda labels: labels.get("limit"))
+    for key, process in processes.items():
+        process.limits = {each.value: float(limited.get(each.value, zeros)[key].sum()) for each in semconv.Limit}
     whole = [semconv.SharePart.FRAME.value]
     share = semconv.KERNEL_SHARE.prometheus
     sums, counts = (_last(source, f"{share}_{suffix}", ("device_id",), whole) for suffix in ("sum", "count"))
@@ -160,7 +155,7 @@ def observe(source: Source) -> Window | None:
 
 def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> None:
     """What dcgm-exporter says of the cards on which the processes run: by UUID, which NVML told us."""
-    there: dict[str, dict[Key, NDArray[np.bool_]]] = {}
+    there: dict[str, dict[Key, Blocks]] = {}
     mine = semconv.HW_GPU_UTILIZATION
     labels = [name for name in mine.labels if name != _HW_ID]
     for track in source.history(mine.prometheus, labels) or ():
@@ -193,15 +188,8 @@ def _last(source: Source, series: str, drop: Sequence[str], parts: Sequence[str]
     return found
 
 
-def _buckets(
-    source: Source, series: str, drop: Sequence[str], zeros: dict[Key, Floats]
-) -> dict[float, dict[Key, Floats]]:
-    found: dict[float, dict[Key, Floats]] = {}
-    for track in source.history(series, drop) or ():
-        if _key(track) in zeros:
-            sums = found.setdefault(float(track.labels["le"]), {key: value.copy() for key, value in zeros.items()})
-            sums[_key(track)] += increments(track.values)
-    return found
+def _edge(labels: Labels) -> float:
+    return float(labels["le"])
 
 
 def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,10 @@ def save(report: CapacityReport | VoicesReport | Recommendation | Comparison, pa
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), dpi=130, layout="constrained")
-    if isinstance(report, CapacityReport):
-        _capacity(report, figure)
-    elif isinstance(report, VoicesReport):
-        _voices(report, figure)
-    elif isinstance(report, Comparison):
-        _comparison(report, figure)
-    elif isinstance(report, Recommendation):
-        _recommendation(report, figure)
-    else:
-        raise ValueError("--plot: of this answer there is no picture")  # noqa: TRY004
+    draw = _DRAWN.get(type(report))
+    if draw is None:
+        raise ValueError("--plot: of this answer there is no picture")
+    draw(report, figure)
     figure.savefig(path)
 
 
@@ -188,3 +183,11 @@ def _comparison(report: Comparison, figure: Any) -> None:
     axes.set_yticks(range(len(told)), [each.name for each in reversed(told)])
     axes.set_xlabel(f"change from A to B, % ({report.confidence:.0%} intervals that hold together; less is better)")
     axes.set_title(f"A: {report.a}   B: {report.b}", fontsize=10)
+
+
+_DRAWN: dict[type, Callable[[Any, Any], None]] = {
+    CapacityReport: _capacity,
+    VoicesReport: _voices,
+    Comparison: _comparison,
+    Recommendation: _recommendation,
+}

@@ -141,17 +141,12 @@ class Policy:
             try:
                 self.update()
                 self._failing = False
-            except SourceError as error:
-                self._report(str(error))
             except Exception as error:  # noqa: BLE001 a policy must never take the service down
-                self._report(repr(error))
+                if not self._failing:  # only the first of consecutive failures is logged
+                    problem = str(error) if isinstance(error, SourceError) else repr(error)
+                    _log.warning("recommendations are off until the store answers: %s", problem)
+                self._failing = True
             self._stop.wait(self._refresh)
-
-    def _report(self, problem: str) -> None:
-        """Log only the first of consecutive failures."""
-        if not self._failing:
-            _log.warning("recommendations are off until the store answers: %s", problem)
-        self._failing = True
 
 
 def _publish(policy: Policy) -> None:

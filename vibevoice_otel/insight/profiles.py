@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import stats
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.cells import Cell, by_voice, read_cells, total
 from vibevoice_otel.insight.source import Origin, Source
 from vibevoice_otel.insight.stats import CONFIDENCE, Estimate, Quantile
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 LEAST_REQUESTS = 20  # as the alerts: below it nothing is said of a voice but its counts
 FALSE_DISCOVERIES = 0.05
@@ -111,11 +106,11 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     cells = list(read_cells(source).values())
     names = sorted({c.voice for c in cells if c.ended or c.first_audio})
     notes: list[str] = []
+    present = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
     if not names:
-        seen = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
         notes.append(
-            f"{len(seen)} voices are known, none was asked to speak in the window."
-            if seen
+            f"{len(present)} voices are known, none was asked to speak in the window."
+            if present
             else "No speech request is recorded here: is the service instrumented, and is this the store it reports to?"
         )
         return VoicesReport(
@@ -126,17 +121,17 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     defects = _by(source, semconv.DEFECTIVE_FRAMES, semconv.M_KIND)
     gaps = _by(source, semconv.CONTINUITY_SLI, semconv.M_RESULT)
     ends = _by(source, semconv.FINISHED, semconv.M_FINISH_REASON)
-    present = {p.labels.get("voice", "") for p in source.current(semconv.REQUESTS.prometheus, ("voice",))}
     mine = {name: [c for c in cells if c.voice == name] for name in names}
     fleet, slopes = _sensitivities(mine)
-    outliers = _outliers(names, cells, audio, underruns, {n: sum(d.values()) for n, d in defects.items()}, slo_seconds)
+    counts = {n: sum(defects.get(n, {}).values()) for n in names}
+    outliers = _outliers(names, cells, audio, underruns, counts, slo_seconds)
     unhappy, posterior = _unhappy(names, mine, slo_seconds, np.random.default_rng(seed))
     ranked = sorted((n for n in names if n in unhappy), key=lambda n: (unhappy[n].high, n))
+    few = [n for n in names if n not in unhappy]
     profiles = []
     spread_underruns = _dispersion([underruns.get(n, 0.0) for n in names], [audio.get(n, 0.0) for n in names])
-    counts = {n: sum(defects.get(n, {}).values()) for n in names}
     spread_defects = _dispersion(list(counts.values()), [audio.get(n, 0.0) for n in names])
-    for name, group in ((n, mine[n]) for n in [*ranked, *(n for n in names if n not in unhappy)]):
+    for name, group in ((n, mine[n]) for n in (*ranked, *few)):
         first = total(c.first() for c in group)
         speed = total(c.real_time for c in group)
         ended, failed = sum(c.ended for c in group), sum(c.failed for c in group)
@@ -173,7 +168,6 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
             f"{', '.join(gone)}: spoke within the window but is no longer reported (removed, renamed, or its service "
             "is down)."
         )
-    few = [n for n in names if n not in unhappy]
     if few:
         notes.append(f"{', '.join(few)}: fewer than {LEAST_REQUESTS} requests, too few to rank or compare.")
     restarts = source.restarts()

@@ -18,7 +18,7 @@ from vibevoice_otel.insight.edges import Edges, labelled
 from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
 
 if TYPE_CHECKING:
-    from vibevoice_otel.insight.source import Floats
+    from vibevoice_otel.insight.arrays import Floats
 
 #: Where Prometheus keeps what is true of a whole process, such as its version.
 INFO = ("target_info", semconv.BUILD_INFO.prometheus)

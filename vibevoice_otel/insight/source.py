@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+    from vibevoice_otel.insight.arrays import Floats
 
 
 class SourceError(RuntimeError):
@@ -93,6 +91,7 @@ class Source(Protocol):
 
 
 _UNITS = (("w", 604800.0), ("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
+_DURATION = re.compile("".join(f"(?:([0-9]{{1,9}}){name})?" for name, _ in _UNITS))
 
 
 def parse_duration(text: str) -> float:
@@ -101,14 +100,8 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: naming what is allowed.
     """
-    rest, seconds, last = text.strip().lower(), 0.0, float("inf")
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        size = dict(_UNITS).get(rest[len(digits) : len(digits) + 1])
-        if not digits or len(digits) > 9 or size is None or size >= last:
-            seconds = 0.0
-            break
-        seconds, last, rest = seconds + int(digits) * size, size, rest[len(digits) + 1 :]
+    counts = match.groups("0") if (match := _DURATION.fullmatch(text.strip().lower())) else ()
+    seconds = sum(int(count) * size for count, (_, size) in zip(counts, _UNITS, strict=False))
     if seconds <= 0:
         raise ValueError(
             f"{text!r} is not a duration: allowed is a number with w, d, h, m or s, such as 6h, 1h30m or 7d"

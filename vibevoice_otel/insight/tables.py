@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -16,8 +17,8 @@ from vibevoice_otel.insight.compare.changes import Changes
 from vibevoice_otel.insight.compare.figures import shown
 from vibevoice_otel.insight.compare.report import Answer, Comparison, VoiceAnswer
 from vibevoice_otel.insight.cost import CostReport
-from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
-from vibevoice_otel.insight.recommendation import Candidate, Recommendation
+from vibevoice_otel.insight.profiles import VoiceProfile, VoicesReport
+from vibevoice_otel.insight.recommendation import Recommendation
 from vibevoice_otel.insight.stats import Estimate, Quantile
 
 _VERDICT = {"yes": "bold green", "no": "bold red"}
@@ -28,18 +29,7 @@ def show(
     report: CapacityReport | VoicesReport | Recommendation | Comparison | Changes | CostReport, console: Console
 ) -> None:
     """Print one report."""
-    if isinstance(report, CapacityReport):
-        _capacity(report, console)
-    elif isinstance(report, VoicesReport):
-        _voices(report, console)
-    elif isinstance(report, Comparison):
-        _comparison(report, console)
-    elif isinstance(report, CostReport):
-        _cost(report, console)
-    elif isinstance(report, Changes):
-        _changes(report, console)
-    else:
-        _recommendation(report, console)
+    _SHOWN[type(report)](report, console)
 
 
 def _notes(console: Console, notes: Iterable[str]) -> None:
@@ -244,17 +234,14 @@ def _sensitivity_table(report: VoicesReport, console: Console) -> None:
         table.add_column(f"{what}\na step more", justify="right")
         table.add_column(f"{what}\n1.0 cfg more", justify="right")
     for name, s in known:
-        table.add_row(name, *_sensitivity(s))
+        table.add_row(
+            name,
+            _estimate(s.latency_per_step, 1000),
+            _estimate(s.latency_per_cfg, 1000),
+            _estimate(s.failure_odds_per_step, 1.0, 2),
+            _estimate(s.failure_odds_per_cfg, 1.0, 2),
+        )
     console.print(table)
-
-
-def _sensitivity(s: Sensitivity) -> list[str]:
-    return [
-        _estimate(s.latency_per_step, 1000),
-        _estimate(s.latency_per_cfg, 1000),
-        _estimate(s.failure_odds_per_step, 1.0, 2),
-        _estimate(s.failure_odds_per_cfg, 1.0, 2),
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ recommend
@@ -275,13 +262,10 @@ def _recommendation(report: Recommendation, console: Console) -> None:
             chosen = (c.steps, c.cfg) == (report.steps, report.cfg)
             verdict = c.verdict if c.basis == "this voice" else f"{c.verdict} ({c.basis})"
             style = "bold" if chosen else "" if c.suits else "dim"
-            table.add_row(str(c.steps), f"{c.cfg:g}", f"{c.requests:.0f}", *_sure(c), verdict, style=style)
+            sure = (_NONE if p is None else f"{p:.0%}" for p in (c.in_time, c.fed, c.sound))
+            table.add_row(str(c.steps), f"{c.cfg:g}", f"{c.requests:.0f}", *sure, verdict, style=style)
         console.print(table)
     _notes(console, report.notes)
-
-
-def _sure(candidate: Candidate) -> list[str]:
-    return [_NONE if p is None else f"{p:.0%}" for p in (candidate.in_time, candidate.fed, candidate.sound)]
 
 
 # -------------------------------------------------------------------------------------------------------------- compare
@@ -321,9 +305,8 @@ def _answered(answer: Answer | VoiceAnswer) -> tuple[str | Text, ...]:
     more = getattr(answer, "more", None)
     if more:
         verdict.append(f"; {more:,.0f} requests a side would tell", style="dim")
-    points = " points" if found.scale == "difference" else ""
-    digits = ".2f" if found.scale == "difference" else ".1f"
-    change = f"{found.change * 100:+{digits}}{points or ' %'}"
+    digits, unit = (".2f", " points") if found.scale == "difference" else (".1f", " %")
+    change = f"{found.change * 100:+{digits}}{unit}"
     bounds = f"{found.low * 100:+{digits}} .. {found.high * 100:+{digits}}"
     return answer.name, shown(found.a, answer.unit), shown(found.b, answer.unit), change, bounds, verdict
 
@@ -380,3 +363,13 @@ def _cost(report: CostReport, console: Console) -> None:
     _notes(
         console, ["A minute of audio each; cards, energy and money are allocated by generating seconds.", *report.notes]
     )
+
+
+_SHOWN: dict[type, Callable[[Any, Console], None]] = {
+    CapacityReport: _capacity,
+    VoicesReport: _voices,
+    Recommendation: _recommendation,
+    Comparison: _comparison,
+    Changes: _changes,
+    CostReport: _cost,
+}

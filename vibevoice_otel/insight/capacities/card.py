@@ -7,21 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities.answers import LimitAnswer, PerCard, floor
 from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, Found, Load, answer, contention
 from vibevoice_otel.insight.capacities.memory import MemoryFit
 from vibevoice_otel.insight.observations import ENGINE_ACTIVE, SM_ACTIVE, Process
 from vibevoice_otel.recording.device.limits import verdict
 from vibevoice_otel.semconv import Limit
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 ASSUMED = "if kernels of different processes do not disturb each other; not measured above one process"
 

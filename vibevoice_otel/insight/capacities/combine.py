@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities import memory
 from vibevoice_otel.insight.capacities.answers import (
     CapacityReport,
@@ -23,18 +23,13 @@ from vibevoice_otel.insight.capacities.answers import (
     floor,
 )
 from vibevoice_otel.insight.capacities.card import answer_card, per_card
-from vibevoice_otel.insight.capacities.load import Load, block_sums, bootstrap
+from vibevoice_otel.insight.capacities.load import Found, Load, block_sums, bootstrap
 from vibevoice_otel.insight.capacities.memory import answer_memory
 from vibevoice_otel.insight.capacities.queue import AT_LEAST, infer_slots
 from vibevoice_otel.insight.capacities.speed import answer_speed
 from vibevoice_otel.insight.observations import Process, Window, block_steps, observe
 from vibevoice_otel.insight.source import Source, gib
 from vibevoice_otel.insight.stats import CONFIDENCE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 DRAWS = 400
 
@@ -104,8 +99,8 @@ def capacity(
 
 
 def _size(group: Sequence[Process]) -> float | None:
-    sizes = [float(np.nanmax(d.limit)) for p in group for d in p.devices.values() if not np.isnan(d.limit).all()]
-    return min(sizes) if sizes else None
+    sizes = (memory.most(device.limit) for process in group for device in process.devices.values())
+    return min(filter(None, sizes), default=None)
 
 
 def _kinds(processes: Sequence[Process]) -> dict[str, list[Process]]:
@@ -114,8 +109,8 @@ def _kinds(processes: Sequence[Process]) -> dict[str, list[Process]]:
     for process in processes:
         sizes = []
         for device in process.devices.values():
-            known = device.limit[~np.isnan(device.limit)]
-            sizes.append(f"{round(float(known.max()) / 2**28) / 4:g} GiB" if known.size else "size not reported")
+            size = memory.most(device.limit)
+            sizes.append(f"{round(size / 2**28) / 4:g} GiB" if size else "size not reported")
         name = " + ".join(sorted(sizes)) if sizes else "no GPU reported"
         groups.setdefault(name, []).append(process)
     return dict(sorted(groups.items()))
@@ -126,7 +121,7 @@ def _card(name: str, group: Sequence[Process], window: Window, question: Questio
     notes: list[str] = []
     size = block_steps(window, group)
     load = block_sums(window, group, size)
-    most = int(max((float(np.nanmax(p.active)) for p in group if not np.isnan(p.active).all()), default=0.0))
+    most = int(max((memory.most(process.active) for process in group), default=0.0))
     weights = bootstrap(len(load.requests), question.draws, rng)
     slots, slots_source = infer_slots(load, weights, most, question)
     if slots[0] < most:
@@ -136,27 +131,20 @@ def _card(name: str, group: Sequence[Process], window: Window, question: Questio
     devices = sorted({d for p in group for d in p.devices})
     fits = {d: memory.fit(group, d, int(slots[0]) if waited else None, size, question.draws, rng) for d in devices}
     known = {d: f for d, f in fits.items() if f is not None}
-    limits: list[LimitAnswer] = []
-    draws: dict[Limit, Floats] = {}
-    n_blocks = len(load.requests)
-
-    answer, sample, curve, naive = answer_memory(known, group, question, n_blocks, notes)
-    limits.append(answer)
-    if sample is not None:
-        draws["memory"] = sample
-    requests = int(load.requests.sum())
-    compute, queue = answer_speed(load, weights, window, slots, question, rng, notes)
-    for limit, found in (compute, queue):
-        open_ended = slots_source == AT_LEAST and limit.streams is not None
-        limits.append(replace(limit, at_least=True, high=None) if open_ended else limit)
-        if found is not None:
-            draws[limit.name] = found
-    card = answer_card(weights, load, group) if compute[1] is not None else None
-    if card is not None:
-        limits.append(card[0])
-        if card[1] is not None:
-            draws["card"] = card[1]
     caps = {d: (question.gpu_memory / 2**30 if question.gpu_memory else f.limit) for d, f in known.items()}
+    n_blocks, requests = len(load.requests), int(load.requests.sum())
+
+    in_memory, sample, curve, naive = answer_memory(known, caps, group, n_blocks, notes)
+    speed = answer_speed(load, weights, window, slots, question, rng, notes)
+    answers: list[Found] = [(in_memory, sample)]
+    for limit, drawn in speed:
+        open_ended = not waited and limit.streams is not None
+        answers.append((replace(limit, at_least=True, high=None) if open_ended else limit, drawn))
+    card = answer_card(weights, load, group) if speed[0][1] is not None else None
+    if card is not None:
+        answers.append(card)
+    limits = [limit for limit, _ in answers]
+    draws = {limit.name: drawn for limit, drawn in answers if drawn is not None}
     whole = per_card(group, limits, known, caps, question.cores)
     rejected = float(load.rejected.sum())
     if rejected:
@@ -168,7 +156,7 @@ def _card(name: str, group: Sequence[Process], window: Window, question: Questio
             f"Compute and the queue are those of the card observed ({gib(observed)}): another card may be faster or "
             "slower."
         )
-    if queue[0].streams is None or (known and answer.streams is None):
+    if speed[1][0].streams is None or (known and in_memory.streams is None):
         notes.append("A limit could not be answered, so the number is what the others allow; the truth may be lower.")
     return _combine(
         name,

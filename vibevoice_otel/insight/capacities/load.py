@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities.answers import Limit, LimitAnswer
 from vibevoice_otel.insight.observations import DCGM, ENGINE_ACTIVE, Process, Window, blocks
 from vibevoice_otel.insight.stats import CONFIDENCE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 LEAST_BLOCKS = 8
 
@@ -44,7 +39,6 @@ class Load:
     busy: Floats
     audio: Floats
     first: Floats  # (buckets, blocks)
-    first_sum: Floats
     waits: Floats
     waits_sum: Floats
     waits_felt: Floats
@@ -91,7 +85,6 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
             blocks(p.busy, size),
             blocks(p.audio, size),
             blocks(p.first_audio, size),
-            blocks(p.first_audio_sum, size),
             blocks(p.waits, size),
             blocks(p.waits_sum, size),
             blocks(p.waits_felt, size),

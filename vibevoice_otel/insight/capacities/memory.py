@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vibevoice_otel.insight.capacities.answers import LimitAnswer, MemoryCurve, Question, floor
+from vibevoice_otel.insight.arrays import Floats
+from vibevoice_otel.insight.capacities.answers import LimitAnswer, MemoryCurve, floor
 from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, inflate, interval
 from vibevoice_otel.insight.observations import Device, Process, blocks
 from vibevoice_otel.insight.source import gib
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 Z_MEMORY = 2.326  # the line is drawn where 99 % of moments lie below
 _SCALE = 2.0**30
@@ -107,15 +102,15 @@ def fit(
     weights = np.vstack([np.ones(count), rng.multinomial(count, np.full(count, 1 / count), size=draws)])
     base, slope, noise, spread, skew = _moments_to_line(block @ weights.T)
     base, m_all = base + origin, m_all + origin
-    peak = max(_most(d.peak) for d in seen) / _SCALE
+    peak = max(most(d.peak) for d in seen) / _SCALE
     peak = max(peak, float(m_all.max()))
-    pools = [_most(d.reserved) / max(_most(d.peak), _most(d.allocated)) for d in seen if _most(d.reserved) > 0]
-    limits = [_most(d.limit) for d in seen if _most(d.limit) > 0]
-    most = float(n_all.max())
+    pools = [most(d.reserved) / max(most(d.peak), most(d.allocated)) for d in seen if most(d.reserved) > 0]
+    limits = [most(d.limit) for d in seen if most(d.limit) > 0]
+    seen_at_once = float(n_all.max())
     # The highest of many moments lies above their 99 % quantile by chance alone; only beyond that is a peak
     # unexplained.
     extreme = Z_MEMORY + np.sqrt(2 * np.log(max(len(n_all) / 100, 1.0)))
-    between = most + 2  # a stream or two may have come and gone between two scrapes
+    between = seen_at_once + 2  # a stream or two may have come and gone between two scrapes
     explained = float(base[0] + slope[0] * between + extreme * np.sqrt(max(noise[0] + spread[0] * between, 0.0)))
     return MemoryFit(
         base,
@@ -127,14 +122,15 @@ def fit(
         max(0.0, peak - explained),
         peak,
         min(limits) / _SCALE if limits else float("nan"),
-        most,
+        seen_at_once,
         len(n_all),
         len(np.unique(n_all)),
         _curved(n_all, m_all, size),
     )
 
 
-def _most(values: Floats) -> float:
+def most(values: Floats) -> float:
+    """The highest that is known; 0 where nothing is."""
     return float(np.nanmax(values)) if not np.isnan(values).all() else 0.0
 
 
@@ -176,12 +172,11 @@ def _curved(n: Floats, m: Floats, size: int) -> bool:
 
 
 def answer_memory(
-    known: dict[str, MemoryFit], group: Sequence[Process], question: Question, n_blocks: int, notes: list[str]
+    known: dict[str, MemoryFit], caps: dict[str, float], group: Sequence[Process], n_blocks: int, notes: list[str]
 ) -> tuple[LimitAnswer, Floats | None, MemoryCurve | None, int | None]:
     if not known:
         why = "no GPU memory was reported (a CPU, or no GPU instrumentation): memory cannot be answered"
         return LimitAnswer("memory", None, None, None, why), None, None, None
-    caps = {d: (question.gpu_memory / 2**30 if question.gpu_memory else f.limit) for d, f in known.items()}
     if any(math.isnan(c) for c in caps.values()):
         return (
             LimitAnswer("memory", None, None, None, "the card's size was not reported: give it with --gpu-memory"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from vibevoice_otel.insight.arrays import Floats, Slots
 from vibevoice_otel.insight.capacities import queueing
 from vibevoice_otel.insight.capacities.answers import Question
 from vibevoice_otel.insight.capacities.load import (
@@ -21,12 +20,6 @@ from vibevoice_otel.insight.capacities.load import (
 )
 from vibevoice_otel.insight.observations import Window
 from vibevoice_otel.insight.stats import Histogram
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Slots = NDArray[np.int64]
 
 _MOST_SLOTS = 256
 

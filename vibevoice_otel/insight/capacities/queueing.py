@@ -7,15 +7,9 @@ bootstrap draws.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Slots = NDArray[np.int64]
+from vibevoice_otel.insight.arrays import Floats, Slots
 
 _GRID = 200  # points of the first-audio distribution; the share late is then good to 0.1 %
 

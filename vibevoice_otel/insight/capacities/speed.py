@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from vibevoice_otel.insight.arrays import Floats, Slots
 from vibevoice_otel.insight.capacities.answers import LimitAnswer, Question
 from vibevoice_otel.insight.capacities.load import (
     LEAST_BLOCKS,
@@ -18,12 +17,6 @@ from vibevoice_otel.insight.capacities.load import (
 )
 from vibevoice_otel.insight.capacities.queue import answer_queue
 from vibevoice_otel.insight.observations import Window
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Slots = NDArray[np.int64]
 
 
 def answer_speed(

@@ -11,14 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+from vibevoice_otel.insight.arrays import Blocks, Floats
 
 Scale = Literal["ratio", "difference"]
 #: A stratum that has fewer requests on a side is left out: it says nothing of the side, and its weight would be noise.
@@ -46,6 +43,14 @@ class Side:
     @property
     def under(self) -> Floats:
         return self.count if self.denominator is None else self.denominator
+
+    def in_strata(self, rows: Sequence[int]) -> Side:
+        under = None if self.denominator is None else self.denominator[:, rows]
+        return Side(tuple(self.strata[i] for i in rows), self.numerator[:, rows], self.count[:, rows], under)
+
+    def in_blocks(self, blocks: Blocks) -> Side:
+        under = None if self.denominator is None else self.denominator[blocks]
+        return Side(self.strata, self.numerator[blocks], self.count[blocks], under)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def effect(
     a, b, weights, share = _common(a, b)
     if paired:
         both = (a.count.sum(axis=1) > 0) & (b.count.sum(axis=1) > 0)
-        a, b = _at(a, both), _at(b, both)
+        a, b = a.in_blocks(both), b.in_blocks(both)
     (at_a, left_a), (at_b, left_b) = (_leave_out(side, weights, quantile, scale) for side in (a, b))
     variances = [_variance(left_a), _variance(left_b)]
     error, freedom = math.sqrt(sum(variances)), _welch((left_a, left_b), variances)
@@ -138,19 +143,9 @@ def _common(a: Side, b: Side) -> tuple[Side, Side, Floats, float]:
             if everything
             else "there is nothing on either side"
         )
-    a, b = _take(a, [rows_a[name] for name in both], both), _take(b, [rows_b[name] for name in both], both)
+    a, b = a.in_strata([rows_a[name] for name in both]), b.in_strata([rows_b[name] for name in both])
     weights = a.count.sum(axis=0) + b.count.sum(axis=0)
     return a, b, weights / weights.sum(), float(weights.sum()) / everything
-
-
-def _take(side: Side, rows: list[int], strata: list[tuple[str, ...]]) -> Side:
-    under = None if side.denominator is None else side.denominator[:, rows]
-    return Side(tuple(strata), side.numerator[:, rows], side.count[:, rows], under)
-
-
-def _at(side: Side, blocks: NDArray[np.bool_]) -> Side:
-    under = None if side.denominator is None else side.denominator[blocks]
-    return Side(side.strata, side.numerator[blocks], side.count[blocks], under)
 
 
 def _leave_out(
@@ -159,7 +154,7 @@ def _leave_out(
     """The standardised figure, and the same (its logarithm for a ratio) without each block of time in turn,
     shape (B,).
     """
-    side = _at(side, side.count.sum(axis=1) > 0)
+    side = side.in_blocks(side.count.sum(axis=1) > 0)
     numerator, under = side.numerator, side.under
     if len(under) < LEAST_BLOCKS:
         raise TooLittle(f"only {len(under)} blocks of time hold requests; {LEAST_BLOCKS} are needed")

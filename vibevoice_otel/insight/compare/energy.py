@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.compare.effect import Side, TooLittle
 from vibevoice_otel.insight.compare.growth import Cards, Key, Reading, side, table
 from vibevoice_otel.insight.cost import by_card, counted
 from vibevoice_otel.insight.observations import increments
 from vibevoice_otel.insight.source import Source, Track
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 #: A side is at least so much of what its processes generated: the rest's energy would be taken for its own.
 WHOLE = 0.95

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.cells import ENDED, FAILED
 from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Scale, Side
 from vibevoice_otel.insight.compare.growth import Key, Reading, side, table
 from vibevoice_otel.insight.source import Source
 from vibevoice_otel.semconv import Clock
-
-if TYPE_CHECKING:
-    from vibevoice_otel.insight.compare.growth import Floats
 
 #: A request whose worst gap is longer is heard as broken (the continuity objective's limit, seconds).
 GAP_SECONDS = 0.1
@@ -55,75 +53,53 @@ class Figure:
     check: Check = _nothing_against
 
 
-def histogram(metric: str, by: Key) -> Callable[[Source, int], Reading]:
+def histogram(metric: str, by: Key, source: Source, blocks: int) -> Reading:
     """The whole histogram in each stratum."""
-
-    def read(source: Source, blocks: int) -> Reading:
-        buckets = table(source, f"{metric}_bucket", (*by, "le"), blocks)
-        edges = sorted({float(key[-1]) for key in buckets})
-        strata = sorted({key[:-1] for key in buckets})
-        cumulative = np.zeros((blocks, len(strata), len(edges)))
-        for key, values in buckets.items():
-            cumulative[:, strata.index(key[:-1]), edges.index(float(key[-1]))] = values
-        # A process with other bounds lacks some edges; there the count is at least that of the edge below.
-        counts = np.diff(np.maximum.accumulate(cumulative, axis=2), axis=2, prepend=0.0)
-        return Reading(Side(tuple(strata), counts, counts.sum(axis=2)), np.array(edges))
-
-    return read
+    buckets = table(source, f"{metric}_bucket", (*by, "le"), blocks)
+    edges = sorted({float(key[-1]) for key in buckets})
+    strata = sorted({key[:-1] for key in buckets})
+    cumulative = np.zeros((blocks, len(strata), len(edges)))
+    for key, values in buckets.items():
+        cumulative[:, strata.index(key[:-1]), edges.index(float(key[-1]))] = values
+    # A process with other bounds lacks some edges; there the count is at least that of the edge below.
+    counts = np.diff(np.maximum.accumulate(cumulative, axis=2), axis=2, prepend=0.0)
+    return Reading(Side(tuple(strata), counts, counts.sum(axis=2)), np.array(edges))
 
 
-def above(metric: str, by: Key, limit: float) -> Callable[[Source, int], Reading]:
+def above(metric: str, by: Key, limit: float, source: Source, blocks: int) -> Reading:
     """The share of values above ``limit``, which is exact where it is one of the histogram's edges."""
-    whole = histogram(metric, by)
-
-    def read(source: Source, blocks: int) -> Reading:
-        found = whole(source, blocks)
-        assert found.edges is not None
-        first = int(np.searchsorted(found.edges, limit * (1 + 1e-9)))
-        return Reading(Side(found.side.strata, found.side.numerator[:, :, first:].sum(axis=2), found.side.count))
-
-    return read
+    found = histogram(metric, by, source, blocks)
+    assert found.edges is not None
+    first = int(np.searchsorted(found.edges, limit * (1 + 1e-9)))
+    return Reading(Side(found.side.strata, found.side.numerator[:, :, first:].sum(axis=2), found.side.count))
 
 
-def mean(metric: str, by: Key) -> Callable[[Source, int], Reading]:
+def mean(metric: str, by: Key, source: Source, blocks: int) -> Reading:
     """The mean of a histogram's values: its sum over its count, exact."""
-
-    def read(source: Source, blocks: int) -> Reading:
-        sums, counts = (table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
-        return Reading(side(sorted(counts), blocks, sums, counts))
-
-    return read
+    sums, counts = (table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
+    return Reading(side(sorted(counts), blocks, sums, counts))
 
 
 def part(
-    metric: str, by: Key, label: str, bad: Sequence[str], of: Sequence[str] | None = None
-) -> Callable[[Source, int], Reading]:
-    """The share of a counter's events whose ``label`` is in ``bad``, among those in ``of`` (all by default)."""
-
-    def read(source: Source, blocks: int) -> Reading:
-        events = table(source, metric, (*by, label), blocks)
-        numerator: dict[Key, Floats] = {}
-        count: dict[Key, Floats] = {}
-        for (*stratum, value), grown in events.items():
-            key = tuple(stratum)
-            if of is None or value in of:
-                count[key] = count.get(key, 0.0) + grown
-                numerator[key] = numerator.get(key, 0.0) + grown * (value in bad)
-        return Reading(side(sorted(count), blocks, numerator, count))
-
-    return read
+    metric: str, by: Key, label: str, bad: Sequence[str], of: Sequence[str] | None, source: Source, blocks: int
+) -> Reading:
+    """The share of a counter's events whose ``label`` is in ``bad``, among those in ``of`` (None for all)."""
+    numerator: dict[Key, Floats] = {}
+    count: dict[Key, Floats] = {}
+    for (*stratum, value), grown in table(source, metric, (*by, label), blocks).items():
+        key = tuple(stratum)
+        if of is None or value in of:
+            count[key] = count.get(key, 0.0) + grown
+            numerator[key] = numerator.get(key, 0.0) + grown * (value in bad)
+    return Reading(side(sorted(count), blocks, numerator, count))
 
 
-def per(metric: str, under: str, by: Key) -> Callable[[Source, int], Reading]:
+def per(metric: str, under: str, by: Key, source: Source, blocks: int) -> Reading:
     """One counter over another, weighted by requests."""
-
-    def read(source: Source, blocks: int) -> Reading:
-        upper, lower = (table(source, name, by, blocks) for name in (metric, under))
-        requests = table(source, semconv.REQUESTS.prometheus, by, blocks)
-        strata = sorted(key for key in lower if lower[key].sum() > 0)
-        return Reading(side(strata, blocks, upper, requests, lower))
-
-    return read
+    upper, lower = (table(source, name, by, blocks) for name in (metric, under))
+    requests = table(source, semconv.REQUESTS.prometheus, by, blocks)
+    strata = sorted(key for key in lower if lower[key].sum() > 0)
+    return Reading(side(strata, blocks, upper, requests, lower))
 
 
 #: What a device's clock times; intervals of one generation that do not overlap.
@@ -150,43 +126,48 @@ def card_seconds(source: Source, blocks: int) -> Reading:
 
 SETTING: Key = ("voice", "cfg", "steps")
 FIRST: Key = (*SETTING, "text_length_range")
-_FIRST_AUDIO = histogram(semconv.FIRST_AUDIO.prometheus, FIRST)
-_FAILED = part(semconv.REQUESTS.prometheus, SETTING, "status", FAILED, ENDED)
+_FIRST_AUDIO = partial(histogram, semconv.FIRST_AUDIO.prometheus, FIRST)
+_FAILED = partial(part, semconv.REQUESTS.prometheus, SETTING, "status", FAILED, ENDED)
 FIGURES: tuple[Figure, ...] = (
     Figure("first audio, median", "s", FIRST, _FIRST_AUDIO, 0.5),
     Figure("first audio, P95", "s", FIRST, _FIRST_AUDIO, 0.95),
     Figure(
         f"first audio after {semconv.SLO_FIRST_AUDIO_SECONDS:g} s", "%", FIRST,
-        above(semconv.FIRST_AUDIO.prometheus, FIRST, semconv.SLO_FIRST_AUDIO_SECONDS), scale="difference",
+        partial(above, semconv.FIRST_AUDIO.prometheus, FIRST, semconv.SLO_FIRST_AUDIO_SECONDS), scale="difference",
     ),
     Figure(
         f"worst gap above {GAP_SECONDS * 1000:g} ms", "%", ("voice",),
-        above(semconv.GAP.prometheus, ("voice",), GAP_SECONDS), scale="difference",
+        partial(above, semconv.GAP.prometheus, ("voice",), GAP_SECONDS), scale="difference",
     ),
-    Figure("real-time factor", "x", SETTING, mean(semconv.RTF.prometheus, SETTING)),
-    Figure("diffusion step", "s", (*SETTING, "clock"), mean(semconv.INFERENCE.prometheus, (*SETTING, "clock"))),
+    Figure("real-time factor", "x", SETTING, partial(mean, semconv.RTF.prometheus, SETTING)),
+    Figure(
+        "diffusion step", "s", (*SETTING, "clock"),
+        partial(mean, semconv.INFERENCE.prometheus, (*SETTING, "clock")),
+    ),
     Figure(
         "language model pass", "s", ("voice", "branch", "clock"),
-        mean(semconv.LM_DURATION.prometheus, ("voice", "branch", "clock")),
+        partial(mean, semconv.LM_DURATION.prometheus, ("voice", "branch", "clock")),
     ),
     Figure(
         "failed", "%", SETTING, _FAILED, scale="difference"
     ),
     Figure(
         "cut off by the length budget", "%", ("voice",),
-        part(semconv.FINISHED.prometheus, ("voice",), "finish_reason", (semconv.FinishReason.LENGTH.value,)),
+        partial(
+            part, semconv.FINISHED.prometheus, ("voice",), "finish_reason", (semconv.FinishReason.LENGTH.value,), None
+        ),
         scale="difference",
     ),
     Figure(
         "generating, a second of audio", "s", ("voice",),
-        per(semconv.GENERATE_BUSY.prometheus, semconv.AUDIO_PRODUCED.prometheus, ("voice",)),
+        partial(per, semconv.GENERATE_BUSY.prometheus, semconv.AUDIO_PRODUCED.prometheus, ("voice",)),
     ),
     Figure("card by its clock, a second of audio", "s", ("voice",), card_seconds),
     Figure("energy, a second of audio", "J", ("voice",), energy.read, check=energy.check),
 )  # fmt: skip
 #: Compared voice by voice too: a voice that alone got worse moves the whole by a twenty-fifth.
 BY_VOICE: tuple[Figure, ...] = (
-    Figure("first audio, mean", "s", FIRST, mean(semconv.FIRST_AUDIO.prometheus, FIRST)),
+    Figure("first audio, mean", "s", FIRST, partial(mean, semconv.FIRST_AUDIO.prometheus, FIRST)),
     Figure("failed", "%", SETTING, _FAILED, scale="difference"),
 )
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.compare.effect import Side
 from vibevoice_otel.insight.source import Source
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 Key = tuple[str, ...]
 

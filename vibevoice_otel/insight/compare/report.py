@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -118,14 +119,8 @@ def compare(
 
 def _reader(a: Source, b: Source, blocks: int) -> Callable[[Figure], tuple[Reading, Reading]]:
     """Reads both sides of a figure; what two figures share is read once."""
-    known: dict[object, tuple[Reading, Reading]] = {}
-
-    def read(figure: Figure) -> tuple[Reading, Reading]:
-        if figure.read not in known:
-            known[figure.read] = figure.read(a, blocks), figure.read(b, blocks)
-        return known[figure.read]
-
-    return read
+    both = cache(lambda read: (read(a, blocks), read(b, blocks)))
+    return lambda figure: both(figure.read)
 
 
 def _blocks(a: Origin, b: Origin, at_least: float) -> int:
@@ -202,9 +197,7 @@ def _voices(read: Callable[[Figure], tuple[Reading, Reading]], margin: float, pa
 
 
 def _of(side: Side, voice: str) -> Side:
-    rows = [i for i, stratum in enumerate(side.strata) if stratum[0] == voice]
-    under = None if side.denominator is None else side.denominator[:, rows]
-    return Side(tuple(side.strata[i] for i in rows), side.numerator[:, rows], side.count[:, rows], under)
+    return side.in_strata([i for i, stratum in enumerate(side.strata) if stratum[0] == voice])
 
 
 def _overall(answers: Sequence[Answer], voices: Sequence[VoiceAnswer]) -> Verdict:
