@@ -11,7 +11,8 @@ from contextlib import ExitStack
 
 from benchmarks import harness
 from benchmarks.servers import NONE, OURS, PAGE, SPANS, STOCK, Receiver, Server, serve
-from vibevoice_otel.commands.demo.client import Heard, listen
+from vibevoice_otel.commands.clients import Outcome, WebSocketClient, speak
+from vibevoice_otel.semconv import Status
 
 TEXT = "A short sentence that takes a couple of seconds to say."
 KINDS = (NONE, STOCK, SPANS, OURS, PAGE)
@@ -20,9 +21,11 @@ KINDS = (NONE, STOCK, SPANS, OURS, PAGE)
 PACED = {"VIBEVOICE_SERVICE_FAULTS": '{"step_delay": 0.02}'}
 
 
-async def listeners(server: Server, streams: int, requests: int) -> list[Heard]:
-    async def one() -> list[Heard]:
-        return [await listen(server.base, TEXT, "en-Carter_man", 1.5, 5) for _ in range(requests)]
+async def listeners(server: Server, streams: int, requests: int) -> list[Outcome]:
+    client = WebSocketClient(f"{server.base}/stream?cfg=1.5&steps=5")
+
+    async def one() -> list[Outcome]:
+        return [await speak(client, TEXT, "en-Carter_man", {}, 120.0) for _ in range(requests)]
 
     return [heard for each in await asyncio.gather(*(one() for _ in range(streams))) for heard in each]
 
@@ -41,7 +44,7 @@ class Measured:
         cpu, began = self._server.cpu(), time.perf_counter()
         heard = asyncio.run(listeners(self._server, self._streams, self._requests))
         spent, seconds = self._server.cpu() - cpu, time.perf_counter() - began
-        failed = [each for each in heard if each.error or not each.audio_bytes]
+        failed = [each for each in heard if each.status is not Status.SUCCESS]
         if failed:
             raise RuntimeError(f"{len(failed)} requests failed, the first: {failed[0]}")
         self.cpu.append(spent / (sum(each.audio_bytes for each in heard) / 48_000))

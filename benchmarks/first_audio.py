@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vibevoice_otel import semconv
-from vibevoice_otel.commands.demo.client import listen
+from vibevoice_otel.commands.clients import WebSocketClient, speak
 from vibevoice_otel.commands.demo.receiver import Receiver
 from vibevoice_otel.commands.demo.run import Service
 
@@ -35,8 +35,9 @@ def differences(delay: float, requests: int) -> list[float]:
     try:
         service.wait_until_ready()
         found = []
+        client = WebSocketClient(f"ws://127.0.0.1:{service.port}/stream?cfg=1.5&steps=5")
         for number in range(requests + 1):  # the first one warms up
-            heard = asyncio.run(listen(f"ws://127.0.0.1:{service.port}", "Good morning.", "en-Emma_woman", 1.5, 5))
+            heard = asyncio.run(speak(client, "Good morning.", "en-Emma_woman", {}, 120.0))
             receiver.wait_for(lambda: len(receiver.spans(semconv.SYNTHESIZE.name)) > number, 10)  # noqa: B023 - asked at once
             root = max(receiver.spans(semconv.SYNTHESIZE.name), key=lambda s: s.start_time_unix_nano)
             server = root.attributes[semconv.FIRST_AUDIO_LATENCY.key]

@@ -7,26 +7,40 @@ import sys
 
 from vibevoice_otel import __version__
 
-#: Command -> (module, what it does).
+#: Command -> (module, the extra that it needs, what it does).
 COMMANDS = {
-    "demo": ("vibevoice_otel.commands.demo.run", "speak a few requests and show one as a trace, with the metrics"),
-    "serve": ("vibevoice_otel.service.__main__", "the embedded speech service (put opentelemetry-instrument in front)"),
+    "demo": (
+        "vibevoice_otel.commands.demo.run",
+        "service",
+        "speak a few requests and show one as a trace, with the metrics",
+    ),
+    "serve": (
+        "vibevoice_otel.service.__main__",
+        "service",
+        "the embedded speech service (put opentelemetry-instrument in front)",
+    ),
     "doctor": (
         "vibevoice_otel.commands.doctor",
+        None,
         "which hooks were found, what is exported where, what is wrong and how to mend it",
     ),
-    "insight": ("vibevoice_otel.insight.cli", "capacity, voices, recommend: answers from Prometheus"),
+    "insight": ("vibevoice_otel.insight.cli", "insight", "capacity, voices, recommend: answers from Prometheus"),
     "gpu": (
         "vibevoice_otel.commands.gpu",
+        "service",
         "sample: how busy the kernels are, by the profiler, in one synthetic request",
     ),
-    "load": ("vibevoice_otel.commands.load", "how many streams a service holds, found by driving it, step by step"),
-    "probe": ("vibevoice_otel.commands.probe", "a synthetic request a minute, kept out of the objectives"),
+    "load": (
+        "vibevoice_otel.commands.load",
+        "service",
+        "how many streams a service holds, found by driving it, step by step",
+    ),
+    "probe": ("vibevoice_otel.commands.probe", "service", "a synthetic request a minute, kept out of the objectives"),
 }
 
 
 def _usage() -> str:
-    lines = [f"  {name:<9}{about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<9}{about}" for name, (_, _, about) in COMMANDS.items()]
     return "\n".join(
         ["usage: vibevoice-otel COMMAND [OPTIONS]", "", *lines, "", "vibevoice-otel COMMAND --help says more."]
     )
@@ -45,20 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: {name!r} is no command\n\n{_usage()}", file=sys.stderr)
         return 2
-    module, _ = COMMANDS[name]
+    module, extra, _ = COMMANDS[name]
     try:
         run = importlib.import_module(module).main
     except ModuleNotFoundError as missing:
         if missing.name and missing.name.startswith("vibevoice_otel"):
             raise
-        extra = {
-            "demo": "service",
-            "serve": "service",
-            "insight": "insight",
-            "probe": "service",
-            "gpu": "service",
-            "load": "service",
-        }.get(name)
         hint = f": pip install 'vibevoice-otel[{extra}]'" if extra else ""
         print(f"error: `vibevoice-otel {name}` needs {missing.name}, which is not installed{hint}", file=sys.stderr)
         return 1

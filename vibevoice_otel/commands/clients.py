@@ -14,8 +14,8 @@ import json
 import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -325,14 +325,9 @@ async def speak(who: Client, text: str, voice: str | None, headers: Mapping[str,
     except (TimeoutError, asyncio.TimeoutError):
         return hearing.outcome(Status.TIMEOUT, "TimeoutError", came=f"no end within {timeout:g} s")
     except Exception as failure:  # noqa: BLE001 - the network's, or a service that breaks its protocol: both are the answer
-        came = (
-            f"{who.where} cannot be reached" if isinstance(failure, OSError) else f"{who.where} speaks no {_name(who)}"
-        )
+        protocol = "HTTP" if isinstance(who, HttpClient) else "WebSocket"
+        came = f"{who.where} " + ("cannot be reached" if isinstance(failure, OSError) else f"speaks no {protocol}")
         return hearing.outcome(Status.ERROR, type(failure).__name__, came=came)
-
-
-def _name(who: Client) -> str:
-    return "HTTP" if isinstance(who, HttpClient) else "WebSocket"
 
 
 def _where(address: str) -> str:
@@ -375,6 +370,18 @@ def header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError("a header is NAME: VALUE (for example 'Authorization: Bearer TOKEN')")
     return name.strip(), value.strip()
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """The argument that is a time; anything but a number from ``low`` to ``high`` is an argparse.ArgumentTypeError."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if low <= float(text) <= high:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: allowed are {low:g} to {high:g} seconds")
+
+    return parse
 
 
 def template(text: str) -> str:

@@ -10,10 +10,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-import re
 import subprocess
 import sys
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +24,8 @@ from rich.table import Table
 
 from vibevoice_otel import __version__, config_file, semconv, settings
 from vibevoice_otel.commands import exporters
+from vibevoice_otel.insight.snapshot import SnapshotSource
+from vibevoice_otel.insight.source import SourceError
 
 Level = Literal["ok", "note", "wrong"]
 MARKS: dict[Level, str] = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
@@ -235,11 +235,6 @@ def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator
             )
 
 
-#: Bytes of a metrics page that are read.
-MAX_PAGE = 64 << 20
-#: A sample of a Prometheus page that counts generations of which no request, or more than one, was told.
-_UNLINKED = re.compile(rf'^{semconv.DROPPED.prometheus}{{([^}}\n]*what="links"[^}}\n]*)}} (\S+)', re.MULTILINE)
-_REASON = re.compile(r'reason="([^"]*)"')
 #: What each reason of an unlinked generation means, and what to do.
 UNLINKED = {
     "no_object": "nothing that their request made reached the model: give the model's thread the request's context "
@@ -255,15 +250,12 @@ def unlinked(url: str) -> Iterator[Finding]:
         url: of its metrics page, or of the Collector's: text in Prometheus' format.
     """
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the operator names it
-            page = answer.read(MAX_PAGE).decode(errors="replace")
-    except (OSError, ValueError) as error:
-        yield Finding("wrong", "links", f"{url} does not answer: {error}")
+        page = SnapshotSource.scrape(url, match={"what": "links"})
+    except SourceError as error:
+        yield Finding("wrong", "links", str(error))
         return
-    counted: dict[str, float] = {}
-    for labels, value in _UNLINKED.findall(page):
-        for reason in _REASON.findall(labels):
-            counted[reason] = counted.get(reason, 0) + float(value)
+    grown = page.growth(semconv.DROPPED.prometheus, ("reason",))
+    counted = {point.labels.get("reason", ""): point.value for point in grown}
     for reason, count in sorted(counted.items()):
         if count:
             means = UNLINKED.get(reason, "see docs/servers.md")

@@ -320,31 +320,39 @@ def _mend(signal: str, kind: str, endpoint: str, exporter: Any, answers: set[str
     encrypted = endpoint.startswith("https") if kind != "grpc" else not getattr(exporter, "_insecure", True)
     spoken = spoken_at(endpoint)
     variable = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
-    if spoken == "nobody":
-        return "nothing listens there. Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT"
-    if encrypted and spoken in {"http", "grpc"}:
-        return "TLS is tried, and none is spoken there. Mend: http:// in the endpoint"
-    if not encrypted and spoken == "tls":
-        return "TLS is spoken there. Mend: https:// in the endpoint"
-    if kind == "grpc" and spoken == "http":
-        return (
-            "HTTP is spoken there, not gRPC. Mend: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the gRPC port (4317)"
-        )
-    if kind == "http/protobuf" and spoken == "grpc":
-        return "gRPC is spoken there, not HTTP. Mend: OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or the HTTP port (4318)"
-    if "404" in answers:
-        return (
-            f"404, there is no such path. Mend: OTEL_EXPORTER_OTLP_ENDPOINT without a path (/v1/{signal} is appended), "
-            f"or {variable} with it (nothing is appended)"
-        )
-    if "UNIMPLEMENTED" in answers:
-        mend = " Mend: OTEL_LOGS_EXPORTER=none" if signal == "logs" else ""
-        return f"the receiver there takes no {signal}.{mend}"
-    if answers & REFUSED:
-        return (
-            "the receiver there asks for another token. Mend: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20TOKEN"
-        )
-    return why[:300]
+    untaken = " Mend: OTEL_LOGS_EXPORTER=none" if signal == "logs" else ""
+    remedies = (
+        (
+            spoken == "nobody",
+            "nothing listens there. Mend: start a Collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            encrypted and spoken in {"http", "grpc"},
+            "TLS is tried, and none is spoken there. Mend: http:// in the endpoint",
+        ),
+        (not encrypted and spoken == "tls", "TLS is spoken there. Mend: https:// in the endpoint"),
+        (
+            kind == "grpc" and spoken == "http",
+            "HTTP is spoken there, not gRPC. Mend: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the gRPC port (4317)",
+        ),
+        (
+            kind == "http/protobuf" and spoken == "grpc",
+            "gRPC is spoken there, not HTTP. Mend: OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or the HTTP port (4318)",
+        ),
+        (
+            "404" in answers,
+            (
+                f"404, there is no such path. Mend: OTEL_EXPORTER_OTLP_ENDPOINT without a path (/v1/{signal} is "
+                f"appended), or {variable} with it (nothing is appended)"
+            ),
+        ),
+        ("UNIMPLEMENTED" in answers, f"the receiver there takes no {signal}.{untaken}"),
+        (
+            bool(answers & REFUSED),
+            "the receiver there asks for another token. Mend: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20TOKEN",
+        ),
+    )
+    return next((words for applies, words in remedies if applies), why[:300])
 
 
 def spoken_at(endpoint: str) -> str:

@@ -31,11 +31,11 @@ def shares(page: str) -> dict[str, tuple[float, float]]:
     """(sum, count) of the kernels' shares so far, by part of the frame."""
     source = SnapshotSource.scrape(page)
     label, series = semconv.M_SHARE_PART.key, semconv.KERNEL_SHARE.prometheus
-    found: dict[str, list[float]] = {}
-    for place, suffix in enumerate(("_sum", "_count")):
-        for point in source.growth(f"{series}{suffix}", (label,)):
-            found.setdefault(point.labels[label], [0.0, 0.0])[place] += point.value
-    return {part: (total, count) for part, (total, count) in found.items()}
+    sums, counts = (
+        {point.labels[label]: point.value for point in source.growth(f"{series}{suffix}", (label,))}
+        for suffix in ("_sum", "_count")
+    )
+    return {part: (total, counts[part]) for part, total in sums.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

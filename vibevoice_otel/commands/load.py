@@ -32,7 +32,7 @@ from rich.table import Table
 
 from vibevoice_otel import semconv
 from vibevoice_otel.commands import clients
-from vibevoice_otel.commands.clients import Client
+from vibevoice_otel.commands.clients import Client, Outcome
 from vibevoice_otel.commands.probe import SYNTHETIC_BAGGAGE
 from vibevoice_otel.semconv import Status
 
@@ -55,15 +55,8 @@ TEXTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """One request as its listener lived through it. Seconds; ``first`` is None when no audio came."""
-
-    late: float  # that it left after its moment
-    first: float | None
-    gap: float | None  # the longest silence between two sounds; None where bytes do not tell time
-    audio: float | None
-    failed: str | None
+#: One request: seconds that it left after its moment, and what its listener lived through.
+Heard = tuple[float, Outcome]
 
 
 @dataclass(slots=True)
@@ -101,9 +94,7 @@ class Plan:
     texts: tuple[str, ...]
     seconds: float
     slo: float
-    ratio: float
     gap: float
-    gap_ratio: float
     timeout: float
     headers: dict[str, str]
     seed: int
@@ -127,10 +118,10 @@ class Driver:
             await self._request(self._plan.voices[0] if self._plan.voices else None, text, 0.0)
             for text in self._plan.texts
         ]
-        failures = [each.failed for each in heard if each.failed is not None]
-        if failures:
-            raise RuntimeError(f"the service does not speak: {failures[0]}")
-        seconds = [each.audio for each in heard if each.audio is not None]
+        failed = next((each for _, each in heard if each.status is not Status.SUCCESS), None)
+        if failed is not None:
+            raise RuntimeError(f"the service does not speak: {failed.came or failed.error_type or failed.status.value}")
+        seconds = [each.audio_seconds for _, each in heard if each.audio_seconds is not None]
         if len(seconds) < len(heard):
             raise RuntimeError(
                 "the format does not tell how long its audio is, so neither how often requests must come nor where "
@@ -174,30 +165,28 @@ class Driver:
 
     async def _request(self, voice: str | None, text: str, late: float) -> Heard:
         plan = self._plan
-        heard = await clients.speak(plan.client, text, voice, plan.headers, plan.timeout)
-        failed = None if heard.status is Status.SUCCESS else heard.came or heard.error_type or heard.status.value
-        return Heard(late, heard.first_audio, heard.worst_gap, heard.audio_seconds, failed)
+        return late, await clients.speak(plan.client, text, voice, plan.headers, plan.timeout)
 
     def _judge(self, streams: float, heard: Sequence[Heard], overrun: int) -> Step:
-        plan, count = self._plan, len(heard) + overrun
-        step = Step(streams, count, failed=sum(each.failed is not None for each in heard) + overrun)
-        step.slow = overrun + sum(each.first is None or each.first > plan.slo for each in heard)
-        step.gaps = sum(each.gap is not None and each.gap > plan.gap for each in heard)
-        firsts = sorted(each.first for each in heard if each.first is not None)
+        plan, count, outcomes = self._plan, len(heard) + overrun, [outcome for _, outcome in heard]
+        step = Step(streams, count, failed=sum(each.status is not Status.SUCCESS for each in outcomes) + overrun)
+        step.slow = overrun + sum(each.first_audio is None or each.first_audio > plan.slo for each in outcomes)
+        step.gaps = sum(each.worst_gap is not None and each.worst_gap > plan.gap for each in outcomes)
+        firsts = sorted(each.first_audio for each in outcomes if each.first_audio is not None)
         if firsts:
             step.first_median, step.first_p95 = (
                 firsts[min(len(firsts) - 1, int(q * len(firsts)))] for q in (0.5, 0.95)
             )
-        step.latest = max((each.late for each in heard), default=0.0)
+        step.latest = max((late for late, _ in heard), default=0.0)
         if step.latest > LATEST:
             step.why = f"a request left {step.latest * 1e3:.0f} ms late: this machine, not the service"
         elif count < LEAST_REQUESTS:
             step.why = f"{count} requests, at least {LEAST_REQUESTS} are needed: drive it for longer (--seconds)"
         else:
             missed = []
-            if step.slow > (1 - plan.ratio) * count:
+            if step.slow > (1 - semconv.SLO_FIRST_AUDIO_RATIO) * count:
                 missed.append(f"{step.slow / count:.1%} of first audio later than {plan.slo:g} s")
-            if step.gaps > (1 - plan.gap_ratio) * count:
+            if step.gaps > (1 - semconv.SLO_GAP_RATIO) * count:
                 missed.append(f"{step.gaps / count:.1%} with a gap above {plan.gap:g} s")
             step.verdict, step.why = ("broken", "; ".join(missed)) if missed else ("holds", "")
         return step
@@ -271,19 +260,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _bounded(low: float, high: float) -> Any:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     found = argparse.ArgumentParser(
@@ -292,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     clients.add_options(found)
     add("--streams", type=_numbers, default=(1, 2, 4, 8), metavar="N,N,...", help="numbers of streams to try (1,2,4,8)")
-    add("--seconds", type=_bounded(1, 600), default=60.0, help="for each number (60)")
+    add("--seconds", type=clients.seconds(1, 600), default=60.0, help="for each number (60)")
     add(
         "--refine",
         type=int,
@@ -303,9 +279,9 @@ def parser() -> argparse.ArgumentParser:
     add("--voice", action="append", default=[], help="a voice to ask for; may be repeated")
     add("--texts", type=Path, help="a file of texts, one a line (three of our own)")
     slo, gap = semconv.SLO_FIRST_AUDIO_SECONDS, semconv.SLO_GAP_SECONDS
-    add("--slo", type=_bounded(0.001, 60), default=slo, help=f"first-audio objective in seconds ({slo:g})")
-    add("--gap", type=_bounded(0.001, 60), default=gap, help=f"longest silence that is good, seconds ({gap:g})")
-    add("--timeout", type=_bounded(1, 600), default=60.0, help="when a request has failed (60)")
+    add("--slo", type=clients.seconds(0.001, 60), default=slo, help=f"first-audio objective in seconds ({slo:g})")
+    add("--gap", type=clients.seconds(0.001, 60), default=gap, help=f"longest silence that is good, seconds ({gap:g})")
+    add("--timeout", type=clients.seconds(1, 600), default=60.0, help="when a request has failed (60)")
     add("--count-them", action="store_true", help="not marked as synthetic: they count in the service's metrics")
     add(
         "--prometheus", metavar="URL", help="hold insight capacity's answer against what was found (needs --count-them)"
@@ -336,7 +312,7 @@ def main(argv: list[str] | None = None) -> int:
     headers = dict(chosen.header) | ({} if chosen.count_them else {"baggage": SYNTHETIC_BAGGAGE})
     plan = Plan(
         clients.chosen_client(chosen), tuple(chosen.voice), texts, chosen.seconds, chosen.slo,
-        semconv.SLO_FIRST_AUDIO_RATIO, chosen.gap, semconv.SLO_GAP_RATIO, chosen.timeout, headers, chosen.seed,
+        chosen.gap, chosen.timeout, headers, chosen.seed,
     )  # fmt: skip
     began = time.time()
     try:
@@ -400,13 +376,11 @@ def show(found: Found, console: Console) -> None:
 
 def draw(found: Found, plan: Plan, path: Path) -> None:
     """First audio against streams, with the objective."""
-    import matplotlib  # noqa: PLC0415 - belongs to the insight extra
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - belongs to the insight extra
 
     steps = sorted((each for each in found.steps if each.first_p95 is not None), key=lambda each: each.streams)
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axes: Any = figure.subplots()
     for name, values in (
         ("median", [each.first_median for each in steps]),
         ("P95", [each.first_p95 for each in steps]),
@@ -418,7 +392,6 @@ def draw(found: Found, plan: Plan, path: Path) -> None:
     axes.set(xlabel="streams", ylabel="first audio, s", ylim=(0, None), title="First audio against streams")
     axes.legend()
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import signal
 import sys
 import threading
 import time
-from types import FrameType
 from urllib.parse import parse_qs, urlsplit
 
 from opentelemetry import metrics, propagate, trace
@@ -68,14 +66,11 @@ class Probe:
         self._target = {semconv.M_TARGET.key: parts.netloc.rpartition("@")[2]}
         self._tracer = trace.get_tracer(semconv.SCOPE, __version__, tracer_provider, semconv.SCHEMA_URL)
         meter = metrics.get_meter(semconv.SCOPE, __version__, meter_provider, semconv.SCHEMA_URL)
-        requests, latency = semconv.PROBE_REQUESTS, semconv.PROBE_FIRST_AUDIO
+        requests = semconv.PROBE_REQUESTS
         self._requests = meter.create_counter(requests.name, requests.unit, requests.brief)
-        self._latency = meter.create_histogram(
-            latency.name, latency.unit, latency.brief, explicit_bucket_boundaries_advisory=latency.buckets
-        )
-        gap = semconv.PROBE_GAP
-        self._gap = meter.create_histogram(
-            gap.name, gap.unit, gap.brief, explicit_bucket_boundaries_advisory=gap.buckets
+        self._latency, self._gap = (
+            meter.create_histogram(each.name, each.unit, each.brief, explicit_bucket_boundaries_advisory=each.buckets)
+            for each in (semconv.PROBE_FIRST_AUDIO, semconv.PROBE_GAP)
         )
         for status in Status:  # else increase() misses the first failure
             self._requests.add(0, {**self._target, semconv.M_STATUS.key: status.value})
@@ -111,16 +106,6 @@ class Probe:
             span.set_status(StatusCode.ERROR, outcome.error_type)
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and 1 <= value <= 86_400):
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid: allowed are 1 to 86400 seconds")
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """Probe until told to stop, or once; with --once 0 when audio came, else 1."""
     parser = argparse.ArgumentParser(
@@ -128,9 +113,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     clients.add_options(parser)
     parser.add_argument("--voice", help="the voice to ask for")
-    parser.add_argument("--every", type=_seconds, default=60.0, metavar="SECONDS", help="how often (60)")
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="when a request has failed (30)"
+        "--every", type=clients.seconds(1, 86_400), default=60.0, metavar="SECONDS", help="how often (60)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=clients.seconds(1, 86_400),
+        default=30.0,
+        metavar="SECONDS",
+        help="when a request has failed (30)",
     )
     parser.add_argument("--text", default=TEXT, help=f"what to say ({TEXT!r})")
     parser.add_argument("--once", action="store_true", help="one request; the exit code says whether audio came")
@@ -156,12 +147,8 @@ def _run(probe: Probe, every: float) -> int:
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         print("note: nothing is exported: put opentelemetry-instrument before the command", file=sys.stderr)
     stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: stopped.set())
     due = time.monotonic()
     while not stopped.is_set():
         print(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), probe.once(), flush=True)

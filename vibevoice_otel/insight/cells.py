@@ -58,11 +58,8 @@ class Cell:
 
 def total(histograms: Iterable[Histogram | None]) -> Histogram | None:
     """The sum; None when there is none to add."""
-    result: Histogram | None = None
-    for histogram in histograms:
-        if histogram is not None:
-            result = histogram if result is None else result + histogram
-    return result
+    present = [histogram for histogram in histograms if histogram is not None]
+    return sum(present[1:], present[0]) if present else None
 
 
 def read_histograms(source: Source, series: str, by: tuple[str, ...]) -> dict[tuple[str, ...], Histogram]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,11 @@ class Edges:
         self._blocks, self._step = blocks, step
         self.times = end - step * np.arange(blocks, -1, -1, dtype=np.float64)
         self._read: dict[str, list[_Series]] = {}
-        self._restless: dict[Process, Blocks] | None = None
-        self._counting: dict[Process, Blocks] | None = None
 
     def growth(self, series: str, by: Sequence[str]) -> dict[tuple[str, ...], Floats]:
         """Growth by the labels ``by``, shape (blocks,) each."""
         rows = self._series(series)
-        restless = {process: blocks.copy() for process, blocks in self._unrest().items()}
+        restless = {process: blocks.copy() for process, blocks in self._restless.items()}
         grown = []
         for row in rows:
             moved, broken = self._differences(row.values)
@@ -144,36 +143,35 @@ class Edges:
             found[row.process] = found.get(row.process, np.zeros(self._blocks, bool)) | here
         return found
 
-    def _unrest(self) -> dict[Process, Blocks]:
+    @cached_property
+    def _restless(self) -> dict[Process, Blocks]:
         """The blocks in which a process began anew, or that hold its whole life."""
-        if self._restless is None:
-            step, info = self._step, self._whole(semconv.BUILD_INFO.prometheus, "")
-            counted = self._whole(semconv.REQUESTS.prometheus, 'status="success"')
-            of = "by (job, instance)"
-            found = self._in_blocks(f"max {of} (resets({counted}[{step}s])) > 0")
-            seen = self._in_blocks(
-                f"count {of} (last_over_time({info}[{step}s]) or last_over_time({counted}[{step}s]))"
-            )
-            there = self._at_edges(
-                f"count {of} (last_over_time({info}[{LOOKBACK}s]) or last_over_time({counted}[{LOOKBACK}s]))", first=0
-            )
-            at = {row.process: ~np.isnan(row.values) for row in there}
-            for process, blocks in seen.items():
-                edges = at.get(process, np.zeros(self._blocks + 1, bool))
-                within = blocks & ~edges[:-1] & ~edges[1:]
-                if within.any():
-                    found[process] = found.get(process, np.zeros(self._blocks, bool)) | within
-            self._restless = found
-        return self._restless
+        step, info = self._step, self._whole(semconv.BUILD_INFO.prometheus, "")
+        counted = self._whole(semconv.REQUESTS.prometheus, 'status="success"')
+        of = "by (job, instance)"
+        found = self._in_blocks(f"max {of} (resets({counted}[{step}s])) > 0")
+        seen = self._in_blocks(f"count {of} (last_over_time({info}[{step}s]) or last_over_time({counted}[{step}s]))")
+        there = self._at_edges(
+            f"count {of} (last_over_time({info}[{LOOKBACK}s]) or last_over_time({counted}[{LOOKBACK}s]))", first=0
+        )
+        at = {row.process: ~np.isnan(row.values) for row in there}
+        for process, blocks in seen.items():
+            edges = at.get(process, np.zeros(self._blocks + 1, bool))
+            within = blocks & ~edges[:-1] & ~edges[1:]
+            if within.any():
+                found[process] = found.get(process, np.zeros(self._blocks, bool)) | within
+        return found
+
+    @cached_property
+    def _counting(self) -> dict[Process, Blocks]:
+        """The blocks in which a process is one of those asked for."""
+        each = [self._in_blocks(f"count by (job, instance) ({infos})") for infos in self._infos]
+        common = set.intersection(*(set(one) for one in each))
+        return {one: np.logical_and.reduce([found[one] for found in each]) for one in common}
 
     def _counts(self, process: Process) -> Blocks:
-        """The blocks in which a process is one of those asked for."""
         if not self._infos:
             return np.ones(self._blocks, bool)
-        if self._counting is None:
-            each = [self._in_blocks(f"count by (job, instance) ({infos})") for infos in self._infos]
-            common = set.intersection(*(set(one) for one in each))
-            self._counting = {one: np.logical_and.reduce([found[one] for found in each]) for one in common}
         return self._counting.get(process, np.zeros(self._blocks, bool))
 
 

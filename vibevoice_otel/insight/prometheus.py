@@ -11,14 +11,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.edges import Edges, labelled
 from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
-
-if TYPE_CHECKING:
-    from vibevoice_otel.insight.arrays import Floats
 
 #: Where Prometheus keeps what is true of a whole process, such as its version.
 INFO = ("target_info", semconv.BUILD_INFO.prometheus)
@@ -134,8 +134,6 @@ class PrometheusSource:
     def history(
         self, series: str, drop: Sequence[str], of: Mapping[str, Sequence[str]] | None = None
     ) -> list[Track] | None:
-        import numpy as np
-
         step = max(_SHORTEST_STEP, math.ceil(self._window / _GRID))
         count = int(self._window // step) + 1
         start = self._end - (count - 1) * step
@@ -147,8 +145,6 @@ class PrometheusSource:
         return self._tracks(f"sum without ({','.join(drop)}) ({chosen})", times, step)
 
     def _tracks(self, expression: str, times: Floats, step: float) -> list[Track]:
-        import numpy as np
-
         tracks = []
         for row in self._range(expression, float(times[0]), float(times[-1]), step):
             values = np.full(len(times), np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -113,17 +113,7 @@ def recommend(
             f"Listeners of {whose} ran out of audio {estimate.value:.2f} times a minute ({estimate.low:.2f} to "
             f"{estimate.high:.2f})."
         )
-    return Recommendation(
-        answer.steps,
-        answer.cfg,
-        answer.meets,
-        answer.reason,
-        voice,
-        answer.text_length_range,
-        answer.candidates,
-        notes,
-        source.origin,
-    )
+    return replace(answer, notes=notes, origin=source.origin)
 
 
 def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) -> Recommendation:

@@ -23,14 +23,13 @@ class SnapshotSource:
         text: str,
         address: str = "a snapshot",
         *,
-        end: float | None = None,
         match: Mapping[str, str] | None = None,
     ) -> None:
         from prometheus_client.parser import text_string_to_metric_families
 
         wanted = (match or {}).items()
         self._address = address
-        self._end = time.time() if end is None else end
+        self._end = time.time()
         self._samples: dict[str, list[Point]] = {}
         try:
             for family in text_string_to_metric_families(text):

@@ -241,17 +241,9 @@ class LivePage:
 
 def _bind(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family, kind, protocol, _, resolved = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(resolved)
-        listening.listen(128)
-    except OSError:
-        listening.close()
-        raise
-    return listening
+    family, _, _, _, resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] means IPv4 as well
+    return socket.create_server(resolved, family=family, backlog=128, dualstack_ipv6=both)
 
 
 def _serve(server: Any, listening: socket.socket) -> None:

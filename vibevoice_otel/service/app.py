@@ -16,18 +16,21 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from vibevoice_otel.service.auto import AUTO, Chooser, chooser
+from vibevoice_otel.service.auto import AUTO, chooser
 from vibevoice_otel.service.drain import Drain
 from vibevoice_otel.service.engine import StreamingTTSService
 from vibevoice_otel.service.gauges import publish
 from vibevoice_otel.service.session import Session
 from vibevoice_otel.service.settings import ServiceSettings
 from vibevoice_otel.service.slots import Slots
+
+if TYPE_CHECKING:
+    from vibevoice_otel.insight import Policy
 
 logger = logging.getLogger(__name__)
 DONE, BUSY, TOO_BIG, FAILED = 1000, 1013, 1009, 1011
@@ -96,7 +99,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
 
 
 async def _serve(
-    socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings, auto: Chooser | None
+    socket: WebSocket, service: StreamingTTSService, slots: Slots, settings: ServiceSettings, auto: Policy | None
 ) -> None:
     """One request, from acceptance to close."""
     await socket.accept()
@@ -181,7 +184,7 @@ async def _send(session: Session, service: StreamingTTSService, chunks: Iterator
 
 
 def _asked(
-    socket: WebSocket, session: Session, service: StreamingTTSService, settings: ServiceSettings, auto: Chooser | None
+    socket: WebSocket, session: Session, service: StreamingTTSService, settings: ServiceSettings, auto: Policy | None
 ) -> dict[str, Any]:
     """The request's parameters; what is not valid becomes the default, and the listener is told."""
     query = socket.query_params

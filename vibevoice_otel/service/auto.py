@@ -4,32 +4,18 @@ Prometheus.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vibevoice_otel.insight import Policy
 
 AUTO = "auto"
 WINDOW = 6 * 3600.0  # seconds of data that decide
 
 
-class Decision(Protocol):
-    """``steps`` and ``cfg`` are None where nothing was measured that could decide."""
-
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def cfg(self) -> float | None: ...
-
-
-class Chooser(Protocol):
-    """Decides in the background, so that a request only looks up."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def decide(self, voice: str | None, text_length: int) -> Decision: ...
-
-
 def chooser(
     url: str, prefer: str = "model", default: tuple[int, float] | None = None, control: float = 0.05
-) -> Chooser | None:
+) -> Policy | None:
     """The policy that reads ``url``, or None when there is none. Nothing of it is imported before it is asked for.
 
     Args:

@@ -180,7 +180,7 @@ class StreamingTTSService:
         """
         if not text.strip():
             return
-        log = log_callback or _no_log
+        log = log_callback or (lambda _event, **_data: None)
         self.load()
         voice, resources = self._get_voice_resources(voice_key)
         steps = inference_steps if inference_steps is not None else self.settings.steps
@@ -225,7 +225,3 @@ class StreamingTTSService:
 def frames_of(text: str) -> int:
     """Frames that speech of this text takes, at about 15 characters a second."""
     return max(MIN_FRAMES, min(MAX_FRAMES, -(-len(text.strip()) // CHARACTERS_PER_FRAME)))
-
-
-def _no_log(event: str, **data: Any) -> None:
-    """The default log: it drops each message."""

@@ -21,8 +21,10 @@ from websockets.sync.server import ServerConnection, serve
 from tests.support.http_speech import MP3, SECOND, WAV, http_service
 from vibevoice_otel import semconv
 from vibevoice_otel.commands import clients, load
+from vibevoice_otel.commands.clients import Outcome
 from vibevoice_otel.commands.load import Driver, Found, Heard, Plan, Step
 from vibevoice_otel.insight import capacities
+from vibevoice_otel.semconv import Status
 
 #: Of the service below: slots, seconds that each needs for a request, and seconds of audio that it then has spoken.
 SLOTS, WORK, AUDIO = 2, 0.25, 1.0
@@ -53,8 +55,8 @@ def service(seen: list[str | None] | None = None) -> Iterator[str]:
 
 def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
     values: dict[str, Any] = {
-        "voices": ("en-Ann",), "texts": ("Good morning.",), "seconds": 6.0, "slo": 0.45, "ratio": 0.95, "gap": 0.1,
-        "gap_ratio": 0.99, "timeout": 30.0, "headers": {}, "seed": 1,
+        "voices": ("en-Ann",), "texts": ("Good morning.",), "seconds": 6.0, "slo": 0.45, "gap": 0.1,
+        "timeout": 30.0, "headers": {}, "seed": 1,
     }  # fmt: skip
     return Plan(clients.client(address), **{**values, **others})
 
@@ -77,20 +79,23 @@ def test_what_a_listener_lives_through_is_judged(monkeypatch: pytest.MonkeyPatch
     """First audio and gaps by the objectives; few requests, and moments that were missed, judge nothing."""
     driver = Driver(plan())
 
+    def heard(late: float, first: float, gap: float = 0.0) -> Heard:
+        return late, Outcome(Status.SUCCESS, first, 1.0, worst_gap=gap)
+
     def judged(count: int, **bad: Heard) -> Step:
-        good = Heard(0.001, 0.2, 0.0, 1.0, None)
+        good = heard(0.001, 0.2)
         return driver._judge(4, [*bad.values(), *[good] * (count - len(bad))], 0)
 
     assert judged(30).verdict == "holds"
-    assert judged(30, a=Heard(0, 0.5, 0.0, 1.0, None)).verdict == "holds"  # one in thirty is late
-    slow = judged(30, a=Heard(0, 0.5, 0.0, 1.0, None), b=Heard(0, None, 0.0, 0.0, "timeout"))
+    assert judged(30, a=heard(0, 0.5)).verdict == "holds"  # one in thirty is late
+    slow = judged(30, a=heard(0, 0.5), b=(0, Outcome(Status.TIMEOUT)))
     assert (slow.verdict, slow.slow, slow.failed) == ("broken", 2, 1)
-    assert judged(30, a=Heard(0, 0.2, 0.3, 1.0, None)).why == "3.3% with a gap above 0.1 s"
+    assert judged(30, a=heard(0, 0.2, 0.3)).why == "3.3% with a gap above 0.1 s"
     assert judged(19).verdict == "void"
-    late = judged(30, a=Heard(0.021, 0.2, 0.0, 1.0, None))
+    late = judged(30, a=heard(0.021, 0.2))
     assert late.verdict == "void"
     assert "this machine, not the service" in late.why
-    assert driver._judge(4, [Heard(0.0, 0.2, 0.0, 1.0, None)] * 30, overrun=4).verdict == "broken"
+    assert driver._judge(4, [heard(0.0, 0.2)] * 30, overrun=4).verdict == "broken"
 
 
 def test_moments_are_fixed_beforehand() -> None:
@@ -169,7 +174,7 @@ def test_http_is_driven_by_the_same_code() -> None:
     with http_service(200, "audio/wav", WAV, SECOND) as (address, asked):
         driver = Driver(plan(address, seconds=0.5))
         asyncio.run(driver.calibrate())
-        heard = asyncio.run(driver._request("en-Ann", "Good morning.", 0.0))
+        late, heard = asyncio.run(driver._request("en-Ann", "Good morning.", 0.25))
     assert driver.audio == 1.0
-    assert (heard.audio, heard.gap, heard.failed) == (1.0, 0.0, None)
+    assert (late, heard.status, heard.audio_seconds, heard.worst_gap) == (0.25, Status.SUCCESS, 1.0, 0.0)
     assert json.loads(asked[-1][2])["voice"] == "en-Ann"

@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.clients import Outcome, WebSocketClient, speak
 from vibevoice_otel.commands.demo import waterfall
-from vibevoice_otel.commands.demo.client import Heard, listen
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
 
 SHORT = "Good morning."
@@ -33,6 +33,9 @@ MEDIUM = "The train to the coast leaves at nine from the third platform, and it 
 LONG = MEDIUM + " Please mind the gap, and keep your luggage with you at all times. We wish you a pleasant journey." * 2
 VOICES = ("en-Carter_man", "en-Emma_woman", "de-Spk0_man", "fr-Spk1_woman")
 START_TIMEOUT = 120.0
+REQUEST_TIMEOUT = 120.0
+#: The voice that was asked for, and what came of it.
+Heard = tuple[str, Outcome]
 
 
 def plan() -> list[tuple[str, str, float, int]]:
@@ -61,7 +64,7 @@ def free_port(preferred: int) -> int:
 class Service:
     """The embedded service in a process of its own, under ``opentelemetry-instrument``."""
 
-    def __init__(self, endpoint: str, page: bool) -> None:
+    def __init__(self, endpoint: str, *, page: bool = True) -> None:
         self.port, self.metrics_port = free_port(8000), free_port(9464)
         self.page = f"127.0.0.1:{free_port(9465)}" if page else ""
         self._log = tempfile.NamedTemporaryFile("w+", prefix="vibevoice-otel-demo-", suffix=".log", delete=False)  # noqa: SIM115 - outlives this call
@@ -124,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     console = Console()
     receiver = Receiver()
-    service = Service(receiver.endpoint, page=_has_page())
+    service = Service(receiver.endpoint)
     try:
         with console.status("Starting the service under opentelemetry-instrument …"):
             service.wait_until_ready()
@@ -145,12 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _has_page() -> bool:
-    import importlib.util  # noqa: PLC0415 - only asked once
-
-    return importlib.util.find_spec("vibevoice_otel.page") is not None
-
-
 def _speak(console: Console, service: Service, requests: Sequence[tuple[str, str, float, int]]) -> list[Heard]:
     heard: list[Heard] = []
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -158,14 +155,15 @@ def _speak(console: Console, service: Service, requests: Sequence[tuple[str, str
         task = progress.add_task("Speaking", total=len(requests))
         for text, voice, cfg, steps in requests:
             progress.update(task, description=f"Speaking {voice}, {len(text)} characters")
-            heard.append(asyncio.run(listen(f"ws://127.0.0.1:{service.port}", text, voice, cfg, steps)))
+            client = WebSocketClient(f"ws://127.0.0.1:{service.port}/stream?cfg={cfg}&steps={steps}")
+            heard.append((voice, asyncio.run(speak(client, text, voice, {}, REQUEST_TIMEOUT))))
             progress.advance(task)
     return heard
 
 
 def _show(console: Console, service: Service, receiver: Receiver, heard: Sequence[Heard]) -> bool:
     traces = [spans for spans in receiver.traces().values() if any(s.name == semconv.SYNTHESIZE.name for s in spans)]
-    failed = [h for h in heard if h.first_audio is None]
+    failed = [outcome for _, outcome in heard if outcome.first_audio is None]
     if not traces:
         console.print(
             f"[red]No trace arrived.[/red] `vibevoice-otel doctor` says why; the service's log is {service.log_path}"
@@ -179,7 +177,7 @@ def _show(console: Console, service: Service, receiver: Receiver, heard: Sequenc
     console.rule("[bold]First audio, by voice")
     console.print(_latencies(heard, traces))
     if failed:
-        console.print(f"[red]{len(failed)} of {len(heard)} requests had no audio:[/red] {failed[0].error}")
+        console.print(f"[red]{len(failed)} of {len(heard)} requests had no audio:[/red] {failed[0]}")
     spans = sum(len(t) for t in traces)
     console.print(
         f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not "
@@ -220,8 +218,8 @@ def _latencies(heard: Sequence[Heard], traces: Sequence[Sequence[ReceivedSpan]])
         "within the SLO",
         header_style="bold",
     )
-    for voice in dict.fromkeys(h.voice for h in heard):
-        client = [h.first_audio * 1000 for h in heard if h.voice == voice and h.first_audio is not None]
+    for voice in dict.fromkeys(voice for voice, _ in heard):
+        client = [each.first_audio * 1000 for name, each in heard if name == voice and each.first_audio is not None]
         own = server.get(voice, [])
         if own and client:
             good = sum(value <= semconv.SLO_FIRST_AUDIO_SECONDS * 1000 for value in own)

@@ -5,6 +5,7 @@ folded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -82,10 +83,5 @@ def _label(span: ReceivedSpan) -> str:
 
 def _folded(spans: Iterable[ReceivedSpan]) -> list[list[ReceivedSpan]]:
     """Neighbours of the same folded kind, together."""
-    groups: list[list[ReceivedSpan]] = []
-    for span in spans:
-        if groups and span.name in FOLDED and groups[-1][0].name == span.name and _label(groups[-1][0]) == _label(span):
-            groups[-1].append(span)
-        else:
-            groups.append([span])
-    return groups
+    alike = groupby(spans, lambda span: (span.name, _label(span)) if span.name in FOLDED else span.span_id)
+    return [list(group) for _, group in alike]
