@@ -121,7 +121,8 @@ lock: ## pin every dependency again, with hashes and without addresses (needs uv
 	uv pip compile pyproject.toml --extra service --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -o requirements/service.txt --no-header -q
 	uv pip compile pyproject.toml --extra test --universal --generate-hashes --python-version 3.10 -c requirements/pins.txt -c requirements/service.txt -o requirements/test.txt --no-header -q
 	printf 'hatchling>=1.25\neditables\n' | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -c requirements/test.txt -o requirements/build.txt --no-header -q
-	for each in sdk-oldest sdk-newest instrumentation; do uv pip compile requirements/$$each.in --no-deps --universal --generate-hashes --python-version 3.10 -o requirements/$$each.txt --no-header -q; done
+	uv pip compile requirements/instrumentation.in --no-deps --universal --generate-hashes --python-version 3.10 -c requirements/service.txt -o requirements/instrumentation.txt --no-header -q
+	for each in sdk-oldest sdk-newest; do uv pip compile requirements/$$each.in --no-deps --universal --generate-hashes --python-version 3.10 -o requirements/$$each.txt --no-header -q; done
 	uv pip compile requirements/agents.in --no-deps --universal --generate-hashes --python-version 3.11 -o requirements/agents.txt --no-header -q
 	echo mutmut | uv pip compile - --universal --generate-hashes --python-version 3.10 -c requirements/test.txt -o requirements/mutation.txt --no-header -q
 	echo pip-audit | uv pip compile - --universal --generate-hashes --python-version 3.10 -o requirements/audit.txt --no-header -q
