@@ -86,7 +86,7 @@ def internals() -> Iterator[Finding]:
     try:
         from vibevoice_otel.sdk import exporters, histograms, spans  # noqa: PLC0415 - a release may have moved a name
     except ImportError as error:
-        yield Finding("note", "opentelemetry-sdk", f"its insides are not as known ({error}): the public API serves")
+        yield Finding("note", "opentelemetry-sdk", f"unsupported internals ({error}): the public API serves")
         return
     except Exception as error:  # noqa: BLE001 - opentelemetry.propagate raises at import for an unknown propagator
         yield Finding("note", "opentelemetry-sdk", f"its insides could not be tried ({type(error).__name__}: {error})")

@@ -216,7 +216,8 @@ class Hooks:
         self.points.append(HookPoint(self.adapter, where, part, found))
         if not found:
             self.on_drop("hooks", "missing", 1)
-            logger.warning("%s is not there, so %s is not measured (everything else is)", where, part)
+            newer = "a newer vibevoice-otel may support this release"
+            logger.warning("%s is not there, so %s is not measured; everything else is; %s", where, part, newer)
 
     def failed(self, where: str, error: BaseException) -> None:
         """A hook's own mistake: counted, and logged once for each ``where``."""

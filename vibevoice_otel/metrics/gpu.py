@@ -97,7 +97,8 @@ class Look:
     def _failed(self, error: Exception) -> None:
         if not self._told:
             self._told = True
-            logger.warning("a device's memory cannot be read (%s); its metrics are missing", type(error).__name__)
+            kind = type(error).__name__
+            logger.warning("a device's memory cannot be read (%s); its memory metrics are missing meanwhile", kind)
 
 
 def register(instruments: Instruments, look: Look | None = None) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Unknown(Exception):  # noqa: N818 - not an error: the public API serves
-    """Something of the SDK is not as this package knows it."""
+    """Internals of the SDK that this package does not support."""
 
 
 class Capability:
@@ -50,13 +50,13 @@ class Capability:
         self._works = False
         if not self._reason:
             self._reason = f"{type(error).__name__}: {error}"
-            logger.warning("%s. A newer vibevoice-otel may know this release.", self.explain())
+            logger.warning("%s. A newer vibevoice-otel may support this release.", self.explain())
 
     def explain(self) -> str:
         """One sentence for ``vibevoice-otel doctor``."""
         if self.works():
-            return f"{self.name}: as known"
+            return f"{self.name}: supported"
         return (
-            f"{self.name}: opentelemetry-sdk {importlib.metadata.version('opentelemetry-sdk')} is not as known "
-            f"({self._reason}); {self._otherwise}"
+            f"{self.name}: unsupported opentelemetry-sdk internals "
+            f"({importlib.metadata.version('opentelemetry-sdk')}: {self._reason}); {self._otherwise}"
         )

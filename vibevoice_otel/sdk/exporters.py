@@ -1,7 +1,7 @@
 """The operator's own OTLP exporter, made to send bytes that are encoded already.
 
 A copy of the exporter's inner client sends them: endpoint, headers, TLS, compression, timeout and retry are what the
-operator configured, in every release. Where that client is not as known, :func:`adopt` refuses, and spans go the
+operator configured, in every release. Where that client is unsupported, :func:`adopt` refuses, and spans go the
 ordinary way.
 """
 
@@ -27,7 +27,7 @@ def adopt(exporter: SpanExporter) -> ByteExporter:
     """A sender of encoded bytes to where ``exporter`` sends.
 
     Raises:
-        Unknown: when it is not an OTLP exporter of the SDK, or one whose insides are not as known.
+        Unknown: when it is not an OTLP exporter of the SDK, or one whose internals are unsupported.
     """
     kind = type(exporter)
     where = f"{kind.__module__}.{kind.__qualname__}"
@@ -39,11 +39,11 @@ def adopt(exporter: SpanExporter) -> ByteExporter:
         raise Unknown(f"{where} is not the SDK's OTLP exporter")
     capability, sender = known[where]
     if not capability.works():
-        raise Unknown(f"the insides of {where} are not as known")
+        raise Unknown(f"unsupported internals of {where}")
     try:
         return sender(exporter)
     except (AttributeError, TypeError, ValueError) as error:
-        raise Unknown(f"the insides of {where} are not as known ({error})") from error
+        raise Unknown(f"unsupported internals of {where} ({error})") from error
 
 
 class _Http:

@@ -46,7 +46,10 @@ def path(tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> Fast
         from vibevoice_otel.sdk.histograms import FastMetrics  # noqa: PLC0415 - a release may have moved what they import
         from vibevoice_otel.sdk.span_bytes import FastSpans  # noqa: PLC0415
     except ImportError as error:
-        logger.warning("this OpenTelemetry SDK is not as known (%s); spans and measurements are made one by one", error)
+        logger.warning(
+            "unsupported opentelemetry-sdk internals (%s): the public API makes spans and measurements one by one, "
+            "which costs more CPU. A newer vibevoice-otel may support this release.", error,
+        )  # fmt: skip
         return None
     made = FastPath(FastSpans(tracer, on_drop), FastMetrics())
     made.metrics.ready()
@@ -63,6 +66,8 @@ def explain(provider: trace.TracerProvider | None = None) -> str:
         from vibevoice_otel.sdk.histograms import FastMetrics  # noqa: PLC0415
         from vibevoice_otel.sdk.span_bytes import FastSpans  # noqa: PLC0415
     except ImportError as error:
-        return f"spans and metrics: made one by one, because this OpenTelemetry SDK is not as known ({error})"
+        return (
+            f"spans and metrics: made one by one by the public API: unsupported opentelemetry-sdk internals ({error})"
+        )
     tracer = trace.get_tracer(semconv.SCOPE, "", provider, semconv.SCHEMA_URL)
     return FastPath(FastSpans(tracer, lambda _what, _reason, _count: None), FastMetrics()).explain()

@@ -72,7 +72,7 @@ class FastMetrics:
         self._refusals: dict[str, str] = {}
 
     def ready(self) -> bool:
-        """Whether the installed release is as known. Call it without any lock held: the first answer takes the SDK's
+        """Whether the installed release is supported. Call it without any lock held: the first answer takes the SDK's
         own.
         """
         return self._proven or AGGREGATIONS.works()

@@ -20,7 +20,7 @@ def begin_anew(meter_provider: object) -> bool:
     """Forget what our instruments have counted: in a forked child it is the parent's, and would be told twice. The
     host's stay as they are.
 
-    Locks are replaced: a thread of the parent's may have held them. False where the SDK is not as known.
+    Locks are replaced: a thread of the parent's may have held them. False where the SDK's internals are unsupported.
     """
     storages = getattr(getattr(meter_provider, "_measurement_consumer", None), "_reader_storages", None)
     if not isinstance(storages, Mapping):

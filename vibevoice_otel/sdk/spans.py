@@ -65,7 +65,7 @@ def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
             parent = contexts[parent_id]
             try:
                 span = _new(tracer, name, _context(own, span_id), parent, attributes)
-            except Exception as error:  # noqa: BLE001 - the release was as known at start, and is no longer
+            except Exception as error:  # noqa: BLE001 - the release was supported at start, and is no longer
                 CHOSEN_IDS.failed(error)
             else:
                 span.start(start_time=start, parent_context=trace.set_span_in_context(NonRecordingSpan(parent)))

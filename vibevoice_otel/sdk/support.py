@@ -69,7 +69,7 @@ def inside(tracer: trace.Tracer) -> Inside:
     """What is needed of the SDK's tracer behind ``tracer``.
 
     Raises:
-        Unknown: when it is not the SDK's, or not as known.
+        Unknown: when it is not the SDK's, or its internals are unsupported.
     """
     inner = sdk_tracer(tracer)
     try:
@@ -77,9 +77,9 @@ def inside(tracer: trace.Tracer) -> Inside:
         longest = limits.max_span_attribute_length
         found = Inside(inner.span_processor, resource, scope, limits.max_span_attributes, longest)
     except AttributeError as error:
-        raise Unknown(f"the SDK's tracer is not as known ({error})") from error
+        raise Unknown(f"unsupported internals of the SDK's tracer ({error})") from error
     if not isinstance(resource, Resource) or not isinstance(scope, InstrumentationScope):
-        raise Unknown("the SDK's tracer is not as known (its resource or scope)")
+        raise Unknown("unsupported internals of the SDK's tracer (its resource or scope)")
     return found
 
 
@@ -112,7 +112,7 @@ def exporters(members: tuple[Any, ...]) -> list[tuple[BatchSpanProcessor, Any, f
         batch = getattr(processor, "_batch_processor", None)
         delay = getattr(batch, "_schedule_delay", None)
         if not isinstance(delay, int | float) or getattr(processor, "span_exporter", None) is None:
-            raise Unknown("the SDK's BatchSpanProcessor is not as known")
+            raise Unknown("unsupported internals of the SDK's BatchSpanProcessor")
         found.append((processor, processor.span_exporter, float(delay)))
     return found
 

@@ -207,7 +207,10 @@ class StreamingTTSService:
             # A model that hangs must not hold its reader for longer than the request's time.
             thread.join(None if deadline is None else max(LAST_WAIT, deadline - time.monotonic()))
             if thread.is_alive():
-                logger.error("a generation goes on %g s after its request's time was over", LAST_WAIT)
+                logger.error(
+                    "a generation goes on %g s after its request's time was over and slows the others: restart "
+                    "the process if it never ends", LAST_WAIT,
+                )  # fmt: skip
         if errors:
             log("generation_error", message=type(errors[0]).__name__)  # the type alone: the message may quote the text
             raise errors[0]

@@ -83,9 +83,9 @@ def test_workers_that_are_given_one_identity_are_told(
     assert all("pod-7" in each.says for each in found)
 
 
-@pytest.mark.swallows("is not as known")
+@pytest.mark.swallows("unsupported opentelemetry-sdk internals")
 def test_what_is_used_of_the_sdks_insides_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each capability is tried: as known here, and a note with the reason where a release has moved something."""
+    """Each capability is tried: supported here, and a note with the reason where a release has moved something."""
     assert [finding.level for finding in doctor.internals()] == ["ok"] * 4
     moved = Capability("spans with chosen ids", lambda: 1 / 0, "they get other ids")
     monkeypatch.setattr(spans, "CHOSEN_IDS", moved)

@@ -288,7 +288,7 @@ def test_a_reader_that_comes_later_is_served(monkeypatch: pytest.MonkeyPatch) ->
     assert ("count", 3) in point[0]  # type: ignore[index]
 
 
-@pytest.mark.swallows("is not as known")
+@pytest.mark.swallows("unsupported opentelemetry-sdk internals")
 def test_a_release_whose_insides_differ_uses_the_public_api(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -218,7 +218,7 @@ def spoken(receiver: Receiver | GrpcReceiver, meters: InMemoryMetricReader) -> t
     return len(receiver.spans()), counted
 
 
-@pytest.mark.swallows("is not as known")
+@pytest.mark.swallows("unsupported opentelemetry-sdk internals")
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("case", NAMES, ids=_name)

@@ -529,8 +529,8 @@ def test_a_release_without_the_names_is_served_plainly(
     monkeypatch.setitem(sys.modules, "vibevoice_otel.sdk.histograms", None)
     with caplog.at_level(logging.WARNING):
         assert fast.path(TracerProvider(shutdown_on_exit=False).get_tracer(""), lambda *_: None) is None
-    assert "spans and measurements are made one by one" in caplog.text
-    assert "made one by one, because this OpenTelemetry SDK is not as known" in fast.explain()
+    assert "makes spans and measurements one by one" in caplog.text
+    assert "made one by one by the public API: unsupported opentelemetry-sdk internals" in fast.explain()
 
 
 @pytest.mark.swallows("starting the thread that sends spans")

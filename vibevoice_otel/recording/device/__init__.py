@@ -83,6 +83,8 @@ def attach(run: Run, model: Any) -> StreamNotes | None:
             run.device = notes
             thread.step = notes.append
     except Exception:
-        logger.warning("the device cannot be observed; times are the host's", exc_info=True)
+        logger.warning(
+            "the device cannot be observed; times of this generation are the host's (clock=host)", exc_info=True
+        )
         return None
     return notes
