@@ -152,6 +152,21 @@ def test_checks_that_take_too_long_skip_and_tell(monkeypatch: pytest.MonkeyPatch
     assert 0 < checks.skipped < seconds
 
 
+def test_the_time_that_checks_may_take_grows_with_the_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 ms for each chunk of 0.1 s: three are checked of the first second's allowance, then one for each 0.4 s more."""
+    clock = iter(range(0, 10**12, 4_000_000))
+    monkeypatch.setattr(audio, "thread_time_ns", lambda: next(clock))
+    checks, size = AudioChecks(), SAMPLE_RATE_HZ // 10
+    checked = []
+    for _ in range(24):
+        before = checks.skipped
+        assert checks.take(speech(0.1), size)
+        checks.work()
+        checked.append(checks.skipped == before)
+    assert checks.cpu_seconds == pytest.approx(sum(checked) * 0.004)
+    assert [number for number, done in enumerate(checked) if done] == [0, 1, 2, 12, 16, 20]
+
+
 @pytest.mark.serial
 def test_what_the_checks_cost() -> None:
     """All checks together, CPU time for each second of audio: below 1 % of a core, by far."""

@@ -210,3 +210,39 @@ def test_a_request_that_no_voice_spoke_names_the_one_of_its_counters(asked: str 
     assert root is not None
     assert root.attributes[semconv.STATUS.key] == "rejected"
     assert root.attributes[semconv.VOICE.key] == named
+
+
+def test_a_request_whose_records_cannot_be_made_is_told() -> None:
+    """Its root alone: where it stands in the trace, how long it took, and that this is an error of ours."""
+    batch = assembly(request(opened=2 * MS)).failed(40 * MS)
+    (root,) = batch.operations
+    assert (root.span, root.span_id, root.parent_id) == (semconv.SYNTHESIZE, 0xF00D, 0x5E)
+    assert (root.start, root.end) == (2 * MS, 40 * MS)
+    assert (root.attributes, root.error_type) == ({semconv.STATUS.key: "error"}, "assembler_error")
+    assert (batch.final, batch.status, batch.error_type) == (True, semconv.Status.ERROR, "assembler_error")
+    assert (batch.trace_id, batch.root_id, batch.server_id, batch.blocks) == (0xABC, 0xF00D, 0x5E, [])
+    assert batch.sampled
+    assert batch.recording
+
+
+def test_a_look_changes_nothing() -> None:
+    """Looks at every moment, before and behind a drain: an open request's look is not final, and the records in the end
+    are those of a request that was not looked at.
+    """
+
+    def told(look: bool) -> list[str]:
+        t = request(frames=3)
+        made = assembly(t)
+        batches = []
+        for step in (made.drain, lambda: made.finish(end=t.web_closed or 0)):
+            if look:
+                seen = made.peek(t.runs[0].frames[-1] + 9 * MS)
+                assert (seen.final, seen.status, seen.error_type) == (False, None, None)
+                assert seen.blocks
+                assert seen.trace_id == 0xABC
+            batch = step()
+            assert batch is not None
+            batches.append(batch)
+        return [line for batch in batches for line in tree(batch)]
+
+    assert told(look=True) == told(look=False)

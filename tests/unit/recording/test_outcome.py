@@ -122,3 +122,9 @@ def test_a_refusal_after_work_is_an_error() -> None:
 def test_shutdown_wins() -> None:
     """A process that ends ends its open requests as errors of type shutdown."""
     assert outcome.decide(request(), shutdown=True) == ("error", "shutdown")
+
+
+@pytest.mark.parametrize("code", [1006, 4000, 4999])
+def test_a_close_code_of_a_service_s_own_is_a_failure(code: int) -> None:
+    """What no table names says that something went wrong, and which code it was."""
+    assert outcome.of_close(code) == ("error", f"websocket_close_{code}")

@@ -19,7 +19,7 @@ from vibevoice_otel.recording import recorder as module
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.ids import RandomIds
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.records import Batch
+from vibevoice_otel.recording.records import Batch, Labels
 from vibevoice_otel.recording.timeline import bound
 from vibevoice_otel.settings import Settings
 
@@ -283,3 +283,17 @@ def test_what_is_open_may_end_unjudged() -> None:
     assert [batch.request for batch in sink.batches] == [2]
     assert dropped == [("requests", "uninstrumented", 1)]
     assert one.timelines == []
+
+
+def test_the_voices_that_a_service_lists_are_told_once_with_its_defaults() -> None:
+    """Each as the labels of a request that asks for neither cfg nor steps; what is not known is 'other'."""
+    one, told = recorder(Heard()), list[Labels]()
+    one._on_voices = told.append
+    one.learn_voices(["en-Carter_man", "de-Spk0_man"], 1.5, 5)
+    one.learn_voices(["de-Spk0_man", "fr-Spk1_woman"], None, None)
+    one.shutdown()
+    assert sorted(told, key=lambda labels: labels.voice) == [
+        Labels("de-Spk0_man", "1.5", "5", "other"),
+        Labels("en-Carter_man", "1.5", "5", "other"),
+        Labels("fr-Spk1_woman", "other", "other", "other"),
+    ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
@@ -18,6 +19,7 @@ from opentelemetry.trace import Status, StatusCode
 from tests.support.pipeline import Pipeline, caller, pipeline
 from vibevoice_otel import failures
 from vibevoice_otel.sampling import sampler
+from vibevoice_otel.sampling import tail as module
 from vibevoice_otel.sampling.sampler import TailSampler
 from vibevoice_otel.sampling.tail import TailProcessor
 from vibevoice_otel.sdk import chain
@@ -305,3 +307,78 @@ def test_traces_whose_spans_never_end_are_bounded() -> None:
     for span in spans:
         span.end()
     assert tail._traces == {}
+
+
+def test_the_override_is_read_with_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment too, whatever says the share."""
+    monkeypatch.setenv("VIBEVOICE_OTEL_TAIL_OVERRIDE_CALLER", "true")
+    monkeypatch.setenv("VIBEVOICE_OTEL_TAIL_SHARE", "0.5")
+    assert sampler.from_environment(None).get_description() == "VibeVoiceTail{share=0.5,override=True}"
+    assert sampler.from_environment("0.25").get_description() == "VibeVoiceTail{share=0.25,override=True}"
+
+
+class Target(SpanProcessor):
+    """Takes ``room`` spans, and again as many at each look."""
+
+    def __init__(self, room: int | None) -> None:
+        self.room, self.looks, self.taken = room, 0, list[str]()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.taken.append(span.name)
+
+    def look(self, _target: SpanProcessor) -> int | None:
+        self.looks += 1
+        return None if self.room is None else self.room * self.looks
+
+
+@pytest.mark.parametrize(("room", "looks"), [(None, 1), (2, 1), (1, 2), (0, 1000)])
+def test_spans_wait_for_room_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, room: int | None, looks: int) -> None:
+    """Handed over at once where there is room for all or none can be told; a target that stays full has them in the
+    end, and counts for itself.
+    """
+    pauses: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+    target = Target(room)
+    tail = TailProcessor(lambda: [target], slow=1, limit=10, on_drop=lambda *_: None, room=target.look)
+    provider = TracerProvider(shutdown_on_exit=False)
+    tail._hand([provider.get_tracer("host").start_span(name) for name in ("one", "two")])  # type: ignore[misc]
+    assert (target.taken, target.looks) == (["one", "two"], looks)
+    assert pauses == [module.PACE_SECONDS] * (looks if room == 0 else looks - 1)
+
+
+def test_what_is_stopped_hands_over_without_waiting() -> None:
+    """What was kept before the end goes out by the flush, on its own thread, in its order; beyond the limit the oldest
+    is lost and counted.
+    """
+    held = Held(limit=3)
+    held.tail.shutdown()
+    with held.tail._changed:
+        held.tail._leave([held.provider.get_tracer("host").start_span(f"span {n}") for n in range(5)])  # type: ignore[misc]
+    assert held.tail._thread is None
+    assert held.drops == [("spans", "queue_full", 2)]
+    assert held.tail.force_flush()
+    assert [span.name for span in held.exporter.get_finished_spans()] == ["span 2", "span 3", "span 4"]
+
+
+def test_a_shutdown_ends_the_thread() -> None:
+    """It hands over what it has and ends."""
+    held = Held(limit=10)
+    span = held.tracer.start_span("bad")
+    span.set_status(Status(StatusCode.ERROR))
+    span.end()
+    thread = held.tail._thread
+    assert thread is not None
+    held.tail.shutdown()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert held.names() == ["bad"]
+
+
+def test_a_span_that_its_trace_s_outcome_dropped_is_no_loss() -> None:
+    """Only want of room is counted; a good trace's late span goes as the trace went."""
+    held = Held(limit=10)
+    root = held.tracer.start_span("good")
+    root.end()
+    held.tracer.start_span("late", context=trace.set_span_in_context(root)).end()
+    assert held.names() == []
+    assert held.drops == []
