@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
 import urllib.error
 from collections.abc import Callable
 
-from .harness import Heard, Service, Sink, free_port, wait_for
+from .harness import PATIENCE, Heard, Service, Sink, free_port, wait_for
 
 Start = Callable[..., Service]
-GRACE = 20.0  # seconds: what Kubernetes' terminationGracePeriodSeconds stands for
+DRAIN = 120  # seconds: far longer than the streams last, on a busy machine too
 #: No export comes due in a test's time, and each frame takes long enough that three streams last some seconds.
 SLOW = {
     "OTEL_BSP_SCHEDULE_DELAY": "60000",
@@ -51,9 +50,9 @@ async def _three_streams_and_sigterm(service: Service) -> list[asyncio.Task[Hear
 
 def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> None:
     """SIGTERM with three open streams: not ready, a fourth is refused, all three are heard to their end, all is
-    exported, in time.
+    exported, and the process ends then, long before the drain's time is over.
     """
-    service = _service(start, VIBEVOICE_SERVICE_DRAIN="15")
+    service = _service(start, VIBEVOICE_SERVICE_DRAIN=str(DRAIN))
     assert _ready(service)
 
     async def three_and_a_fourth() -> tuple[bool, Heard, list[Heard]]:
@@ -62,9 +61,8 @@ def test_open_streams_end_and_no_new_one_begins(start: Start, sink: Sink) -> Non
         late = await service.listen(text="too late")
         return unready, late, await asyncio.gather(*open_streams)
 
-    began = time.monotonic()
     unready, late, heard = asyncio.run(three_and_a_fourth())
-    service.process.wait(max(0.1, GRACE - (time.monotonic() - began)))
+    service.process.wait(DRAIN / 2)
     assert unready
     assert (late.close_code, late.chunks) == (1013, 0)
     assert [each.close_code for each in heard] == [1000] * 3, service.log
@@ -81,10 +79,8 @@ def test_what_outlasts_the_drain_is_cut_off_and_said(start: Start, sink: Sink) -
     async def three() -> list[Heard]:
         return await asyncio.gather(*await _three_streams_and_sigterm(service))
 
-    began = time.monotonic()
     heard = asyncio.run(three())
-    service.process.wait(GRACE)
-    assert time.monotonic() - began < GRACE
+    service.process.wait(PATIENCE)
     assert all(each.close_code != 1000 for each in heard)
     assert "3 streams are still open 0.5 s after SIGTERM" in service.log
     assert sink.roots()["error/shutdown"] == 3
