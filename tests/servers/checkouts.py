@@ -15,6 +15,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "upstream"))
 STREAMING = "vibevoice/modular/modeling_vibevoice_streaming_inference.py"
+OPENAI = "vibevoice_realtime_openai_api.py"
+#: The presets that it fetches where they are missing.
+OPENAI_VOICES = (
+    "en-Carter_man", "en-Davis_man", "en-Emma_woman", "en-Frank_man", "en-Grace_woman", "en-Mike_man", "in-Samuel_man",
+)  # fmt: skip
 
 
 def find(folder: Path, *wanted: str) -> Path | None:
@@ -33,6 +38,7 @@ def find(folder: Path, *wanted: str) -> Path | None:
 KINDS = {
     "community": (("demo/gradio_demo.py", STREAMING), ("demo/gradio_demo.py", STREAMING)),
     "realtime-fastapi": (("overrides/app.py", "overrides/text_processing.py"), ("demo/web/app.py", STREAMING)),
+    "openai-realtime": ((OPENAI,), ("demo/web/app.py", STREAMING)),
     "long-form-fastapi": (
         ("api/main.py", "api/routers/openai_tts.py"),
         ("api/main.py", "vibevoice/modular/streamer.py"),
@@ -54,6 +60,8 @@ def main(kind: str, folder: Path, out: Path) -> None:
     if kind == "realtime-fastapi":
         shutil.copytree(package / "demo" / "web", out / "demo" / "web", dirs_exist_ok=True)
         shutil.copytree(server / "overrides", out / "demo" / "web", dirs_exist_ok=True)
+    if kind == "openai-realtime":
+        shutil.copy2(server / OPENAI, out)
     if kind == "long-form-fastapi":
         shutil.copytree(server / "api", out / "api", dirs_exist_ok=True)
     sys.path.insert(0, str(out))
@@ -64,9 +72,9 @@ def main(kind: str, folder: Path, out: Path) -> None:
     from make_tiny import VOICES, make_preset, make_streaming_model
 
     model = make_streaming_model(out / "model")
-    presets = out / "demo" / "voices" / "streaming_model"
+    presets = out / "voices" if kind == "openai-realtime" else out / "demo" / "voices" / "streaming_model"
     presets.mkdir(parents=True, exist_ok=True)
-    for seed, voice in enumerate(VOICES):
+    for seed, voice in enumerate(OPENAI_VOICES if kind == "openai-realtime" else VOICES):
         torch.save(make_preset(model, seed), presets / f"{voice}.pt")
 
 

@@ -15,7 +15,7 @@ from tests.upstream.trees import Tree
 from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
 
-TEXT = "Good evening, this is a short text."
+TEXT = "Good evening, this is one."
 #: What only a listener's side can tell.
 OF_A_LISTENER = (
     semconv.FIRST_AUDIO_LATENCY, semconv.UNDERRUNS, semconv.UNDERRUN_DURATION, semconv.WORST_GAP, semconv.SEND_BLOCKED,
@@ -27,7 +27,7 @@ HEARD = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["script", "grpc"])
+@pytest.mark.parametrize("kind", ["script", "returned", "grpc"])
 def test_a_generation_by_itself(tree: Tree, kind: str) -> None:
     """One trace with everything that the model's side tells, its audio that of the program's own count."""
     with Sink() as sink:

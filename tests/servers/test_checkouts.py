@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -101,6 +102,46 @@ def _as_pcm(body: bytes) -> bytes:
     out = io.BytesIO()
     scipy.io.wavfile.write(out, rate, (samples * 32767).astype(np.int16))
     return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def openai_realtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vibevoice-realtime-openai-api over microsoft/VibeVoice: collected, on the event loop."""
+    where = tmp_path_factory.mktemp("openai")
+    environment = {
+        "VIBEVOICE_MODEL_PATH": str(where / "tree" / "model"), "VIBEVOICE_DEVICE": "cpu",
+        "MODELS_DIR": ".",  # a preset in the machine's temporary folder would be an upload, which names no voice
+    }  # fmt: skip
+    with served("openai-realtime", "vibevoice_realtime_openai_api:app", where, **environment) as running:
+        yield running
+
+
+@pytest.mark.parametrize("voice", ["en-Davis_man", "en-Emma_woman", "en-Mike_man"])
+@pytest.mark.parametrize("text", [SHORT, MEDIUM], ids=["short", "medium"])
+def test_openai_realtime(openai_realtime: Server, voice: str, text: str) -> None:
+    """One trace in the caller's, counts of the witness, the voice by its file, and how long the loop stood still."""
+    short_name = voice.removeprefix("en-").partition("_")[0]
+    answer, trace, counts = speak(openai_realtime, SPEECH, input=text, voice=short_name, response_format="wav")
+    assert_told(trace, counts, text, (len(answer.body) - WAV_HEADER) / 48_000)
+    assert trace.value(semconv.VOICE) == voice
+    assert (trace.value(semconv.CFG), trace.value(semconv.STEPS)) == (1.25, 5)
+    assert trace.value(semconv.FIRST_AUDIO_LATENCY) is not None
+    assert trace.value(semconv.EVENT_LOOP_BLOCKED) is not None
+
+
+@pytest.mark.parametrize("encoding", ["mp3", "opus", "flac", "aac"])
+def test_openai_realtime_encoded(openai_realtime: Server, encoding: str) -> None:
+    """An encoder stands between the model and the listener: seconds come from the model's samples, first audio from
+    the encoder's bytes.
+    """
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg")
+    _, plain, _ = speak(openai_realtime, SPEECH, input=SHORT, voice="Emma", response_format="pcm")
+    answer, trace, counts = speak(openai_realtime, SPEECH, input=SHORT, voice="Emma", response_format=encoding)
+    assert answer.body
+    assert_told(trace, counts, SHORT, plain.value(semconv.AUDIO_DURATION))
+    assert trace.value(semconv.FIRST_AUDIO_LATENCY) is not None
+    assert trace.value(semconv.UNDERRUNS) is None
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def _decoded(run: Run, begun: tuple[Leaf, int], audio: Any) -> None:
     if (
         timeline is not None and timeline.backlog is None and audio is not None
     ):  # no audio queue whose reader would look
-        note_chunk(timeline, getattr(audio, "audio", audio))
+        run.decoded += note_chunk(timeline, getattr(audio, "audio", audio))
 
 
 def hook_connector(hooks: Hooks, module: ModuleType) -> None:

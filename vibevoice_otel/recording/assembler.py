@@ -36,6 +36,8 @@ NOTE_PARTS = {
 UNFINISHED = frozenset({semconv.Status.CANCELLED, semconv.Status.ERROR, semconv.Status.TIMEOUT})
 #: Rates at which PCM is carried, in hertz, and how near to one of them a measured one must be.
 PCM_RATES, RATE_TOLERANCE = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000), 0.02
+#: Frames that a generation may make past the end of speech: upstream finishes its window of six.
+MOST_WITHHELD = 5
 #: A timeline's columns that batches empty.
 COLUMNS = ("notes", "sends", "audio_samples", "audio_low", "audio_high", "puts")
 #: A run's.
@@ -93,7 +95,8 @@ class Assembly:
         self._generations: list[Generation] = []  # one for each run that has begun
         self._delivered = 0
         self._unread = 0  # of them, chunks on a device that were counted and not read
-        self._samples = 0
+        self._samples = 0  # noted
+        self._told = 0  # of them, those that batches have told
         self._sent = 0
         self._defects = dict.fromkeys(Defect.ALL, 0)
         self._defective: dict[int, str] = {}  # by number, frames that have no record yet
@@ -273,13 +276,20 @@ class Assembly:
             )
         self._delivered += count
         self._samples += sum(samples)
-        batch.audio_seconds = sum(samples) / SAMPLE_RATE_HZ
+        at_risk = sum(1 for run in t.runs if run.decoded and run.end is None) if not batch.final else 0
+        told = max(self._told, self._spoken - at_risk * MOST_WITHHELD * max(samples, default=0))
+        batch.audio_seconds, self._told = (told - self._told) / SAMPLE_RATE_HZ, told
         if t.cancelled is not None:
             puts = t.puts[:]
             del t.puts[: len(puts)]
             self._after_disconnect += sum(1 for put in puts if put > t.cancelled)
         elif not batch.final:
             del t.puts[: max(0, len(t.puts) - 1)]
+
+    @property
+    def _spoken(self) -> int:
+        """Samples that were made to be heard."""
+        return self._samples - self.timeline.withheld
 
     def _defective_frames(self, batch: Batch, found: dict[str, NDArray[np.bool_]]) -> None:
         """Count defects, and remember of which frames until these have records: the k-th frame handed over is the k-th
@@ -379,7 +389,7 @@ class Assembly:
         """Of a request whose runs took ``generated`` seconds together, the last of them until ``generate_end``."""
         t = self.timeline
         asked, used = t.asked, t.used
-        audio, reason = self._samples / SAMPLE_RATE_HZ, finish.decide(t)
+        audio, reason = self._spoken / SAMPLE_RATE_HZ, finish.decide(t)
         heard = self._playback if self._first_send is not None and t.byte_rate is not None else None
         cadence = self._cadence
         after = t.cancelled is not None and t.generate_start is not None and generate_end > t.cancelled

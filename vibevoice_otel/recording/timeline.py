@@ -108,8 +108,8 @@ class Run:
     """
 
     __slots__ = (
-        "bases", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run", "pass_start",
-        "prefilling", "request", "start", "steps", "taken", "used",
+        "bases", "decoded", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run",
+        "pass_start", "prefilling", "request", "returned", "start", "steps", "taken", "used",
     )  # fmt: skip
 
     def __init__(self, request: int, used: Used) -> None:
@@ -120,6 +120,8 @@ class Run:
         self.end: int | None = None
         self.error: str | None = None
         self.ending: Ending | None = None  # how it says that it ended
+        self.decoded = 0  # samples, where no audio queue takes them
+        self.returned: int | None = None  # of them, those that ``generate`` handed back, where it has said so
         self.frames: list[int] = []  # entry of each frame's sampling
         self.bases: list[int] = []  # start of each frame's first step
         self.steps: list[int] = []  # end of each diffusion step
@@ -242,6 +244,11 @@ class Timeline:
         """When the last run ended; None while one goes on."""
         ends = [run.end for run in self.started]
         return max((end for end in ends if end is not None), default=None) if None not in ends else None
+
+    @property
+    def withheld(self) -> int:
+        """Samples that were made past the end of speech and given to nothing."""
+        return sum(max(0, run.decoded - run.returned) for run in self.runs if run.returned is not None)
 
     @property
     def generate_error(self) -> str | None:

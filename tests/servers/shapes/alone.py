@@ -1,4 +1,5 @@
-"""Generations without a web request, as a script and a gRPC server make them: ``python -m shapes.alone script | grpc``.
+"""Generations without a web request, as a script and a gRPC server make them:
+``python -m shapes.alone script | returned | grpc``.
 
 Prints the samples that were made.
 """
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from shapes.speaking import Speaker
 from vibevoice.modular.streamer import AudioStreamer
 
-TEXT = "Good evening, this is a short text."
+TEXT = "Good evening, this is one."
 
 
 def speak(speaker, text):
@@ -18,6 +19,13 @@ def speak(speaker, text):
     streamer = AudioStreamer(batch_size=1, stop_signal=None, timeout=None)
     speaker.generate(speaker.inputs(text, prompt), prompt, streamer)
     return sum(chunk.numel() for chunk in streamer.get_stream(0))
+
+
+def returned(speaker, text):
+    """As a script does that waits for all of it: no streamer, the audio is what ``generate`` returns."""
+    prompt = speaker.voice("en-Carter_man")
+    result = speaker.generate(speaker.inputs(text, prompt), prompt, None)
+    return sum(each.numel() for each in result.speech_outputs)
 
 
 def over_grpc(speaker):
@@ -38,6 +46,9 @@ def over_grpc(speaker):
     return int(answer)
 
 
+SPEAK = {"script": speak, "returned": returned}
+
 if __name__ == "__main__":
-    made = over_grpc(Speaker()) if sys.argv[1] == "grpc" else speak(Speaker(), TEXT)
+    speaker = Speaker()
+    made = over_grpc(speaker) if sys.argv[1] == "grpc" else SPEAK[sys.argv[1]](speaker, TEXT)
     print(f"samples {made}", flush=True)

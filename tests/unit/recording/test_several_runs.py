@@ -119,3 +119,30 @@ def test_two_threads_of_a_request_never_share_a_run() -> None:
         first.end = 2
     assert thread.run is None
     assert len(t.runs) == 2
+
+
+def test_frames_past_the_end_of_speech_are_no_audio() -> None:
+    """Two sentences of eight frames without a streamer, each handed back without its last three: what batches tell
+    never falls and is in the end what was handed back, however the drains lie.
+    """
+    t = request(frames=0)
+    pieces, told = assembly(t), []
+    t.runs[0].end = None
+    for sentence in range(2):
+        if sentence:
+            t.runs.append(Run(t.request, t.used))
+        run = t.runs[-1]
+        run.taken, run.start, run.end = True, (20 + 90 * sentence) * MS, None
+        for frame in range(8):
+            add_frame(t, run.start + (1 + 10 * frame) * MS, 2)
+            run.decoded += 3200
+            drained = pieces.drain()
+            told.append(0.0 if drained is None else drained.audio_seconds)
+        run.returned, run.end = 5 * 3200, run.start + 82 * MS
+    final = pieces.finish(end=400 * MS)
+    root = final.operation(semconv.SYNTHESIZE)
+    assert root is not None
+    assert root.attributes[semconv.AUDIO_DURATION.key] == pytest.approx(10 * 3200 / 24_000)
+    assert min(told) >= 0
+    assert max(told) > 0
+    assert sum(told) + final.audio_seconds == pytest.approx(10 * 3200 / 24_000)

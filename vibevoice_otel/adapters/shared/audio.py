@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,21 @@ from vibevoice_otel.semconv import SILENCE_PEAK
 logger = logging.getLogger(__name__)
 #: Least and greatest value of samples that were not read.
 UNREAD = (math.inf, -math.inf)
+#: Arguments of ``generate`` that take each frame's audio as it is made.
+STREAMERS = ("audio_streamer", "streamer")
 
 
-def note_chunk(timeline: Timeline, chunk: Any) -> None:
+def note_chunk(timeline: Timeline, chunk: Any) -> int:
     """Note samples, least and greatest value of a chunk (torch tensor or numpy array, any shape); on a device only how
     many.
+
+    Returns:
+        Its samples; 0 for a chunk of a kind that is not known.
     """
     low = high = 0.0
     try:
         if hasattr(chunk, "aminmax"):  # torch: one pass
-            size = chunk.numel()
+            size: int = chunk.numel()
             if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
                 timeline.unread += 1
                 low, high = UNREAD
@@ -40,7 +46,7 @@ def note_chunk(timeline: Timeline, chunk: Any) -> None:
         timeline.audio_samples.append(size)
         timeline.delivered += 1
         if low > high:
-            return
+            return size
         if timeline.checks is not None and timeline.check is not None and timeline.checks.take(chunk, size):
             timeline.check(timeline.checks)
         # Not-a-number shows in both, by either way, and is above nothing.
@@ -53,6 +59,26 @@ def note_chunk(timeline: Timeline, chunk: Any) -> None:
             _leading_silence(timeline, chunk, size, low, high)
     except Exception:  # a chunk of a kind we do not know is delivered all the same
         logger.debug("an audio chunk could not be measured", exc_info=True)
+        return 0
+    return size
+
+
+def returned(kwargs: Mapping[str, Any], result: Any) -> int | None:
+    """Samples that a generation hands back in its ``result``; None where that does not say, or a streamer of the
+    program's own had all of them.
+
+    Upstream finishes a window of frames past the end of speech: its AudioStreamer drops those, and the result has none
+    of them.
+    """
+    outputs = getattr(result, "speech_outputs", None)
+    given = [each for each in map(kwargs.get, STREAMERS) if each is not None]
+    if not isinstance(outputs, list | tuple) or not all(hasattr(each, "finished_flags") for each in given):
+        return None
+    try:
+        return sum(int(math.prod(each.shape)) for each in outputs if each is not None)
+    except Exception:  # samples of a kind we do not know
+        logger.debug("the audio that a generation returned could not be counted", exc_info=True)
+        return None
 
 
 def _leading_silence(timeline: Timeline, chunk: Any, size: int, low: float, high: float) -> None:

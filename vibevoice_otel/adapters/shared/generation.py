@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
-from vibevoice_otel.adapters.shared import finish, links, standalone, voices
+from vibevoice_otel.adapters.shared import audio, finish, links, standalone, voices
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording import device
 from vibevoice_otel.recording.candidate import waiting
@@ -146,6 +146,7 @@ def _timed(recorder: Recorder, run: Run, original: Callable[..., Any], model: An
     try:
         result = original(model, *args, **kwargs)
         run.ending = finish.ending(model, kwargs, result)
+        run.returned = audio.returned(kwargs, result)
         return result
     except BaseException as failure:
         run.error = type(failure).__name__

@@ -64,6 +64,7 @@ class VibeVoiceStreamingForConditionalGenerationInference:
         prompt = kwargs["all_prefilled_outputs"]
         hidden, negative = prompt["tts_lm"][:, -1:], prompt["neg_lm"][:, -1:]
         read, made, finished, window = 0, 0, False, 0
+        spoken = []
         cut_off = torch.zeros(1, dtype=torch.bool)
         length = prompt["tts_lm"].shape[1]
         which = torch.LongTensor([0])
@@ -88,6 +89,8 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 audio = self.model.acoustic_tokenizer.decode(
                     latent, cache=cache, sample_indices=which, use_cache=True, debug=False
                 )
+                if not finished:
+                    spoken.append(audio)
                 if audio_streamer is not None:
                     audio_streamer.put(audio, which)
                 embedded = self.model.acoustic_connector(latent)
@@ -99,13 +102,15 @@ class VibeVoiceStreamingForConditionalGenerationInference:
                 negative = self._pass(text, speech, embedded)
                 if made > 1.25 * read + 0.7 and not bool(torch.isnan(hidden).any()):
                     finished = True
-                    audio_streamer.end(which)
+                    if audio_streamer is not None:
+                        audio_streamer.end(which)
             if not finished and length + read + made > LONGEST:
                 cut_off[:] = True
                 break
         if audio_streamer is not None:
             audio_streamer.end()
-        return SimpleNamespace(speech_outputs=None, reach_max_step_sample=cut_off)
+        speech = [torch.cat(spoken, dim=-1)] if spoken else [None]
+        return SimpleNamespace(speech_outputs=speech if return_speech else None, reach_max_step_sample=cut_off)
 
     def _pass(self, text, kind, states):
         inputs = self.prepare_inputs_for_generation(text)
