@@ -193,6 +193,12 @@ class Settings:
         "Look into the audio: silence inside speech, clipping, offset, level, chunks said twice. Holds 2 s of it at "
         "most.",
     )
+    audio_loudness: bool = _setting(
+        False,
+        _boolean,
+        "Among the checks of the audio, its loudness in LUFS, with the extra 'loudness'. Takes 80 MB of memory, and "
+        "most of a second at start.",
+    )
     response_headers: bool = _setting(
         False,
         _boolean,

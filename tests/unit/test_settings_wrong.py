@@ -23,7 +23,7 @@ WRONG = {
     "page": ("9465", "host:", "host:99999", "a b:1", "http://x:1"),
     "page_service": ("http://x", "x"), "page_hosts": ("a b", "x:80"), "page_grafana": ("ftp://x", "grafana"),
     "page_tempo": ("http://x/no-id", "{trace_id}"),
-    **dict.fromkeys(("query_traceparent", "audio_checks", "response_headers"), ("maybe", "2")),
+    **dict.fromkeys(("query_traceparent", "audio_checks", "audio_loudness", "response_headers"), ("maybe", "2")),
     "tenants": ("x" * 65, ",".join(map(str, range(1001)))), "tenant_hook": ("module", "a b:c", "m:f:g"),
     "model": ("module", "a b:C", "m:C:D", ":C"),
     **dict.fromkeys(("page_cert", "page_key", "metrics_cert", "metrics_key"), ("/no/such/file", "x.pem")),

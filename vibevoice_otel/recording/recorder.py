@@ -19,6 +19,7 @@ from opentelemetry.trace import Status, StatusCode
 from vibevoice_otel import failures, forking, semconv
 from vibevoice_otel.recording import ids
 from vibevoice_otel.recording.assembler import Assembly
+from vibevoice_otel.recording.checks import loudness
 from vibevoice_otel.recording.checks.audio import AudioChecks
 from vibevoice_otel.recording.checks.thread import Checker
 from vibevoice_otel.recording.clock import Anchor, now
@@ -99,6 +100,7 @@ class Recorder:
         #: The service is stopping: a request that is cut off from now on was cut off by it.
         self.closing = False
         self.models = Models()
+        self._pyloudnorm = loudness.library() if settings.audio_checks and settings.audio_loudness else None
         #: A model has been loaded, or has generated.
         self.model_ready = False
         self._begin_anew()
@@ -156,7 +158,7 @@ class Recorder:
         if startup.going_on:
             timeline.warm_up.append(semconv.WarmUp.STARTUP)
         if self._checker is not None:
-            timeline.checks, timeline.check = AudioChecks(), self._checker.note
+            timeline.checks, timeline.check = AudioChecks(self._pyloudnorm), self._checker.note
         span = self.emitter.open(timeline.request, timeline.anchor.to_wall(opened), context)
         own = span.get_span_context()
         server = trace.get_current_span(context).get_span_context()

@@ -37,6 +37,21 @@ def test_the_audio_of_a_real_model_is_looked_into_where_the_operator_wants_it(sw
     assert [attribute.key in root for attribute in LOOKED_INTO] == [switch] * len(LOOKED_INTO)
 
 
+@pytest.mark.parametrize("switch", [True, False])
+def test_loudness_has_a_switch_of_its_own(switch: bool) -> None:
+    """Off by default; on, the span says how loud the speech is."""
+    pytest.importorskip("pyloudnorm", reason="needs the extra [loudness]")
+    assert not Settings().audio_loudness
+    with pipeline(app=FastAPI(), settings=Settings(audio_checks=True, audio_loudness=switch)) as observed:
+        service = StreamingTTSService(ServiceSettings())
+        assert list(service.stream("A short text, spoken once."))
+        observed.flush()
+        (root,) = (dict(span.attributes or {}) for span in observed.spans() if span.name == semconv.SYNTHESIZE.name)
+    assert (semconv.AUDIO_LOUDNESS.key in root) == switch
+    if switch:
+        assert -70 < float(str(root[semconv.AUDIO_LOUDNESS.key])) < 0
+
+
 def judged(judge: Judge, samples: int) -> Any:
     """The mark on a request of 120 characters with so many samples of audio."""
     timeline = request()

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.checks.loudness import WINDOW as WINDOW_OF_LOUDNESS
+from vibevoice_otel.recording.checks.loudness import Loudness
 from vibevoice_otel.recording.records import AttributeValue
 from vibevoice_otel.semconv import SAMPLE_RATE_HZ
 
@@ -33,9 +35,17 @@ SAME = 1 / 32768
 
 
 class AudioChecks:
-    """The checks of one stream. ``take`` is called by the thread that delivers the audio, ``work`` by any other."""
+    """The checks of one stream. ``take`` is called by the thread that delivers the audio, ``work`` by any other.
 
-    def __init__(self) -> None:
+    Args:
+        pyloudnorm: the library, where loudness is wanted.
+    """
+
+    def __init__(self, pyloudnorm: Any = None) -> None:
+        self._loudness = None if pyloudnorm is None else Loudness(pyloudnorm)
+        self._room = MAX_HELD * SAMPLE_RATE_HZ - (
+            0 if pyloudnorm is None else WINDOW_OF_LOUDNESS
+        )  # samples that may wait
         self._pending: deque[Any] = deque()
         self._lock = Lock()  # of what follows; the thread that delivers never takes it
         self._taken = self._done = 0  # samples; each written by one thread alone
@@ -52,7 +62,7 @@ class AudioChecks:
 
     def take(self, chunk: Any, size: int) -> bool:
         """Keep a chunk of ``size`` samples until it is checked; False when too much waits already."""
-        if self._taken - self._done + size > MAX_HELD * SAMPLE_RATE_HZ:
+        if self._taken - self._done + size > self._room:
             self.unchecked += size
             return False
         self._taken += size
@@ -70,6 +80,7 @@ class AudioChecks:
                 if self._spent > MAX_CPU * 1e9 * max(1.0, self._samples / SAMPLE_RATE_HZ):
                     self._late += samples.size
                     self._samples += samples.size
+                    self._gap()
                     continue
                 self._check(samples)
                 self._spent += thread_time_ns() - began
@@ -78,7 +89,10 @@ class AudioChecks:
         self._samples += samples.size
         if not samples.size or not np.isfinite(samples).all():
             self._last = None
+            self._gap()
             return
+        if self._loudness is not None:
+            self._loudness.add(samples)
         magnitude = np.abs(samples)
         self._clipped += int(np.count_nonzero(magnitude >= CLIPPED))
         self._sum += float(samples.sum(dtype=np.float64))
@@ -100,6 +114,10 @@ class AudioChecks:
         gaps += (sounds[1:] - sounds[:-1] - 1).tolist()
         self._longest_quiet = max(self._longest_quiet, *gaps) if gaps else self._longest_quiet
         self._heard, self._quiet = True, count - 1 - int(sounds[-1])
+
+    def _gap(self) -> None:
+        if self._loudness is not None:
+            self._loudness.gap()
 
     @property
     def skipped(self) -> float:
@@ -125,6 +143,10 @@ class AudioChecks:
         }
         if self._loud:
             found[semconv.AUDIO_LEVEL.key] = 10 * math.log10(self._power / self._loud)
+        with self._lock:
+            loudness = None if self._loudness is None else self._loudness.integrated()
+        if loudness is not None:
+            found[semconv.AUDIO_LOUDNESS.key] = loudness
         if self.skipped:
             found[semconv.AUDIO_UNCHECKED.key] = self.skipped
         return found
