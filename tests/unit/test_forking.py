@@ -99,7 +99,7 @@ def test_on_the_prometheus_page_a_child_counts_from_zero_and_the_host_goes_on() 
             timeline.sent(now(), now(), 3200)
             recorder.release(timeline, "work")
             served += 1
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(generate_latest(registry).decode()):
             for sample in family.samples:
@@ -149,7 +149,7 @@ def test_our_counts_begin_at_zero_in_the_child_and_the_hosts_do_not(temporality:
     def speak(times: int) -> dict[str, tuple[float, int]]:
         for _ in range(times):
             recorder.release(recorder.open("work", context=Context()), "work")
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         return _points(reader)
 
     class Renewal:

@@ -87,7 +87,7 @@ def test_own_providers_get_trace_and_metrics(
     """
     chunks = list(speech.stream("Hello there.", cfg_scale=2.0, inference_steps=3, voice_key="en-Emma_woman"))
     assert instrumented.recorder is not None
-    assert instrumented.recorder.flush()
+    assert instrumented.recorder.flush(60.0)
     spans = exporter.get_finished_spans()
     assert sum(s.name == "vibevoice.diffusion.step" for s in spans) == 3 * len(chunks)
     (root,) = [s for s in spans if s.name == "vibevoice.synthesize"]
@@ -105,7 +105,7 @@ def test_instrumenting_twice_is_harmless(
     VibeVoiceInstrumentor().instrument(skip_dep_check=True)
     chunks = list(speech.stream("Hello there.", inference_steps=2))
     assert instrumented.recorder is not None
-    assert instrumented.recorder.flush()
+    assert instrumented.recorder.flush(60.0)
     assert sum(s.name == "vibevoice.diffusion.step" for s in exporter.get_finished_spans()) == 2 * len(chunks)
 
 
@@ -126,7 +126,7 @@ def test_two_streams_that_are_read_in_turn_are_two_requests(
     for stream in (second, first):
         list(stream)
     third.close()
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     roots = [span for span in exporter.get_finished_spans() if span.name == "vibevoice.synthesize"]
     assert sorted(span.attributes["vibevoice.text.length"] for span in roots) == [3, 5, 14]  # type: ignore[index]
     assert recorder.timelines == []

@@ -138,8 +138,8 @@ def test_a_setting_that_does_harm_is_taken_back_and_said(recorder: Recorder, cap
             served += 1
             assert serve(recorder, policy, loses=True).steps == (None if served % 20 == 1 else 10)
             if served % 20 == 0:
-                assert recorder.flush()
-    assert recorder.flush()
+                assert recorder.flush(60.0)
+    assert recorder.flush(60.0)
     ((setting, back),) = policy.watch.taken_back.items()
     assert (setting, back.harm) == ((10, 1.5), Harm.FAILED)
     (said,) = [record.getMessage() for record in caplog.records]
@@ -168,7 +168,7 @@ def test_a_share_is_left_and_a_harmless_setting_stays(recorder: Recorder) -> Non
         decision = serve(recorder, policy, loses=False)
         assert (decision.steps is None) == (served % 20 == 0)
         assert "left as it was: 5%" in decision.reason or decision.steps == 10
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert not policy.watch.taken_back
     same = Policy(lambda: MemorySource(observe(SERVICE, 1)), default=(10, 1.5), chance=lambda: 0.0)
     same.update()
@@ -199,9 +199,9 @@ def test_nothing_grows_with_requests_or_settings(recorder: Recorder, caplog: pyt
     gone = weakref.ref(timeline.used.on_end)
     recorder.release(timeline, "work")
     del timeline
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     serve(recorder, policy, loses=False)  # the recorder's thread may hold the last request while it waits for another
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     gc.collect()
     assert gone() is None
     watch = Watch(chance=lambda: 1.0)

@@ -29,7 +29,7 @@ def test_the_backlog_of_a_stream_that_ended_is_zero() -> None:
     timeline.used.voice, timeline.backlog = "en-Ann", lambda: 3
     assert list(backlog()) == [(3, {"voice": "en-Ann"})]
     recorder.release(timeline, "work")
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert list(backlog()) == [(0, {"voice": "en-Ann"})]
     recorder.shutdown()
 

@@ -56,7 +56,7 @@ def test_a_flush_hears_of_all_that_ended_before_it() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert one.flush()
+        assert one.flush(60.0)
     assert sorted(batch.request for batch in sink.batches) == list(range(1, 101))
     one.shutdown()
 
@@ -107,7 +107,7 @@ def test_a_flush_answered_at_once_leaves_no_hurry() -> None:
     one = recorder(Heard())
     one._ended = Slow()
     request(one)
-    assert one.flush()
+    assert one.flush(60.0)
     assert not one._hurry.is_set()
     one.shutdown()
 
@@ -160,7 +160,7 @@ def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.M
         assert not one.alive
     request(one)
     one.release(first, "web")
-    assert one.flush()
+    assert one.flush(60.0)
     assert one.alive
     assert sorted(batch.request for batch in sink.batches) == [1, 2]
     assert one.timelines == []
@@ -196,7 +196,7 @@ def test_a_request_that_is_held_again_while_it_ends_is_open_again() -> None:
         run.frames.extend((now(), now()))
         run.end = now()
     one.release(held, "generation")
-    assert one.flush()
+    assert one.flush(60.0)
     (batch,) = sink.batches
     assert batch.blocks
     assert one.timelines == []
@@ -209,7 +209,7 @@ def test_a_request_that_is_gone_cannot_be_held() -> None:
     one = wiring.recorder(Settings(), TracerProvider(shutdown_on_exit=False), [], lambda *drop: dropped.append(drop))
     gone = one.open("web", context=Context())
     one.release(gone, "web")
-    assert one.flush()
+    assert one.flush(60.0)
     assert not one.hold(gone, "generation")
     assert dropped == [("requests", "late", 1)]
     one.shutdown()
@@ -243,7 +243,7 @@ def test_an_assembly_that_fails_ends_the_request_as_an_error() -> None:
     broken = one.open("web", context=Context())
     broken.notes.append(None)  # type: ignore[arg-type]
     one.release(broken, "web")
-    assert one.flush()
+    assert one.flush(60.0)
     (root,) = exporter.get_finished_spans()
     assert root.status.description == root.attributes["error.type"] == "assembler_error"  # type: ignore[index]
     (batch,) = sink.batches
@@ -263,7 +263,7 @@ def test_requests_that_nothing_ends_are_bounded(monkeypatch: pytest.MonkeyPatch)
     assert dropped == [("requests", "too_many_open", 1)] * 2
     for each in opened:
         one.release(each, "web")
-    assert one.flush()
+    assert one.flush(60.0)
     one.shutdown()
     one.open("web")
     assert dropped[2:] == [("requests", "stopped", 1)]
