@@ -63,6 +63,8 @@ def main(way: str, address: str) -> None:
     request(instruments, "early")
     _ago = 0
     request(instruments, "late")
+    # An export in the very millisecond of a series' start, which no service makes, leaves no room for the zero.
+    time.sleep(1)
     provider.force_flush()
     for _ in sys.stdin:
         provider.force_flush()

@@ -85,6 +85,7 @@ def _cost(parse: Callable[..., object], value: object) -> float:
     return least
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("what", [*TEXTS, *BYTES])
 def test_twice_the_length_costs_twice_the_time(what: str, shape: str) -> None:
