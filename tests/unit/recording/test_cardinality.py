@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.from_spans import FromSpans
@@ -36,7 +36,8 @@ class Page:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bounds = Bounds(settings)
-        self.reader = PrometheusMetricReader()
+        self.registry = CollectorRegistry()  # of its own: no other test's series are on the page
+        self.reader = PrometheusMetricReader(registry=self.registry)
         self.provider = MeterProvider([self.reader])
         instruments = Instruments(self.provider, "0", Limits(settings.max_attribute_sets, settings.max_series))
         self.sink = FromSpans(instruments, self.bounds.step_labels(), 0.45)
@@ -60,7 +61,7 @@ class Page:
         """Series by metric name, and the sum of each name's values."""
         names: Counter[str] = Counter()
         sums: dict[str, float] = {}
-        for line in generate_latest(REGISTRY).decode().splitlines():
+        for line in generate_latest(self.registry).decode().splitlines():
             if line.startswith("vibevoice_"):
                 name = line.split("{")[0].split(" ")[0]
                 names[name] += 1
@@ -100,7 +101,7 @@ def test_random_requests(page: Page, count: int) -> None:
     assert sums[requests] == count
     assert sums[f"{semconv.FIRST_AUDIO.prometheus}_count"] == count // 10
     assert sums[f"{semconv.FIRST_AUDIO.prometheus}_sum"] == pytest.approx(count / 100)
-    text = generate_latest(REGISTRY).decode()
+    text = generate_latest(page.registry).decode()
     assert "otel_metric_overflow" in text, "the overflow series says that labels were lost"
     print(f"{names[requests]} series of {requests}, {sum(names.values())} in all")
 
