@@ -8,6 +8,7 @@ each second, so one request in four seconds stands for one a minute.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import sys
@@ -17,6 +18,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -36,7 +38,7 @@ SLOW, BROKEN, NEW, PLAIN = "fr-Spk0_man", "de-Spk0_man", "in-Samuel_man", "en-Ca
 SETTLE_S: Final = 4.0  # an export and two scrapes, and the rules that read them
 FAULTS: Final = f'{{"slow_voices": {{"{SLOW}": 0.12}}, "corrupt_voices": ["{BROKEN}"]}}'
 TEXTS: Final = {"short": "One two three.", "medium": "Nine short words are quite enough for this. " * 2}
-READ_S: Final = 0.02  # until a client on a busy machine has read what the service has sent
+SAID_S: Final = 0.02  # between a send's end and the service's word of it, in one coroutine; a word is in milliseconds
 CLOSED: Final = {1000: "success", 1011: "error", 1013: "rejected", 1009: "rejected"}
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- truth: written by `python -m dashboards.truth` -->", "<!-- end of truth -->"
@@ -77,15 +79,16 @@ def ask(address: str, voice: str, cfg: float = 1.5, length: str = "short", *, le
     """One request of a client, and what became of it."""
     text = TEXTS.get(length, " ")
     query = urllib.parse.urlencode({"text": text, "voice": voice, "cfg": f"{cfg:g}"})
-    began = time.perf_counter()
+    began, audio = time.time(), False
     least = most = None
-    with connect(f"ws://{address}/stream?{query}", max_size=None) as socket:
-        accepted = time.perf_counter()
+    with connect(f"ws://{address}/stream?{query}", max_size=None, open_timeout=60) as socket:
+        accepted = time.time()
         with contextlib.suppress(ConnectionClosed):
             for message in socket:
-                if isinstance(message, bytes) and least is None:
-                    now = time.perf_counter()
-                    least, most = max(0.0, now - accepted - READ_S), now - began
+                audio |= isinstance(message, bytes)
+                if audio and least is None and not isinstance(message, bytes):
+                    # The service's next word is of after its send; when it was said does not depend on its reader.
+                    least, most = max(0.0, said(message) - accepted - SAID_S), time.time() - began
                     if leave:
                         break
         code = None if leave else socket.protocol.close_code
@@ -94,6 +97,12 @@ def ask(address: str, voice: str, cfg: float = 1.5, length: str = "short", *, le
         outcome = "rejected"
     kind = semconv.text_length_range(len(text))
     return Entry(voice, f"{cfg:.1f}", kind, outcome, least, most)
+
+
+def said(message: str) -> float:
+    """When the service wrote this log message, Unix seconds."""
+    stamp = datetime.strptime(json.loads(message)["timestamp"], "%Y-%m-%d %H:%M:%S.%f")
+    return stamp.replace(tzinfo=timezone.utc).timestamp()
 
 
 @dataclass
