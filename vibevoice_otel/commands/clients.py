@@ -174,7 +174,6 @@ class Client(Protocol):
             OSError: the network's.
             Exception: another of the protocol's own, where the service does not keep to it.
         """
-        ...
 
 
 class WebSocketClient:

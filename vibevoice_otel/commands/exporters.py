@@ -172,11 +172,13 @@ def _of_file(report: Report) -> Made:
     """Each component of the configuration file, by the factories of opentelemetry-configuration."""
     path = os.environ[CONFIGURATION]
     try:
-        from opentelemetry.configuration import _logger_provider as logs  # noqa: PLC0415
-        from opentelemetry.configuration import _meter_provider as metrics  # noqa: PLC0415
-        from opentelemetry.configuration import _propagator as propagator  # noqa: PLC0415
-        from opentelemetry.configuration import _tracer_provider as traces  # noqa: PLC0415
-        from opentelemetry.configuration import load_config_file  # noqa: PLC0415
+        from opentelemetry.configuration import (  # noqa: PLC0415
+            _logger_provider,
+            _meter_provider,
+            _propagator,
+            _tracer_provider,
+            load_config_file,
+        )
     except ImportError as error:
         report("wrong", CONFIGURATION, f"{error}. {NOTHING}. Mend: pip install 'vibevoice-otel[config]'")
         return
@@ -189,7 +191,7 @@ def _of_file(report: Report) -> Made:
     if configuration.disabled:
         report("wrong", CONFIGURATION, f"{path}: disabled: true, so nothing is recorded")
         return
-    yield "propagator", f"{path} propagator", lambda: propagator.create_propagator(configuration.propagator)
+    yield "propagator", f"{path} propagator", lambda: _propagator.create_propagator(configuration.propagator)
     parts: tuple[tuple[str, Any], ...] = (
         ("traces", configuration.tracer_provider),
         ("logs", configuration.logger_provider),
@@ -199,8 +201,14 @@ def _of_file(report: Report) -> Made:
             report("note", name, f"{path} has no provider of {name}: none leave the process")
             continue
         if getattr(provider, "sampler", None) is not None:
-            yield "sampler", f"{path} sampler", partial(_sampler, traces._create_sampler, provider.sampler, report)
-        make: Any = traces._create_span_exporter if name == "traces" else logs._create_log_record_exporter
+            yield (
+                "sampler",
+                f"{path} sampler",
+                partial(_sampler, _tracer_provider._create_sampler, provider.sampler, report),
+            )
+        make: Any = (
+            _tracer_provider._create_span_exporter if name == "traces" else _logger_provider._create_log_record_exporter
+        )
         for processor in provider.processors:
             chosen = processor.batch or processor.simple
             if chosen is not None:
@@ -220,7 +228,11 @@ def _of_file(report: Report) -> Made:
                                                  "and the whole page "
                        "with it. Mend: a periodic reader with an otlp exporter, and a Collector")  # fmt: skip
         elif reader.periodic is not None:
-            yield "metrics", f"{path} metrics", partial(metrics._create_push_metric_exporter, reader.periodic.exporter)
+            yield (
+                "metrics",
+                f"{path} metrics",
+                partial(_meter_provider._create_push_metric_exporter, reader.periodic.exporter),
+            )
 
 
 def _sampler(create: Callable[[Any], Any], chosen: Any, report: Report) -> None:
@@ -295,8 +307,7 @@ def _sent(signal: str, exporter: Any, heard: Heard) -> tuple[str, str, str]:
     name = f"OTLP ({kind}) to {target}" if kind else type(exporter).__name__
     result = results[0] if results else None
     said = " ".join(heard.messages)
-    codes = set(re.findall(r"code: (?:StatusCode\.)?(\w+)|StatusCode\.(\w+)", said))
-    answers = {code for pair in codes for code in pair if code}
+    answers = set(re.findall(r"(?:code: (?:StatusCode\.)?|StatusCode\.)(\w+)", said))
     if getattr(result, "name", "") == "SUCCESS" or answers & REACHED:
         return "ok", signal, f"{name}: an empty export was taken"
     why = _named(result) if isinstance(result, Exception) else said or f"no answer in {SECONDS:g} s"

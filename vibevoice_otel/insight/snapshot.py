@@ -87,8 +87,7 @@ class SnapshotSource:
     ) -> list[Track] | None:
         return None
 
-    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
-        del series, by, blocks
+    def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:  # noqa: ARG002
         raise SourceError("one look at a metrics page has no history: give --prometheus")
 
     def restarts(self) -> int:

@@ -54,15 +54,12 @@ class Source(Protocol):
     @property
     def origin(self) -> Origin:
         """Where the figures come from."""
-        ...
 
     def growth(self, series: str, by: Sequence[str]) -> list[Point]:
         """How much counters grew over the window, summed by the labels ``by``; restarts of the counter handled."""
-        ...
 
     def current(self, series: str, by: Sequence[str]) -> list[Point]:
         """The values at the end of the window, summed by the labels ``by``."""
-        ...
 
     def history(
         self, series: str, drop: Sequence[str], of: Mapping[str, Sequence[str]] | None = None
@@ -75,7 +72,6 @@ class Source(Protocol):
             of: label -> values of which a series must carry one. It takes the place of the labels that the source was
                 told to ask for: another exporter's series carry others.
         """
-        ...
 
     def growths(self, series: str, by: Sequence[str], blocks: int) -> list[Track]:
         """The growth in each of ``blocks`` equal stretches of the window; a track's times are the stretches' ends.
@@ -83,11 +79,9 @@ class Source(Protocol):
         Raises:
             SourceError: when the source knows one instant alone.
         """
-        ...
 
     def restarts(self) -> int:
         """How many series of requests started again from zero within the window."""
-        ...
 
 
 _UNITS = (("w", 604800.0), ("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0))

@@ -78,8 +78,7 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        del scores, kwargs
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG002 - generate's
         return torch.full((input_ids.shape[0],), self._stop.is_set(), dtype=torch.bool, device=input_ids.device)
 
 

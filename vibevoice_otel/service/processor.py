@@ -31,9 +31,8 @@ class CheckpointProcessor:
     def __init__(self, processor: Any) -> None:
         self._processor = processor
 
-    def __call__(self, text: str, voice: Voice) -> dict[str, torch.Tensor]:
+    def __call__(self, text: str, voice: Voice) -> dict[str, torch.Tensor]:  # noqa: ARG002 - as ByteProcessor's
         """Whatever the checkpoint's processor makes of the text, of shape (1, tokens)."""
-        del voice
         conversation = [{"role": "0", "content": [{"type": "text", "text": text}]}]
         return dict(
             self._processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt")

@@ -66,16 +66,16 @@ class Session:
             "audio_sec": self._bytes / 48_000, "total": time.monotonic() - self._began,
         }  # fmt: skip
 
-    async def flush(self) -> None:
-        """Send the queued log messages; raises as ``send_audio`` does."""
-        await self._flush(self._deadline)
+    async def flush(self, deadline: float | None = None) -> None:
+        """Send the queued log messages until ``deadline`` (the request's own by default).
 
-    async def _flush(self, deadline: float) -> None:
+        Raises as ``send_audio`` does.
+        """
         while self._entries:
             event, data = self._entries.popleft()
             stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
             message = json.dumps({"type": "log", "event": event, "data": data, "timestamp": stamp})
-            await self._in_time(self._socket.send_text(message), deadline)
+            await self._in_time(self._socket.send_text(message), self._deadline if deadline is None else deadline)
 
     async def watch(self) -> None:
         """Return when the listener leaves, whatever the service is doing meanwhile. What he sends is ignored."""
@@ -90,7 +90,7 @@ class Session:
         deadline = time.monotonic() + CLOSE_GRACE
         with contextlib.suppress(Exception):
             if not self.left.is_set():
-                await self._flush(deadline)
+                await self.flush(deadline)
         with contextlib.suppress(Exception):
             if not self.left.is_set():
                 await self._in_time(self._socket.close(code, reason), deadline)

@@ -27,6 +27,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.commands.clients import Outcome, WebSocketClient, speak
 from vibevoice_otel.commands.demo import waterfall
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
+from vibevoice_otel.process.workers import free
 
 SHORT = "Good morning."
 MEDIUM = "The train to the coast leaves at nine from the third platform, and it is on time."
@@ -50,15 +51,10 @@ def plan() -> list[tuple[str, str, float, int]]:
 
 def free_port(preferred: int) -> int:
     """``preferred`` when it is free on loopback, else any."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
+    if free("127.0.0.1", preferred):
+        return preferred
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class Service:
