@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 SDK_TESTS := tests/unit/sdk tests/unit/otlp tests/unit/metrics tests/unit/recording tests/unit/sampling tests/unit/privacy tests/unit/test_instrumentor.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools-lock stack compose-smoke e2e-platform demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu test-servers mutation
+.PHONY: help tools tools-lock stack compose-smoke e2e-platform musl-python demo serve test test-upstream test-agents test-sdks lint format bench dist clean lock dashboards kubernetes rules schema pictures screenshots soak audit gpu test-servers mutation
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -40,9 +40,12 @@ stack: $(VENV)/.service tools ## the demo service in front of the real Collector
 compose-smoke: $(VENV)/.service ## docker compose up, one request, its series and its trace, down again (needs Docker)
 	@$(BIN)/python -m tools.stack.compose_smoke
 
-e2e-platform: $(VENV)/.test tools ## Kubernetes' API, its autoscaler, Jaeger and VictoriaMetrics for real (the first time builds them: 12 minutes)
+e2e-platform: $(VENV)/.test tools ## Kubernetes' API, its autoscaler, the Operator, Jaeger and VictoriaMetrics for real (the first time builds them: 12 minutes, and the Operator's)
 	@$(PYTHON) -m tools.toolchain --platform
 	VIBEVOICE_E2E_PLATFORM=1 $(BIN)/python -m pytest tests/platform $(ARGS)
+
+musl-python: ## a CPython on musl from Debian's sources, for e2e-platform's pod on musl (8 minutes, kept in ~/.cache; needs musl-tools)
+	@tools/musl_python.sh
 
 dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry, docs/telemetry.md and the manifests from their sources
 	@$(BIN)/python -m dashboards

@@ -24,6 +24,7 @@ MAY_LACK = (
     "make test-agents",
     "make test-servers",
     "make e2e-platform",
+    "make musl-python",
     "Weaver",
     "mounting a file system",
 )

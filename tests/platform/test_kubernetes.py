@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import itertools
 import json
@@ -18,31 +17,8 @@ import numpy as np
 import pytest
 
 from tests.stack.fixtures import eventually
-from tools.kubernetes import chart, crds
+from tools.kubernetes import chart
 from tools.kubernetes.api import Kubernetes, RefusedError
-
-
-@pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
-    """The API with the operators' definitions and the chart's namespace."""
-    with Kubernetes(tmp_path_factory.mktemp("kubernetes")) as api:
-        api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": chart.NAMESPACE}})
-        for definition in crds.definitions():
-            api.create(definition)
-            name, group = definition["metadata"]["name"], definition["spec"]["group"]
-            version = definition["spec"]["versions"][0]["name"]
-            assert eventually(lambda group=group, version=version: served(api, group, version), 30), name
-        yield api
-
-
-def served(api: Kubernetes, group: str, version: str) -> bool:
-    with contextlib.suppress(RefusedError):
-        return bool(api.request("GET", f"/apis/{group}/{version}")["resources"])
-    return False
-
-
-def inside(thing: dict[str, Any]) -> dict[str, Any]:
-    return {**thing, "metadata": {"namespace": chart.NAMESPACE, **thing["metadata"]}}
 
 
 @pytest.mark.parametrize("example", chart.examples())
@@ -52,7 +28,7 @@ def test_the_api_accepts_every_object(kubernetes: Kubernetes, example: str) -> N
     things = chart.objects(example)
     for thing in things:
         try:
-            kubernetes.create(inside(thing), dry_run=True)
+            kubernetes.create(chart.inside(thing), dry_run=True)
         except RefusedError as error:
             refused[f"{thing['kind']} {thing['metadata']['name']}"] = str(error)
     assert not refused
@@ -73,7 +49,7 @@ def test_the_api_refuses_a_wrong_one(kubernetes: Kubernetes, kind: str, change: 
     """So that acceptance says something: the same object with one field wrong, of each kind of definition."""
     thing = next(each for each in chart.objects("operators") if each["kind"] == kind)
     with pytest.raises(RefusedError, match=why):
-        kubernetes.create(inside({**thing, "spec": {**thing["spec"], **change}}), dry_run=True)
+        kubernetes.create(chart.inside({**thing, "spec": {**thing["spec"], **change}}), dry_run=True)
 
 
 class Metrics:
@@ -169,9 +145,9 @@ class Scaled:
         self._api, self._path = api, ""
         for thing in chart.objects("embedded", *SHORT):
             if thing["kind"] in {"Deployment", "HorizontalPodAutoscaler"}:
-                api.create(inside(thing))
+                api.create(chart.inside(thing))
                 if thing["kind"] == "Deployment":
-                    self._path = f"{api.collection(inside(thing))}/{thing['metadata']['name']}"
+                    self._path = f"{api.collection(chart.inside(thing))}/{thing['metadata']['name']}"
         api.manage()
 
     @property

@@ -44,6 +44,8 @@ class Kubernetes(Running):
         self._folder = folder
         client, peer, port = free_ports(3)
         self.url = f"https://127.0.0.1:{port}"
+        self.kubeconfig = folder / "kubeconfig"
+        self._write_kubeconfig()
         self._parts: list[Process] = []
         try:
             self._start_etcd(f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}")
@@ -98,18 +100,21 @@ class Kubernetes(Running):
             return False
         return True
 
-    def manage(self) -> None:
-        """Start kube-controller-manager with the controllers that need no node; the autoscaler looks every second."""
-        config = self._folder / "kubeconfig"
+    def _write_kubeconfig(self) -> None:
         cluster = {"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}
         user, context = {"name": "u", "user": {"token": TOKEN}}, {"name": "x", "context": {"cluster": "c", "user": "u"}}
         whole = {"apiVersion": "v1", "kind": "Config", "current-context": "x"}
-        config.write_text(json.dumps({**whole, "clusters": [cluster], "users": [user], "contexts": [context]}))
+        config = {**whole, "clusters": [cluster], "users": [user], "contexts": [context]}
+        self.kubeconfig.write_text(json.dumps(config))  # JSON is YAML
+
+    def manage(self) -> None:
+        """Start kube-controller-manager with the controllers that need no node; the autoscaler looks every second."""
         (port,) = free_ports(1)
+        program = str(toolchain.require("kube-controller-manager"))
         command = [
-            *(str(toolchain.require("kube-controller-manager")), f"--kubeconfig={config}", f"--secure-port={port}"),
-            *("--bind-address=127.0.0.1", f"--cert-dir={self._folder / 'certificates'}", "--leader-elect=false"),
-            *(f"--controllers={CONTROLLERS}", "--horizontal-pod-autoscaler-sync-period=1s"),
+            *(program, f"--kubeconfig={self.kubeconfig}", f"--secure-port={port}", "--bind-address=127.0.0.1"),
+            *(f"--cert-dir={self._folder / 'certificates'}", "--leader-elect=false", f"--controllers={CONTROLLERS}"),
+            "--horizontal-pod-autoscaler-sync-period=1s",
         ]
         self._parts.append(Process("kube-controller-manager", command, self._folder))
 

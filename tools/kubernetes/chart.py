@@ -49,6 +49,11 @@ def objects(example: str | None = None, *settings: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(render(example, *settings)) if each]
 
 
+def inside(thing: dict[str, Any]) -> dict[str, Any]:
+    """The object in the chart's namespace, where it names none."""
+    return {**thing, "metadata": {"namespace": NAMESPACE, **thing["metadata"]}}
+
+
 def committed(example: str) -> str:
     """What deploy/kubernetes/rendered/EXAMPLE.yaml is to hold."""
     return HEAD.format(name=example) + render(example, *COMMITTED)

@@ -24,6 +24,12 @@ class Source:
     files: tuple[str, ...]
 
 
+OPERATOR: Final = Source(
+    "github.com/open-telemetry/opentelemetry-operator",
+    "v0.140.0",
+    "h1:yHwVEn1vjQ7n9OoOZX/rsgur+YozIKNjCoWSk6EAhvw=",
+    ("config/crd/bases/opentelemetry.io_instrumentations.yaml",),
+)
 SOURCES: Final = (
     Source(
         "github.com/prometheus-operator/prometheus-operator",
@@ -40,12 +46,7 @@ SOURCES: Final = (
         "h1:R6z2HZvstK4RLUMxroNACzBj74xGxt3kG59b5Xc+Xps=",
         ("config/crd/bases/keda.sh_scaledobjects.yaml",),
     ),
-    Source(
-        "github.com/open-telemetry/opentelemetry-operator",
-        "v0.140.0",
-        "h1:yHwVEn1vjQ7n9OoOZX/rsgur+YozIKNjCoWSk6EAhvw=",
-        ("config/crd/bases/opentelemetry.io_instrumentations.yaml",),
-    ),
+    OPERATOR,
 )
 
 
@@ -58,12 +59,13 @@ def definitions() -> list[dict[str, Any]]:
     """
     found = []
     for source in SOURCES:
-        folder = _module(source)
+        folder = fetched(source)
         found += [yaml.safe_load((folder / file).read_text()) for file in source.files]
     return found
 
 
-def _module(source: Source) -> Path:
+def fetched(source: Source) -> Path:
+    """The module's folder in Go's cache. Raises as ``definitions`` does."""
     command = [go.find(), "mod", "download", "-json", f"{source.module}@{source.version}"]
     with tempfile.TemporaryDirectory() as outside:  # of any module
         done = subprocess.run(command, cwd=outside, env=go.environment(), capture_output=True, text=True, check=False)

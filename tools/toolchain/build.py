@@ -18,10 +18,6 @@ from tools.toolchain import cache, go
 from tools.toolchain.recipes import BY_NAME, RECIPES, Recipe
 
 QUIET_PROGRESS_S: Final = 20.0  # how often a log that is no terminal gets a line
-PAGE: Final = (
-    "<!doctype html><title>No web interface</title><p>Built from source without its web interface. The API answers "
-    "at /api/v2/."
-)
 
 
 class BuildFailedError(RuntimeError):
@@ -106,8 +102,8 @@ def _sources(recipe: Recipe, command: str, work: Path) -> tuple[Path, list[str]]
     """Where to build, and the extra go flags for it."""
     if recipe.builder is not None:
         return _generated(recipe, recipe.builder, work), []
-    if recipe.needs_page:
-        return recipe.directory, ["-modfile", str(_with_page(recipe, command, work))]
+    if recipe.replaced is not None:
+        return recipe.directory, ["-modfile", str(_replaced(recipe, recipe.replaced, command, work))]
     return recipe.directory, []
 
 
@@ -136,22 +132,23 @@ def lock() -> None:
     print(f"toolchain: wrote {recipe.directory / 'go.mod'} and go.sum", flush=True)
 
 
-def _with_page(recipe: Recipe, command: str, work: Path) -> Path:
-    """A go.mod that takes the module from a copy with the missing page put in; the module's own checksum was verified
-    on fetching.
+def _replaced(recipe: Recipe, replaced: tuple[str, str, str], command: str, work: Path) -> Path:
+    """A go.mod that takes a module from a copy with a file put in; the module's own checksum was verified on
+    fetching.
     """
-    original = _run([command, "mod", "download", "-json", recipe.module], recipe.directory)
+    module, file, text = replaced
+    original = _run([command, "mod", "download", "-json", module], recipe.directory)
     directory = Path(json.loads(original)["Dir"])
     copy = work / "module"
     shutil.copytree(directory, copy, copy_function=shutil.copyfile)
     for folder in [copy, *(p for p in copy.rglob("*") if p.is_dir())]:
         folder.chmod(0o755)  # the module cache is read-only, and copytree keeps that
-    page = copy / recipe.needs_page
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(PAGE)
+    target = copy / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
     for name in ("go.mod", "go.sum"):
         shutil.copyfile(recipe.directory / name, work / name)
-    _run([command, "mod", "edit", f"-replace={recipe.module}={copy}", str(work / "go.mod")], recipe.directory)
+    _run([command, "mod", "edit", f"-replace={module}={copy}", str(work / "go.mod")], recipe.directory)
     return work / "go.mod"
 
 

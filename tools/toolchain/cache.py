@@ -18,9 +18,8 @@ def root() -> Path:
 
 def key(recipe: Recipe) -> str:
     """Hash of the recipe and of the files that pin it: a changed version, tag or checksum builds anew."""
-    digest = hashlib.sha256(
-        repr((recipe.name, sorted(recipe.packages.items()), recipe.tags, recipe.needs_page)).encode()
-    )
+    put_in = recipe.replaced[1] if recipe.replaced else ""
+    digest = hashlib.sha256(repr((recipe.name, sorted(recipe.packages.items()), recipe.tags, put_in)).encode())
     for file in recipe.manifest:
         digest.update(b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

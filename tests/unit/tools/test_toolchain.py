@@ -51,7 +51,7 @@ def test_what_takes_long_is_built_by_name_alone(monkeypatch: pytest.MonkeyPatch)
     assert not {"ocb", "jaeger", "kubernetes", "etcd", "victoriametrics"} & set(built)
     built.clear()
     assert main(["--platform"]) == 0
-    assert set(built) == {"jaeger", "kubernetes", "etcd", "victoriametrics"}
+    assert set(built) == {"jaeger", "kubernetes", "etcd", "operator", "victoriametrics"}
 
 
 def test_a_missing_program_is_named_with_the_command_that_builds_it(
