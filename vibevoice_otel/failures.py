@@ -8,12 +8,15 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 logger = logging.getLogger(__name__)
 HIDDEN = "(hidden: it may quote the spoken text)"
 #: Exceptions named in one stack: a chain of causes may be long, or a circle.
 MAX_CHAIN = 20
 _told: set[str] = set()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def failed(
@@ -30,6 +33,17 @@ def failed(
     with contextlib.suppress(Exception):
         on_drop(what, reason, count)
     warn_once(where, error)
+
+
+def attempt(
+    on_drop: Callable[[str, str, int], None], where: str, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | None:
+    """What ``act`` returns; None where it failed, as :func:`failed` tells: the service is served all the same."""
+    try:
+        return act(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001
+        failed(on_drop, where, error)
+        return None
 
 
 def warn_once(where: str, error: BaseException) -> None:

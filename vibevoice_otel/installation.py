@@ -123,20 +123,13 @@ class Installation:
         """Take out what is in, the last first. Each part that cannot be taken out costs itself alone."""
         while self._undo:
             what, undo = self._undo.pop()
-            try:
-                undo()
-            except Exception as error:  # noqa: BLE001 - the others leave all the same
-                failures.failed(self.recorder.on_drop, f"taking out {what}", error)
+            failures.attempt(self.recorder.on_drop, f"taking out {what}", undo)
         self.adapters.clear()
 
     def _enter(self, what: str, put_in: Callable[[], Undo | None]) -> None:
-        try:
-            undo = put_in()
-        except Exception as error:  # noqa: BLE001
-            failures.failed(self.recorder.on_drop, f"putting in {what}", error)
-        else:
-            if undo is not None:
-                self._undo.append((what, undo))
+        undo = failures.attempt(self.recorder.on_drop, f"putting in {what}", put_in)
+        if undo is not None:
+            self._undo.append((what, undo))
 
     def _adapt(self, what: str, adapter: Adapter) -> None:
         self.adapters.append(adapter)

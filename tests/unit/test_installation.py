@@ -227,6 +227,23 @@ def test_a_layer_that_cannot_be_reached_stays_and_does_nothing(around: Callable[
         assert not any(span.name.startswith("vibevoice.") for span in after)
 
 
+def test_a_layer_of_an_earlier_time_keeps_no_routes() -> None:
+    """The program puts back a stack that held our layer when it could not be reached: the next ``instrument()`` looks
+    at the routes of its own settings.
+    """
+    app = speaking_app()
+    with pipeline(app=app, settings=Settings(routes=("/elsewhere",))) as one:
+        one.run(b"text=one")
+        assert one.counted(semconv.REQUESTS.name, "status") == {}
+        stack, app.middleware_stack = app.middleware_stack, None
+    app.middleware_stack = stack
+    assert layers(app).count("RequestMiddleware") == 1
+    with pipeline(app=app) as two:
+        two.run(b"text=two")
+        assert layers(app).count("RequestMiddleware") == 1
+        assert two.counted(semconv.REQUESTS.name, "status") == {"success": 1}
+
+
 def test_nothing_of_ours_is_kept_alive() -> None:
     """After each of ten cycles, with a request in each, the recorder and both providers are free."""
     app, references = speaking_app(), list[weakref.ref[Any]]()

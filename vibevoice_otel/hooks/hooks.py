@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from vibevoice_otel import failures, forking
+from vibevoice_otel.failures import P, T
 from vibevoice_otel.hooks.imports import when_imported
 from vibevoice_otel.hooks.wrappers import After, Before, Find, Here, guarded, noted
 
@@ -223,6 +224,10 @@ class Hooks:
         """A hook's own mistake: counted, and logged once for each ``where``."""
         failures.failed(self.on_drop, where, error)
 
+    def attempt(self, where: str, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What ``act`` returns; None where it failed, which is told as by :meth:`failed`."""
+        return failures.attempt(self.on_drop, where, act, *args, **kwargs)
+
     def on_undo(self, restore: Callable[[], object]) -> None:
         """Have ``restore`` called by :meth:`undo`: for what is put in by other means than :meth:`replace`."""
         self._undo.append(restore)
@@ -233,10 +238,7 @@ class Hooks:
         """
         with self._lock:
             for restore in reversed(self._undo):
-                try:
-                    restore()
-                except Exception as error:  # noqa: BLE001, PERF203
-                    self.failed(f"taking out a hook of {self.adapter}", error)
+                self.attempt(f"taking out a hook of {self.adapter}", restore)
             self._undo.clear()
             self.points.clear()
             self.modules.clear()

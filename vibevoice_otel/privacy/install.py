@@ -56,10 +56,7 @@ class PrivacyGuard:
             ("log records", lambda: log_records.attach(hooks)),
         )
         for what, put_in in parts:
-            try:
-                put_in()
-            except Exception as error:  # noqa: BLE001, PERF203 - one that cannot be put in costs itself alone
-                hooks.failed(f"the guard of {what}", error)
+            hooks.attempt(f"the guard of {what}", put_in)  # one that cannot be put in costs itself alone
 
     def uninstrument(self) -> None:
         with _lock:

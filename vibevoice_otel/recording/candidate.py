@@ -95,6 +95,12 @@ class Candidate:
 arrival: ContextVar[Candidate | None] = ContextVar("vibevoice_otel_arrival", default=None)
 
 
+def is_served() -> bool:
+    """Whether the request that the calling context serves is looked at already: by the application around this one."""
+    around = arrival.get()
+    return current.get() is not None or (around is not None and not around.over)
+
+
 def here() -> Timeline | Candidate | None:
     """The request that the calling context serves, opened or not; both take notes."""
     timeline = current.get()

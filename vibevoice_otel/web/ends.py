@@ -14,6 +14,7 @@ from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.traceparent import adoption
+from vibevoice_otel.web.tenants import baggage
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,8 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-SYNTHETIC_BAGGAGE = "vibevoice.synthetic"
-SAMPLE_BAGGAGE = "vibevoice.gpu.sample"
+SYNTHETIC_BAGGAGE, SAMPLE_BAGGAGE = b"vibevoice.synthetic", b"vibevoice.gpu.sample"
 
 
 def caller(scope: Scope, context: Context) -> Context:
@@ -35,19 +35,9 @@ def caller(scope: Scope, context: Context) -> Context:
     return propagate.extract(headers, context)
 
 
-def baggage(scope: Scope) -> set[str]:
-    """The members of the request's W3C baggage that are ``true``: a probe says ``vibevoice.synthetic=true``."""
-    found: set[str] = set()
-    for name, value in scope.get("headers", ()):
-        if name == b"baggage" and len(value) <= 8192:
-            members = (member.split(b";")[0].partition(b"=") for member in value.split(b","))
-            found.update(key.strip().decode("latin-1") for key, _, text in members if text.strip() == b"true")
-    return found
-
-
 def mark(asked: Asked, scope: Scope) -> None:
-    """Say of what was asked for whether a probe asks."""
-    told = baggage(scope)
+    """Say of what was asked for whether a probe asks: its baggage says ``vibevoice.synthetic=true``."""
+    told = {key for key, text in baggage(scope) if text == b"true"}
     asked.synthetic = SYNTHETIC_BAGGAGE in told
     asked.sample = asked.synthetic and SAMPLE_BAGGAGE in told
 

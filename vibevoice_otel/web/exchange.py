@@ -6,12 +6,13 @@ Nothing is read or sent on our account and no body is kept: what passes is looke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from vibevoice_otel import failures, routes
+from vibevoice_otel.failures import P, T
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.candidate import Candidate
 from vibevoice_otel.recording.clock import now
@@ -114,13 +115,12 @@ class Exchange:
         return template(self._scope)
 
     def _answer(self, message: Message) -> Message:
-        try:
-            notes = self.candidate.timeline.notes if self.candidate.timeline is not None else self.candidate.notes
-            timed = answers.with_timing(message, notes[:], now() - self._arrived)
-            return answers.with_trace(timed, self._server)
-        except Exception as error:  # noqa: BLE001
-            failures.failed(self._recorder.on_drop, "the headers of an answer", error)
-            return message
+        return self._guard("the headers of an answer", self._with_headers, message) or message
+
+    def _with_headers(self, message: Message) -> Message:
+        notes = self.candidate.timeline.notes if self.candidate.timeline is not None else self.candidate.notes
+        timed = answers.with_timing(message, notes[:], now() - self._arrived)
+        return answers.with_trace(timed, self._server)
 
     def _begun(self, status: int, content_type: str) -> None:
         """The answer's status and headers are out."""
@@ -189,8 +189,5 @@ class Exchange:
                 self._status = 500  # what the server makes of it
             self._answered(now())
 
-    def _guard(self, where: str, note: Callable[..., None], *args: Any) -> None:
-        try:
-            note(*args)
-        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
-            failures.failed(self._recorder.on_drop, where, error)
+    def _guard(self, where: str, note: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        return failures.attempt(self._recorder.on_drop, where, note, *args, **kwargs)

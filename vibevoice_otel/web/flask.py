@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from vibevoice_otel.hooks.hooks import Hooks
-from vibevoice_otel.recording.candidate import arrival
+from vibevoice_otel.recording.candidate import is_served
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import current, unseen
+from vibevoice_otel.recording.timeline import unseen
 from vibevoice_otel.web.ends import Scope
 from vibevoice_otel.web.exchange import http_routes, may_be_speech
 from vibevoice_otel.web.tenants import Tenants
@@ -86,14 +86,11 @@ class FlaskAdapter:
 
     def _serve(self, app: App, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         exchange = None
-        if not self._recorder.gone and not _is_served():
+        if not self._recorder.gone and not is_served():
             if not is_instrumentation_enabled():
                 with unseen():
                     return app(environ, start_response)
-            try:
-                exchange = self._exchange(environ)
-            except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
-                self.hooks.failed("the beginning of a request", error)
+            exchange = self.hooks.attempt("the beginning of a request", self._exchange, environ)
         if exchange is None:
             return app(environ, start_response)
         environ[EXCHANGE] = exchange
@@ -117,9 +114,3 @@ class FlaskAdapter:
             return original(self_, *args, **kwargs)
 
         return dispatch_request
-
-
-def _is_served() -> bool:
-    """Whether the request that the calling context serves is looked at already: by the application around this one."""
-    around = arrival.get()
-    return current.get() is not None or (around is not None and not around.over)

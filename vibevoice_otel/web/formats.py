@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Protocol
 
 #: A header that is longer is not waited for: the format counts as unknown from there on.
 MOST_HEADER = 1 << 20
@@ -36,18 +35,18 @@ _RATE = re.compile(r"rate\s*=\s*(\d{4,6})")
 PCM16 = 2
 
 
-class Reader(Protocol):
-    """Reads a body as it passes."""
+class Reader:
+    """Reads a body as it passes. This one is for bytes of which nothing is known."""
 
     #: Bytes that play for a second, once known; None where bytes do not tell time.
-    bytes_per_second: int | None
+    bytes_per_second: int | None = None
 
-    def audio(self, data: bytes) -> int | None:
+    def audio(self, data: bytes) -> int | None:  # noqa: ARG002 - what knows a format reads them
         """How many bytes of ``data`` are audio, headers left out; None where that cannot be known."""
-        ...
+        return None
 
 
-class Raw:
+class Raw(Reader):
     """Every byte is audio."""
 
     def __init__(self, bytes_per_second: int | None = None) -> None:
@@ -57,19 +56,10 @@ class Raw:
         return len(data)
 
 
-class Unknown:
-    """Bytes of which nothing is known."""
-
-    bytes_per_second: int | None = None
-
-    def audio(self, data: bytes) -> int | None:  # noqa: ARG002 - the protocol's
-        return None
-
-
-class _Headed:
+class _Headed(Reader):
     """A format with a header: gathers it, then every byte is audio."""
 
-    bytes_per_second: int | None = None
+    _at = 0  # the header has been read up to here: no chunk has it read from its beginning
 
     def __init__(self) -> None:
         self._head = bytearray()
@@ -83,18 +73,15 @@ class _Headed:
             return None
         self._head += data
         begins = self.begins(self._head)
-        if begins is None:
-            if len(self._head) > MOST_HEADER:
-                self._lost = True
-                self._head.clear()
-                return None
+        audio = 0 if begins is None else len(self._head) - begins
+        if audio > 0:
+            self._begun = True
+        elif len(self._head) <= MOST_HEADER:
             return 0
-        audio = len(self._head) - begins
-        if audio <= 0:
-            return 0
-        self._begun = True
+        else:
+            self._lost = True
         self._head.clear()
-        return min(audio, len(data))
+        return min(audio, len(data)) if self._begun else None
 
     def begins(self, head: bytearray) -> int | None:
         """Where the audio begins, from all that has come so far; None while that is not known."""
@@ -102,29 +89,31 @@ class _Headed:
 
 
 class Wav(_Headed):
+    _at = 12
+
     def begins(self, head: bytearray) -> int | None:
-        at = 12
-        while len(head) >= at + 8:
-            name, size = struct.unpack_from("<4sI", head, at)
+        while len(head) >= self._at + 8:
+            name, size = struct.unpack_from("<4sI", head, self._at)
             if name == b"data":
-                return at + 8
-            if name == b"fmt " and len(head) >= at + 24:
-                self.bytes_per_second = int(struct.unpack_from("<I", head, at + 16)[0]) or None
-            at += 8 + size + size % 2
+                return self._at + 8
+            if name == b"fmt ":
+                if len(head) < self._at + 24:
+                    return None
+                self.bytes_per_second = int(struct.unpack_from("<I", head, self._at + 16)[0]) or None
+            self._at += 8 + size + size % 2
         return None
 
 
 class Ogg(_Headed):
     def begins(self, head: bytearray) -> int | None:
-        at = 0
-        while len(head) >= at + 27 and head[at : at + 4] == b"OggS":
-            granule, segments = struct.unpack_from("<q", head, at + 6)[0], head[at + 26]
-            if len(head) < at + 27 + segments:
+        while len(head) >= self._at + 27 and head[self._at : self._at + 4] == b"OggS":
+            granule, segments = struct.unpack_from("<q", head, self._at + 6)[0], head[self._at + 26]
+            body = self._at + 27 + segments
+            if len(head) < body:
                 return None
-            body = at + 27 + segments
             if granule > 0:
                 return body
-            at = body + sum(head[at + 27 : body])
+            self._at = body + sum(head[self._at + 27 : body])
         return None
 
 
@@ -136,29 +125,28 @@ _RATES = (44_100, 48_000, 32_000)
 
 class Mp3(_Headed):
     def begins(self, head: bytearray) -> int | None:
-        at = 0
-        if head[:3] == b"ID3"[: len(head)]:
+        if not self._at and head[:3] == b"ID3"[: len(head)]:
             if len(head) < 10:
                 return None
-            at = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
-        while len(head) >= at + 4:
-            if head[at] != 0xFF or head[at + 1] & 0xE0 != 0xE0:
-                at += 1
-                continue
-            length = _frame_length(head, at)
+            self._at = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+        while len(head) >= self._at + 4:
+            length = _frame_length(head, self._at)
             if length is None:
-                at += 1
-            elif len(head) < at + min(length, 64):
+                self._at += 1
+                continue
+            start = head[self._at : self._at + 64]
+            if len(start) < min(length, 64):
                 return None
-            elif b"Xing" in head[at : at + 64] or b"Info" in head[at : at + 64]:
-                at += length  # tells the length and the encoder; no sound
-            else:
-                return at
+            if b"Xing" not in start and b"Info" not in start:
+                return self._at
+            self._at += length  # tells the length and the encoder; no sound
         return None
 
 
 def _frame_length(head: bytearray, at: int) -> int | None:
     """Bytes of the MPEG layer III frame at ``at``; None where there is none."""
+    if head[at] != 0xFF or head[at + 1] & 0xE0 != 0xE0:
+        return None
     version, layer = head[at + 1] >> 3 & 3, head[at + 1] >> 1 & 3
     bitrate, rate, padding = head[at + 2] >> 4, head[at + 2] >> 2 & 3, head[at + 2] >> 1 & 1
     if version == 1 or layer != 1 or not 0 < bitrate < 15 or rate == 3:
@@ -170,29 +158,29 @@ def _frame_length(head: bytearray, at: int) -> int | None:
 
 class Aac(_Headed):
     def begins(self, head: bytearray) -> int | None:
-        at = head.find(b"\xff")
-        while 0 <= at < len(head) - 1:
+        while 0 <= (at := head.find(b"\xff", self._at)) < len(head) - 1:
             if head[at + 1] & 0xF6 == 0xF0:
                 return at
-            at = head.find(b"\xff", at + 1)
+            self._at = at + 1
+        self._at = len(head) if at < 0 else at
         return None
 
 
 class Flac(_Headed):
+    _at = 4
+    _last = False
+
     def begins(self, head: bytearray) -> int | None:
-        at, last = 4, False
-        while not last:
-            if len(head) < at + 4:
+        while not self._last:
+            if len(head) < self._at + 4:
                 return None
-            last = bool(head[at] & 0x80)
-            at += 4 + int.from_bytes(head[at + 1 : at + 4], "big")
-        return at
+            self._last = bool(head[self._at] & 0x80)
+            self._at += 4 + int.from_bytes(head[self._at + 1 : self._at + 4], "big")
+        return self._at
 
 
-class Events:
+class Events(Reader):
     """Server-sent events: what is counted is the message that holds an event with audio in it."""
-
-    bytes_per_second: int | None = None
 
     def __init__(self) -> None:
         self._tail = b""
@@ -213,15 +201,13 @@ _BY_TYPE: dict[str, type[_Headed]] = {
     "audio/x-flac": Flac,
 }  # fmt: skip
 _RAW = frozenset({"audio/pcm", "audio/l16", "audio/raw", "audio/x-raw"})
-_BY_MAGIC: tuple[tuple[bytes, type[_Headed]], ...] = (
+_BY_MAGIC: tuple[tuple[bytes, type[Reader]], ...] = (
     (b"RIFF", Wav), (b"OggS", Ogg), (b"ID3", Mp3), (b"fLaC", Flac),
 )  # fmt: skip
 
 
-class ByMagic:
+class ByMagic(Reader):
     """A body without a telling type: its first bytes name the format."""
-
-    bytes_per_second: int | None = None
 
     def __init__(self) -> None:
         self._reader: Reader | None = None
@@ -232,8 +218,8 @@ class ByMagic:
             self._first += data
             if len(self._first) < 4:
                 return 0
-            found = next((kind for magic, kind in _BY_MAGIC if self._first.startswith(magic)), None)
-            self._reader = found() if found is not None else Unknown()
+            kind = next((kind for magic, kind in _BY_MAGIC if self._first.startswith(magic)), Reader)
+            self._reader = kind()
             data, self._first = self._first, b""
         audio = self._reader.audio(data)
         self.bytes_per_second = self._reader.bytes_per_second
@@ -252,5 +238,5 @@ def reader(content_type: str) -> Reader:
     if kind in _BY_TYPE:
         return _BY_TYPE[kind]()
     if kind.startswith(("text/", "application/json", "multipart/")):
-        return Unknown()
+        return Reader()
     return ByMagic()

@@ -65,10 +65,7 @@ class WebAdapter:
         self.hooks.undo()
         for application in list(self._applications):
             application.__dict__.pop(STACK, None)
-            for outer in _chain(application.middleware_stack):
-                layer = getattr(outer, "app", None)
-                if isinstance(layer, RequestMiddleware) and layer.recorder is self._recorder:
-                    outer.app = layer.app
+            _unlink(application.middleware_stack, lambda layer: layer.recorder is self._recorder)
 
     def _attach(self, module: ModuleType) -> None:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
@@ -107,11 +104,8 @@ class WebAdapter:
 
     def _insert(self, stack: Any) -> None:
         """Put RequestMiddleware right inside the outermost of OpenTelemetry's layers, else inside the error pages."""
+        _unlink(stack, lambda layer: layer.recorder.gone)  # of an earlier time, where it could not be reached
         chain = _chain(stack)
-        left = next((each for each in chain if isinstance(each, RequestMiddleware) and each.recorder.gone), None)
-        if left is not None:  # ours of an earlier time, which could not be linked past
-            left.recorder = self._recorder
-            return
         inside = next((index for index, layer in enumerate(chain) if is_layer(layer)), -1) + 1
         while inside < len(chain) and type(chain[inside]).__name__ in OUTSIDE:
             inside += 1
@@ -119,6 +113,14 @@ class WebAdapter:
             self._recorder.on_drop("hooks", "unknown_middleware_stack", 1)
             return
         chain[inside - 1].app = RequestMiddleware(chain[inside], self._recorder)
+
+
+def _unlink(stack: Any, leaves: Callable[[RequestMiddleware], bool]) -> None:
+    """Link a stack past those of our layers that leave."""
+    for outer in _chain(stack):
+        layer = getattr(outer, "app", None)
+        if isinstance(layer, RequestMiddleware) and leaves(layer):
+            outer.app = layer.app
 
 
 def _chain(stack: Any) -> list[Any]:

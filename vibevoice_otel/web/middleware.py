@@ -12,8 +12,9 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from vibevoice_otel import failures, routes
+from vibevoice_otel.failures import P, T
 from vibevoice_otel.privacy import exceptions, query
-from vibevoice_otel.recording.candidate import Candidate, arrival
+from vibevoice_otel.recording.candidate import Candidate, arrival, is_served
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
 from vibevoice_otel.web import answers, ends, formats
@@ -60,16 +61,11 @@ class RequestMiddleware:
         if scope["type"] == "http" and self._speaks(scope) and not _is_further_in(scope):
             await self._exchange(scope).serve(self.app, receive, send)
             return
-        try:
-            speaks = scope["type"] == "websocket" and self._speaks(scope) and not _is_further_in(scope)
-            request = _Request(scope, self._open) if speaks else None
-            timeline = request.begin() if request is not None and scope["path"] in self._routes else None
-        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
-            self._failed("the beginning of a request", error)
-            request = timeline = None
+        request = self._guard("the beginning of a request", self._request, scope)
         if request is None:
             await self.app(scope, receive, send)
             return
+        timeline = request.timeline
         server = trace.get_current_span()
         tokens = current.set(timeline), arrival.set(request.candidate)
         attached = (
@@ -89,7 +85,17 @@ class RequestMiddleware:
             request.candidate.end()
             if request.timeline is not None:
                 request.timeline.web_error = request.timeline.web_error or raised
-                self._ended(request.timeline, server, scope)
+                self._guard("the end of a request", self._ended, request.timeline, server, scope)
+                self._guard("the end of a request", self.recorder.release, request.timeline, "web")
+
+    def _request(self, scope: Scope) -> _Request | None:
+        """The WebSocket, where it may be one of speech; on a speech route its timeline is open."""
+        if scope["type"] != "websocket" or not self._speaks(scope) or _is_further_in(scope):
+            return None
+        request = _Request(scope, self._open)
+        if scope["path"] in self._routes:
+            request.begin()
+        return request
 
     def _speaks(self, scope: Scope) -> bool:
         return may_be_speech(self.recorder, self._routes, scope["path"])
@@ -98,41 +104,30 @@ class RequestMiddleware:
         return AsgiExchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
 
     def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
-        try:
-            timeline.web_closed = now()
-            timeline.tenant = self._tenants.of(scope)
-            if timeline not in self.recorder:
-                return  # the observation ended before the request did: it is not judged
-            if self.recorder.closing and timeline.service_closed is None:
-                timeline.cut_off = True  # a close that looks like a departure is the service's
-            ends.tell(server, timeline)
-        except Exception as error:  # noqa: BLE001
-            self._failed("the end of a request", error)
-        try:
-            self.recorder.release(timeline, "web")
-        except Exception as error:  # noqa: BLE001
-            self._failed("the end of a request", error)
+        timeline.web_closed = now()
+        timeline.tenant = self._tenants.of(scope)
+        if timeline not in self.recorder:
+            return  # the observation ended before the request did: it is not judged
+        if self.recorder.closing and timeline.service_closed is None:
+            timeline.cut_off = True  # a close that looks like a departure is the service's
+        ends.tell(server, timeline)
 
-    def _failed(self, where: str, error: Exception) -> None:
-        failures.failed(self.recorder.on_drop, where, error)
+    def _guard(self, where: str, note: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        return failures.attempt(self.recorder.on_drop, where, note, *args, **kwargs)
 
     def _open(self, request: _Request) -> Timeline | None:
-        try:
-            scope = request.scope
-            asked = query.asked(scope.get("query_string", b""), keep_text=self.recorder.settings.capture_text)
-            ends.mark(asked, scope)
-            return self.recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
-        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
-            self._failed("the beginning of a request", error)
-            return None
+        return self._guard("the beginning of a request", self._opened, request)
+
+    def _opened(self, request: _Request) -> Timeline:
+        scope = request.scope
+        asked = query.asked(scope.get("query_string", b""), keep_text=self.recorder.settings.capture_text)
+        ends.mark(asked, scope)
+        return self.recorder.open("web", context=request.context, asked=asked, opened=request.arrived)
 
     def _receiving(self, request: _Request, receive: Receive) -> Receive:
         async def observed() -> Message:
             message = await receive()
-            try:
-                request.received(message)
-            except Exception as error:  # noqa: BLE001
-                self._failed("a message from the listener", error)
+            self._guard("a message from the listener", request.received, message)
             return message
 
         return observed
@@ -141,42 +136,22 @@ class RequestMiddleware:
         async def observed(message: Message) -> None:
             timeline = request.timeline
             if message["type"] == "websocket.accept" and self.recorder.settings.response_headers:
-                message = self._answer(message, server, timeline)
-            started = self._before_send(timeline, message) if timeline is not None else now()
+                message = self._guard("the headers of an answer", _answer, message, server, timeline) or message
+            if timeline is not None:
+                self._guard("a message to the listener", _before_send, timeline, message)
+            started = now()
             try:
                 await send(message)
             except BaseException as error:
                 if timeline is not None:
                     ends.unsent(timeline, error)
                 raise
-            try:
-                if message["type"] == "websocket.accept":
-                    request.accepted()
-                elif timeline is not None:
-                    _sent(timeline, message, started)
-            except Exception as error:  # noqa: BLE001
-                self._failed("a message to the listener", error)
+            if message["type"] == "websocket.accept":
+                self._guard("a message to the listener", request.accepted)
+            elif timeline is not None:
+                self._guard("a message to the listener", _sent, timeline, message, started)
 
         return observed
-
-    def _answer(self, message: Message, server: trace.Span, timeline: Timeline | None) -> Message:
-        try:
-            if not server.get_span_context().is_valid and timeline is not None:  # no layer of OpenTelemetry's
-                server = trace.get_current_span(timeline.context)
-            return answers.with_trace(message, server)
-        except Exception as error:  # noqa: BLE001
-            self._failed("the headers of an answer", error)
-            return message
-
-    def _before_send(self, timeline: Timeline, message: Message) -> int:
-        try:
-            if message["type"] == "websocket.close":
-                timeline.close_code = int(message.get("code", 1000))
-                if timeline.cancelled is None:
-                    timeline.service_closed = now()
-        except Exception as error:  # noqa: BLE001
-            self._failed("a message to the listener", error)
-        return now()
 
 
 class _Request:
@@ -249,8 +224,7 @@ def _is_further_in(scope: Scope) -> bool:
     An application without a layer of OpenTelemetry's leaves the request to the one that it has mounted, which may have
     one.
     """
-    arrived = arrival.get()
-    if current.get() is not None or (arrived is not None and not arrived.over):
+    if is_served():
         return True
     if trace.get_current_span().get_span_context().is_valid:
         return False
@@ -270,6 +244,19 @@ def _is_mounted(routes: Iterable[Any], scope: Scope) -> bool:
             target = getattr(target, "app", None)
         return target is not None
     return False
+
+
+def _answer(message: Message, server: trace.Span, timeline: Timeline | None) -> Message:
+    if not server.get_span_context().is_valid and timeline is not None:  # no layer of OpenTelemetry's
+        server = trace.get_current_span(timeline.context)
+    return answers.with_trace(message, server)
+
+
+def _before_send(timeline: Timeline, message: Message) -> None:
+    if message["type"] == "websocket.close":
+        timeline.close_code = int(message.get("code", 1000))
+        if timeline.cancelled is None:
+            timeline.service_closed = now()
 
 
 def _sent(timeline: Timeline, message: Message, started: int) -> None:

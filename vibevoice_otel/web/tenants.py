@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -21,6 +21,15 @@ MAX_HEADER, MAX_NAME = 8192, 64
 #: Names that a hook may give; the rest is 'other'.
 MAX_NAMES = 1000
 Hook = Callable[[Mapping[str, Any]], str | None]
+
+
+def baggage(scope: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+    """The members of a request's W3C baggage as (key, value), their properties left out."""
+    for name, value in scope.get("headers", ()):
+        if name == b"baggage" and len(value) <= MAX_HEADER:
+            for member in value.split(b","):
+                key, _, text = member.partition(b";")[0].partition(b"=")
+                yield key.strip(), text.strip()
 
 
 class Tenants:
@@ -44,13 +53,8 @@ class Tenants:
             return self._by_hook(scope)
         if not self.known:
             return None
-        for name, value in scope.get("headers", ()):
-            if name == b"baggage" and len(value) <= MAX_HEADER:
-                for member in value.split(b","):
-                    key, _, text = member.partition(b";")[0].partition(b"=")
-                    if key.strip() == self._key:
-                        return self._listed.get(unquote_to_bytes(text.strip()[: 3 * MAX_NAME]), OTHER)
-        return OTHER
+        named = next((text for key, text in baggage(scope) if key == self._key), b"")
+        return self._listed.get(unquote_to_bytes(named[: 3 * MAX_NAME]), OTHER)
 
     def _by_hook(self, scope: Mapping[str, Any]) -> str:
         if self._hook is None:

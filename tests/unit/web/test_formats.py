@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -98,3 +101,45 @@ def test_a_header_without_end_is_not_kept() -> None:
     chunk = bytes(1 << 16)
     answers = {reader.audio(chunk) for _ in range(40)}
     assert answers == {0, None}
+
+
+def test_an_announced_header_that_is_too_long_is_not_kept() -> None:
+    """A FLAC picture of 15 MB is no audio yet, and is not gathered to its end either."""
+    reader = formats.reader("audio/flac")
+    assert reader.audio(b"fLaC\x86\xe4\xe1\xc0") == 0
+    assert {reader.audio(bytes(1 << 16)) for _ in range(40)} == {0, None}
+
+
+def _lines(kind: str, chunks: list[bytes]) -> int:
+    """Lines of formats.py that are run while a reader is given ``chunks``."""
+    reader, ran = formats.reader(kind), 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal ran
+        ran += event == "line"
+        return trace if frame.f_code.co_filename == formats.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for chunk in chunks:
+            assert reader.audio(chunk) == 0
+    finally:
+        sys.settrace(before)
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "again"),
+    [
+        ("audio/wav", b"RIFF\xff\xff\xff\xffWAVE", b"LIST" + struct.pack("<I", 4) + bytes(4)),
+        ("audio/ogg", b"", _page(0, b"OpusTags part")),
+        ("audio/mpeg", ID3, bytes(8)),
+        ("audio/flac", b"fLaC", b"\0\0\0\4" + bytes(4)),
+        ("audio/aac", b"", b"\xff\0"),
+    ],
+)
+def test_a_header_is_read_once(kind: str, first: bytes, again: bytes) -> None:
+    """A header in many messages costs its length: none of them has it read again from its beginning."""
+    fewer, more = (_lines(kind, [first, *[again] * count]) for count in (200, 400))
+    assert more < 2.1 * fewer
