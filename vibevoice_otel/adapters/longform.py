@@ -8,6 +8,7 @@ of all of them together.
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import Any
 
@@ -49,11 +50,8 @@ class LongFormAdapter(ModelAdapter):
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess of the long-form model"
-        processor = self.hooks.owner(module, "VibeVoiceProcessor", part)
-        if processor is not None:
-            self.hooks.replace(
-                processor, "__call__", lambda original: standalone.remember(self._recorder, original), part
-            )
+        make = functools.partial(standalone.remember, self._recorder)
+        self.hooks.replace_in(module, "VibeVoiceProcessor", "__call__", make, part)
 
 
 def hook_passes(hooks: Hooks, model: type) -> None:

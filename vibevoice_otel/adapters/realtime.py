@@ -6,6 +6,7 @@ a thread of its own, the close of an abandoned stream on the event loop.
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import Any
 
@@ -45,14 +46,8 @@ class RealtimeAdapter(ModelAdapter):
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess, in a program without the server"
-        processor = self.hooks.owner(module, "VibeVoiceStreamingProcessor", part)
-        if processor is not None:
-            self.hooks.replace(
-                processor,
-                "process_input_with_cached_prompt",
-                lambda original: standalone.remember(self._recorder, original),
-                part,
-            )
+        make = functools.partial(standalone.remember, self._recorder)
+        self.hooks.replace_in(module, "VibeVoiceStreamingProcessor", "process_input_with_cached_prompt", make, part)
 
 
 def hook_passes(hooks: Hooks, model: type, speech: str = "forward_tts_lm") -> None:

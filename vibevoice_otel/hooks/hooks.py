@@ -205,6 +205,14 @@ class Hooks:
 
         return self.replace(owner, name, make, part, hot=True)
 
+    def replace_in(
+        self, module: ModuleType, owner: str, name: str, make: Callable[[Any], Callable[..., Any]], part: str
+    ) -> None:
+        """:meth:`replace` ``name`` of the class ``owner`` of ``module``, where there is one (:meth:`owner`)."""
+        found = self.owner(module, owner, part)
+        if found is not None:
+            self.replace(found, name, make, part)
+
     def owner(self, module: ModuleType, name: str, part: str) -> Any | None:
         """The class ``name`` of ``module``; None, with one warning, when there is none."""
         found = getattr(module, name, None)

@@ -102,9 +102,7 @@ class LayerGuard:
             self._hooks.on_import(module, lambda loaded, name=name: self._attach(loaded, name))  # type: ignore[misc]
 
     def _attach(self, module: ModuleType, name: str) -> None:
-        layer = self._hooks.owner(module, name, PART)
-        if layer is not None:
-            self._hooks.replace(layer, "__call__", self._call, PART)
+        self._hooks.replace_in(module, name, "__call__", self._call, PART)
 
     def _call(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def call(layer: Any, *args: Any, **kwargs: Any) -> None:

@@ -154,14 +154,8 @@ class LastExport:
 
 def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
     """Hook uvicorn's Server.shutdown."""
-    server = hooks.owner(module, "Server", "the export of what is left when uvicorn stops")
-    if server is not None:
-        hooks.replace(
-            server,
-            "shutdown",
-            lambda original: _shutdown(original, export),
-            "the export of what is left when uvicorn stops",
-        )
+    part = "the export of what is left when uvicorn stops"
+    hooks.replace_in(module, "Server", "shutdown", lambda original: _shutdown(original, export), part)
 
 
 def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:

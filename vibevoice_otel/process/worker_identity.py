@@ -71,8 +71,6 @@ class WorkerIdentity:
             self._take(started or "")
 
     def _multiprocessing(self, module: ModuleType) -> None:
-        process = self._hooks.owner(module, "BaseProcess", PART)
-
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def start(child: Any, *args: Any, **kwargs: Any) -> Any:
                 if getattr(child, "_start_method", None) == "forkserver":  # its environment is of another time
@@ -82,12 +80,9 @@ class WorkerIdentity:
 
             return start
 
-        if process is not None:
-            self._hooks.replace(process, "start", make, PART)
+        self._hooks.replace_in(module, "BaseProcess", "start", make, PART)
 
     def _gunicorn(self, module: ModuleType) -> None:
-        arbiter = self._hooks.owner(module, "Arbiter", PART)
-
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def spawn_worker(master: Any, *args: Any, **kwargs: Any) -> Any:
                 pids: list[int] = []
@@ -98,8 +93,7 @@ class WorkerIdentity:
 
             return spawn_worker
 
-        if arbiter is not None:
-            self._hooks.replace(arbiter, "spawn_worker", make, PART)
+        self._hooks.replace_in(module, "Arbiter", "spawn_worker", make, PART)
 
     @contextmanager
     def _numbered(self, alive: Callable[[], bool]) -> Iterator[None]:

@@ -31,18 +31,10 @@ def hook_generate(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | 
     """Hook a model class's ``generate``; ``parts`` sees each one's model and arguments, once its request is known."""
 
     def seen(model: Any, kwargs: dict[str, Any]) -> None:
-        _seen(hooks, parts, model, kwargs)
+        if parts is not None:  # a mistake there costs what it would have hooked
+            hooks.attempt("the parts of a fork's model", parts, model, kwargs)
 
     hooks.replace(model, "generate", lambda original: _generate(recorder, original, seen), "vibevoice.generate")
-
-
-def _seen(hooks: Hooks, parts: Parts | None, model: Any, kwargs: dict[str, Any]) -> None:
-    """Let ``parts`` see a generation; a mistake there costs what it would have hooked."""
-    if parts is not None:
-        try:
-            parts(model, kwargs)
-        except Exception as error:  # noqa: BLE001
-            hooks.failed("the parts of a fork's model", error)
 
 
 def hook_run_generation(hooks: Hooks, recorder: Recorder, service: type) -> None:

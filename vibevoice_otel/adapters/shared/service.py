@@ -180,12 +180,11 @@ def _observed(
     hooks: Hooks, recorder: Recorder, chunks: Iterator[Any], asked: dict[str, Any], service: Any
 ) -> Iterator[Any]:
     """The service's generator, its body timed from the first next(), its outcome noted. Runs on the worker thread."""
-    try:
-        timeline, own = _begin(recorder, asked, service)
-    except Exception as mistake:  # noqa: BLE001 - the service speaks whatever telemetry meets
-        hooks.failed("the service's stream", mistake)
+    begun = hooks.attempt("the service's stream", _begin, recorder, asked, service)
+    if begun is None:
         yield from chunks
         return
+    timeline, own = begun
     if timeline.unseen:
         yield from _carried(timeline, chunks)
         return
@@ -211,11 +210,8 @@ def _observed(
         timeline.work_error = type(failure).__name__
         raise
     finally:
-        try:
-            timeline.work_end = now()
-            recorder.release(timeline, "work")
-        except Exception as mistake:  # noqa: BLE001
-            hooks.failed("the end of the service's stream", mistake)
+        timeline.work_end = now()
+        hooks.attempt("the end of the service's stream", recorder.release, timeline, "work")
 
 
 def _carried(timeline: Timeline, chunks: Iterator[Any]) -> Iterator[Any]:
