@@ -89,7 +89,14 @@ class Metric:
 # --------------------------------------------------------------------------------------------------------------- values
 
 
-class Status(str, Enum):
+class Value(str, Enum):
+    """A value of an attribute, which prints as it stands on spans and metrics."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Status(Value):
     """How a synthesis request ended. ``success / (success + error + timeout)`` is the success SLI."""
 
     SUCCESS = "success"
@@ -98,11 +105,8 @@ class Status(str, Enum):
     CANCELLED = "cancelled"
     REJECTED = "rejected"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class FinishReason(str, Enum):
+class FinishReason(Value):
     """Why speech ended."""
 
     EOS = "eos"
@@ -110,11 +114,8 @@ class FinishReason(str, Enum):
     STOPPED = "stopped"
     ERROR = "error"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Suspect(str, Enum):
+class Suspect(Value):
     """What about a request's speech is suspect."""
 
     LOOP = "loop"  # far more audio than such a text takes
@@ -125,11 +126,8 @@ class Suspect(str, Enum):
     OFFSET = "offset"
     REPETITION = "repetition"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class Harm(str, Enum):
+class Harm(Value):
     """What may happen to a request more often where a policy changed its setting."""
 
     LOOP = "loop"
@@ -138,9 +136,6 @@ class Harm(str, Enum):
     FAILED = "failed"
     GAP = "gap"
     LATE = "late"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def words(self) -> str:
@@ -155,15 +150,12 @@ class Harm(str, Enum):
         }[self.value]
 
 
-class WarmUp(str, Enum):
+class WarmUp(Value):
     """What of a warm-up a request met."""
 
     STARTUP = "startup"  # made before the application was ready
     COMPILE = "compile"  # torch.compile compiled meanwhile
     CAPTURE = "capture"  # a CUDA graph was captured meanwhile
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class ErrorType:
@@ -208,7 +200,7 @@ class Clock:
     DEVICE: Final = "device"
 
 
-class Limit(str, Enum):
+class Limit(Value):
     """What a frame's time was spent on, and so what limits it."""
 
     CARD = "card"
@@ -216,9 +208,6 @@ class Limit(str, Enum):
     CORE = "core"
     LOCK = "lock"
     UNKNOWN = "unknown"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def words(self) -> str:
@@ -232,16 +221,13 @@ class Limit(str, Enum):
         }[self.value]
 
 
-class SharePart(str, Enum):
+class SharePart(Value):
     """Part of a sampled frame of which kernels' share is told."""
 
     FRAME = "frame"
     STEPS = "steps"
     PASSES = "passes"
     DECODE = "decode"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Part:

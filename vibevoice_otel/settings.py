@@ -91,11 +91,19 @@ def _routes(text: str) -> tuple[str, ...]:
     return routes
 
 
-def _class(text: str) -> str:
-    value = text.strip()
-    if value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
-        raise ValueError("module:Class (for example my.speech.model:MyVibeVoice), or nothing")
-    return value
+def _text_like(pattern: str, allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip()
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(allowed)
+        return value
+
+    return parse
+
+
+_DOTTED = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+_class = _text_like(_DOTTED, "module:Class (for example my.speech.model:MyVibeVoice), or nothing")
+_function = _text_like(_DOTTED, "module:function (for example myservice.auth:tenant), or nothing")
 
 
 def _address(text: str) -> str:
@@ -108,16 +116,10 @@ def _address(text: str) -> str:
 
 
 def _url(*schemes: str, example: str, holds: str = "") -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        value = text.strip()
-        if value and (not re.fullmatch(rf"({'|'.join(schemes)})://[^\s/?#]+[^\s]*", value) or holds not in value):
-            raise ValueError(
-                f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or "
-                "nothing"
-            )
-        return value
-
-    return parse
+    return _text_like(
+        rf"(?=.*{re.escape(holds)})({'|'.join(schemes)})://[^\s/?#]+[^\s]*",
+        f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or nothing",
+    )
 
 
 def _file(text: str) -> str:
@@ -132,13 +134,6 @@ def _names(text: str) -> tuple[str, ...]:
     if len(names) > 1000 or any(len(name) > 64 for name in names):
         raise ValueError("at most 1000 comma-separated names of at most 64 characters")
     return names
-
-
-def _function(text: str) -> str:
-    value = text.strip()
-    if value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
-        raise ValueError("module:function (for example myservice.auth:tenant), or nothing")
-    return value
 
 
 def _hosts(text: str) -> tuple[str, ...]:
