@@ -23,13 +23,14 @@ from vibevoice_otel.recording.records import IdSource, Labels, Sink
 from vibevoice_otel.recording.told import Told
 from vibevoice_otel.sampling.budget import SpanBudget
 from vibevoice_otel.sdk import fast
-from vibevoice_otel.sdk.emitter import BatchWriter, SpanEmitter
+from vibevoice_otel.sdk.emitter import SpanEmitter
 from vibevoice_otel.sdk.spans import id_generator
 from vibevoice_otel.settings import Settings
 
 if TYPE_CHECKING:
     from vibevoice_otel.page.server import LivePage
     from vibevoice_otel.sampling.tail import TailProcessor
+    from vibevoice_otel.sdk.span_bytes import FastSpans
 
 #: Entry points whose callables take nothing and return a sink.
 SINKS = "vibevoice_otel_sinks"
@@ -46,7 +47,7 @@ def recorder(
     *,
     id_source: IdSource | None = None,
     on_voices: Callable[[Labels], None] = lambda _labels: None,
-    fast_spans: BatchWriter | None = None,
+    fast_spans: FastSpans | None = None,
 ) -> Recorder:
     """A recorder whose spans go to ``provider``.
 

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
@@ -16,6 +17,7 @@ from vibevoice_otel.recording.device.interface import Device, Memory
 from vibevoice_otel.semconv import Metric
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 #: Instrument -> field of :class:`Memory`.
 GAUGES: Mapping[Metric, str] = {
     semconv.GPU_MEMORY: "allocated",
@@ -56,7 +58,8 @@ class Look:
         """Memory by device id. A device that cannot be read now is left out."""
         with self._lock:
             if self._clock() - self._at >= FRESH:
-                self._seen = {found: memory for each in self._listed() for found, memory in self._read(each)}
+                read = {each.id: self._asked(each.memory) for each in self._asked(lambda: list(self._devices())) or ()}
+                self._seen = {found: memory for found, memory in read.items() if memory is not None}
                 self._at = self._clock()
             return self._seen
 
@@ -80,25 +83,16 @@ class Look:
         self._peaks[found] = max(self._peaks.get(found, 0), memory.peak)
         return self._peaks[found]
 
-    def _listed(self) -> Iterable[Device]:
+    def _asked(self, ask: Callable[[], T]) -> T | None:
+        """What ``ask`` answers; None where it cannot: CUDA's errors stick, and the other metrics go on."""
         try:
-            return list(self._devices())
-        except Exception as error:  # noqa: BLE001 - CUDA's errors stick; the other metrics go on
-            self._failed(error)
-            return ()
-
-    def _read(self, each: Device) -> Iterable[tuple[str, Memory]]:
-        try:
-            return ((each.id, each.memory()),)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._failed(error)
-            return ()
-
-    def _failed(self, error: Exception) -> None:
-        if not self._told:
-            self._told = True
-            kind = type(error).__name__
-            logger.warning("a device's memory cannot be read (%s); its memory metrics are missing meanwhile", kind)
+            return ask()
+        except Exception as error:  # noqa: BLE001
+            if not self._told:
+                self._told = True
+                kind = type(error).__name__
+                logger.warning("a device's memory cannot be read (%s); its memory metrics are missing meanwhile", kind)
+            return None
 
 
 def register(instruments: Instruments, look: Look | None = None) -> None:

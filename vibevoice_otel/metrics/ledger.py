@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,24 +133,20 @@ class Ledger:
             sums, singles, blocks = self._sums, self._singles, self._blocks
             self._sums, self._singles, self._blocks, self._waiting = {}, {}, {}, 0
             for metric, attributes, amount in sums.values():
-                try:
-                    self._instruments.add(metric, amount, attributes)
-                except Exception as error:  # noqa: BLE001, PERF203 - here and below: many requests' values wait behind this one
-                    self._failed(metric, 1, error)
+                self._attempt(metric, 1, self._instruments.add, metric, amount, attributes)
             for each in singles.values():
-                try:
-                    self._write_singles(each)
-                except Exception as error:  # noqa: BLE001, PERF203
-                    self._failed(each.metric, len(each.values), error)
+                self._attempt(each.metric, len(each.values), self._write_singles, each)
             for block in blocks.values():
-                try:
-                    self._write_blocks(block)
-                except Exception as error:  # noqa: BLE001, PERF203
-                    self._failed(block.metric, sum(map(len, block.values)), error)
+                self._attempt(block.metric, sum(map(len, block.values)), self._write_blocks, block)
 
-    def _failed(self, metric: Metric, count: int, error: Exception) -> None:
-        """At most ``count`` values of ``metric`` are lost."""
-        failures.failed(self._dropped, f"writing {metric.name}", error, "metrics", "write_error", count)
+    def _attempt(self, metric: Metric, count: int, write: Callable[..., None], *series: Any) -> None:
+        """Write one series of ``metric``. Where that fails at most its ``count`` values are lost: many requests' others
+        wait behind it.
+        """
+        try:
+            write(*series)
+        except Exception as error:  # noqa: BLE001
+            failures.failed(self._dropped, f"writing {metric.name}", error, "metrics", "write_error", count)
 
     def _dropped(self, what: str, reason: str, count: int) -> None:
         self._instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vibevoice_otel import semconv
 from vibevoice_otel.otlp import wire
 from vibevoice_otel.recording.records import AttributeValue, Block, Operation
 
@@ -77,18 +76,15 @@ class Encoder:
 
     def operation(self, operation: Operation, trace: Trace) -> Encoded:
         """A single record, as the plain path would have it encoded."""
-        attributes = dict(operation.attributes)
-        state = wire.status(0, None)
-        if operation.error_type is not None:
-            attributes[semconv.ERROR_TYPE.key] = operation.error_type
-            state = wire.status(wire.STATUS_ERROR, operation.error_type)
+        state = wire.status(0 if operation.error_type is None else wire.STATUS_ERROR, operation.error_type)
         parts = [
             wire.TRACE_ID, trace.trace_id, wire.SPAN_ID, struct.pack(">Q", operation.span_id),
             wire.delimited(wire.TRACE_STATE, trace.trace_state) if trace.trace_state else b"",
             wire.PARENT_ID, struct.pack(">Q", operation.parent_id or trace.root_id),
             wire.delimited(wire.NAME, wire.text(operation.span.name)), wire.KIND_INTERNAL,
             wire.START, struct.pack("<Q", operation.start), wire.END, struct.pack("<Q", operation.end),
-            *(wire.attribute(key, trace.clip(value)) for key, value in attributes.items()), state, wire.FLAGS,
+            *(wire.attribute(key, trace.clip(value)) for key, value in operation.span_attributes().items()), state,
+            wire.FLAGS,
         ]  # fmt: skip
         return Encoded(wire.delimited(wire.SPAN, b"".join(parts)), 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -14,7 +13,6 @@ from vibevoice_otel import failures, forking
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest, Envelope
 
-logger = logging.getLogger(__name__)
 #: Bytes that wait at most while a receiver is slow or away (about 100,000 spans); past it the oldest are dropped and
 #: counted.
 MAX_QUEUE_BYTES = 16 * 1024 * 1024

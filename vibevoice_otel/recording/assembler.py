@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.generation import Generation, joined
 from vibevoice_otel.recording.labels import Bounds
 from vibevoice_otel.recording.playback import Cadence, Playback
-from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Ints, Labels, Operation
+from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Ids, IdSource, Labels, Operation
 from vibevoice_otel.recording.timeline import Note, Run, Timeline
 from vibevoice_otel.semconv import PCM_BYTES_PER_SECOND, SAMPLE_RATE_HZ, SILENCE_PEAK, Defect, Part
 
@@ -223,17 +222,12 @@ class Assembly:
             else semconv.OTHER,
         )
 
-    def _new_id(self) -> int:
-        return int(self._ids.take(1)[0])
-
-    def _wall(self, times: Ints) -> Ints:
-        return times + (self.timeline.anchor.wall - self.timeline.anchor.monotonic)
-
     def _operation(
         self, span: semconv.Span, start: int, end: int, parent: int, span_id: int | None = None
     ) -> Operation:
         to_wall = self.timeline.anchor.to_wall
-        return Operation(span, to_wall(start), to_wall(end), span_id if span_id is not None else self._new_id(), parent)
+        own = span_id if span_id is not None else int(self._ids.take(1)[0])
+        return Operation(span, to_wall(start), to_wall(end), own, parent)
 
     # --------------------------------------------------------------------------------------------- everything around it
 
@@ -247,12 +241,8 @@ class Assembly:
             operation.attributes.update(note.attributes)
             operation.error_type = note.error_type
             batch.operations.append(operation)
-            if note.span in NOTE_PARTS:
-                self._early(((note.start, note.end, NOTE_PARTS[note.span]),))
-
-    def _early(self, intervals: Iterable[tuple[int, int, str]]) -> None:
-        if self._parts is not None:
-            self._parts.add(intervals)
+            if note.span in NOTE_PARTS and self._parts is not None:
+                self._parts.add(((note.start, note.end, NOTE_PARTS[note.span]),))
 
     def _audio(self, batch: Batch) -> None:
         t = self.timeline
@@ -349,7 +339,7 @@ class Assembly:
             batch.underruns = self._playback.play(sends, t.byte_rate)
         batch.sends = np.array(sends, np.int64).reshape(-1, 3)
         batch.chunk_intervals = self._cadence.take(batch.sends)
-        batch.sends[:, :2] = self._wall(batch.sends[:, :2])
+        batch.sends[:, :2] += t.anchor.wall - t.anchor.monotonic
         del t.sends[: len(sends)]
 
     def _close(self, batch: Batch, end: int, ends: dict[Generation, int], *, shutdown: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel import forking, semconv
 from vibevoice_otel.recording.clock import Anchor, now
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from vibevoice_otel.recording.checks.audio import AudioChecks
-    from vibevoice_otel.recording.device.placing import Placing
+    from vibevoice_otel.recording.device.notes import StreamNotes
     from vibevoice_otel.recording.finish import Ending
     from vibevoice_otel.recording.records import AttributeValue, Batch
     from vibevoice_otel.semconv import WarmUp
@@ -68,40 +68,6 @@ class Used:
     on_end: Callable[[Batch], None] | None = None  # told of the request's final records, on the recorder's thread
 
 
-class DeviceNotes(Protocol):
-    """What a device clock notes beside the host's times (recording/device.py). On a CPU there is none."""
-
-    def append(self, host_time: int) -> None:
-        """A diffusion step returned at ``host_time``."""
-
-    def base(self, host_time: int) -> None:
-        """The first step of a frame begins at ``host_time``."""
-
-    def frame(self, host_time: int) -> None:
-        """A frame's sampling is entered at ``host_time``."""
-
-    def enter(self, leaf: Leaf) -> None: ...
-
-    def leave(self, leaf: Leaf) -> None:
-        """``leaf`` has returned, and the timeline has noted it."""
-
-    def seen(self) -> None:
-        """The model may just have waited for the device by itself: a moment at which to see how far it got, without
-        waiting.
-        """
-
-    @property
-    def placing(self) -> Placing:
-        """Reads the notes, on the recorder's thread."""
-
-    @property
-    def summary(self) -> dict[str, AttributeValue]:
-        """Attributes of vibevoice.generate, once that has ended."""
-
-    @property
-    def device_id(self) -> str: ...
-
-
 class Run:
     """What one call of ``generate`` noted. Its columns are appended to by the thread that generates, emptied by the
     recorder's.
@@ -126,7 +92,7 @@ class Run:
         self.bases: list[int] = []  # start of each frame's first step
         self.steps: list[int] = []  # end of each diffusion step
         self.leaves: tuple[list[int], ...] = tuple([] for _ in Leaf)  # start, end of each
-        self.device: DeviceNotes | None = None
+        self.device: StreamNotes | None = None  # what a device clock notes beside; on a CPU there is none
         # Where the thread stands: what one hook leaves for the next.
         self.negative = False  # a language-model pass now serves, or the next one will serve, the negative branch
         self.prefilling = False

@@ -6,31 +6,20 @@ This is the plain path, valid for every processor and exporter.
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
-from vibevoice_otel.recording.records import Batch, Block
-from vibevoice_otel.sdk.spans import SpanFactory, span_factory
+from vibevoice_otel.recording.records import Batch
+from vibevoice_otel.sdk.spans import span_factory
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-logger = logging.getLogger(__name__)
-
-
-class BatchWriter(Protocol):
-    """A cheaper way to export a batch (sdk/span_bytes.py), where the provider's processors allow it."""
-
-    def emit(self, batch: Batch, own: trace.SpanContext) -> bool:
-        """Export all records but vibevoice.synthesize, whose context is ``own``;
-        False to have them emitted one by one.
-        """
-        ...
+    from vibevoice_otel.sdk.span_bytes import FastSpans
 
 
 class SpanEmitter:
@@ -42,7 +31,7 @@ class SpanEmitter:
         fast: a cheaper way to export a batch, None for none.
     """
 
-    def __init__(self, tracer: trace.Tracer, fast: BatchWriter | None = None) -> None:
+    def __init__(self, tracer: trace.Tracer, fast: FastSpans | None = None) -> None:
         self.tracer = tracer
         self._fast = fast
         self._open: dict[int, trace.Span] = {}  # by request; the recorder bounds these
@@ -73,13 +62,8 @@ class SpanEmitter:
                 factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,
                         operation.span_attributes(), operation.error_type)  # fmt: skip
         for block in sorted(batch.blocks, key=lambda b: b.span is not semconv.FRAME):  # parents first
-            self._emit_block(factory, batch, block)
-
-    @staticmethod
-    def _emit_block(factory: SpanFactory, batch: Batch, block: Block) -> None:
-        name = block.span.name
-        for start, end, span_id, parent, attributes in block.rows():
-            factory(name, span_id, parent or batch.root_id, start, end, attributes, None)
+            for start, end, span_id, parent, attributes in block.rows():
+                factory(block.span.name, span_id, parent or batch.root_id, start, end, attributes, None)
 
     @staticmethod
     def _end_root(root: trace.Span, batch: Batch) -> None:

@@ -19,11 +19,8 @@ from vibevoice_otel.recording.timeline import Timeline, current
 MOST = 32
 
 
-class _Shared:
-    """Marks an object that two open requests were given: it tells of neither."""
-
-
-SHARED = _Shared()
+#: Marks an object that two open requests were given: it tells of neither.
+SHARED = object()
 
 
 def mark(made: Any, request: Timeline | Candidate) -> None:
