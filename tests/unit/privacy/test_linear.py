@@ -16,6 +16,7 @@ from vibevoice_otel import failures, traceparent
 from vibevoice_otel.page import guard
 from vibevoice_otel.privacy import exceptions, layers, logs, query
 from vibevoice_otel.recording import assembler
+from vibevoice_otel.recording.timeline import Asked
 from vibevoice_otel.routes import SpeechRoutes
 from vibevoice_otel.web import bearer, ends
 
@@ -57,7 +58,7 @@ BYTES: dict[str, Callable[[bytes], object]] = {
     "the caller's context": lambda raw: ends.caller(
         {"headers": [(name, raw) for name in (b"traceparent", b"tracestate", b"baggage")]}, Context()
     ),
-    "baggage": lambda raw: ends.baggage({"headers": [(b"baggage", raw)]}),
+    "baggage": lambda raw: ends.mark(Asked(), {"headers": [(b"baggage", raw)]}),
 }
 #: What makes a careless expression try every place, or every length at every place.
 SHAPES = (
