@@ -70,14 +70,11 @@ class ForksAdapter(ModelAdapter):
                 adapter.instrument_parts()
         if any(base in self._seen for base in model.__mro__[1:]):
             hook_generate(self.hooks, self._recorder, model, self._parts)  # its own, around its base's
-        elif what is Kind.REALTIME:
-            upstream.hook_model(self.hooks, self._recorder, model, self._parts)
-            realtime.hook_passes(self.hooks, model)
-        elif what is Kind.LONGFORM:
-            upstream.hook_model(self.hooks, self._recorder, model, self._parts)
-            longform.hook_passes(self.hooks, model)
-        else:
+        elif what is Kind.WINDOWED:
             self._windowed(model)
+        else:
+            upstream.hook_model(self.hooks, self._recorder, model, self._parts)
+            (realtime if what is Kind.REALTIME else longform).hook_passes(self.hooks, model)
 
     def _windowed(self, model: type) -> None:
         """Transformers' vibevoice_realtime: its loop is ``_sample``, in which a frame begins with the scheduler's

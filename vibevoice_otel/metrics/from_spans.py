@@ -65,7 +65,6 @@ OF_OPERATION, OF_BLOCK = ({row.span.name: row for row in rows} for rows in (OPER
 STEP_MEASURES = {"memory_increase": semconv.MEMORY_INCREASE, "memory_decrease": semconv.MEMORY_DECREASE}
 #: Measures of a step that depend on the device alone.
 DEVICE_MEASURES = {"launch_latency": semconv.LAUNCH_LATENCY, "queue_latency": semconv.DEVICE_QUEUE}
-COUNTED = (Status.SUCCESS, Status.ERROR, Status.TIMEOUT)
 
 
 class FromSpans:

@@ -59,7 +59,8 @@ class RequestMiddleware:
                 await self.app(scope, receive, send)
             return
         if scope["type"] == "http" and self._speaks(scope) and not _is_further_in(scope):
-            await self._exchange(scope).serve(self.app, receive, send)
+            exchange = AsgiExchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
+            await exchange.serve(self.app, receive, send)
             return
         request = self._guard("the beginning of a request", self._request, scope)
         if request is None:
@@ -99,9 +100,6 @@ class RequestMiddleware:
 
     def _speaks(self, scope: Scope) -> bool:
         return may_be_speech(self.recorder, self._routes, scope["path"])
-
-    def _exchange(self, scope: Scope) -> AsgiExchange:
-        return AsgiExchange(scope, _arrived(scope), self.recorder, self._over_http, self._tenants)
 
     def _ended(self, timeline: Timeline, server: trace.Span, scope: Scope) -> None:
         timeline.web_closed = now()

@@ -38,10 +38,6 @@ class Timed:
     attributes: dict[str, Column] = field(default_factory=dict)
     measures: dict[str, Floats] = field(default_factory=dict)
 
-    @classmethod
-    def by_host(cls, starts: Ints, ends: Ints) -> Timed:
-        return cls(starts, ends, NONE)
-
     @property
     def any(self) -> bool:
         return bool(len(self.device)) and bool(self.device.any())
@@ -106,7 +102,7 @@ class OnDevice:
     def frames(self, starts: Ints, ends: Ints) -> Timed:
         """Frames, each from the device's coming by its entry to its coming by the next one's."""
         if self._placed is None:
-            return Timed.by_host(starts, ends)
+            return Timed(starts, ends, NONE)
         found = [self._placed.frames.pop(start, None) for start in starts.tolist()]
         timed = self._timed(starts, ends, found)
         self._frames = timed.device
@@ -138,7 +134,7 @@ class OnDevice:
     def steps(self, starts: Ints, ends: Ints, frame: Ints) -> Timed:
         """Diffusion steps; ``frame`` is the place of each one's frame among those of :meth:`frames`."""
         if self._placed is None:
-            return Timed.by_host(starts, ends)
+            return Timed(starts, ends, NONE)
         names = ends.tolist()
         found = [self._placed.steps.pop(name, None) for name in names]
         allowed = self._frames[frame]
@@ -163,7 +159,7 @@ class OnDevice:
         outside any frame.
         """
         if self._placed is None:
-            return Timed.by_host(starts, ends)
+            return Timed(starts, ends, NONE)
         leaves = [leaf for leaf, count in zip(Leaf, counts, strict=True) for _ in range(count)]
         names = list(zip(leaves, starts.tolist(), strict=True))
         inside = frame >= 0
