@@ -495,13 +495,15 @@ def main() -> None:
     counted = waits(without), waits(instrumented)
     goals = [
         harness.Goal(
-            "events within 2 % of the kernels, or 10 us (steps queued ahead)", queued.off <= queued.allowed,
+            "events within 2 % of the kernels, or 10 us (steps queued ahead)",
+            queued.off <= queued.allowed,
             f"{queued.off:.1f} us off in the median; {as_it_runs.off:.1f} us as the model runs, the card's waits at "
             "both ends included",
         ),
-        harness.Goal("no synchronisation added", counted[0] == counted[1], f"{counted[0]} without us, {counted[1]} "
-                                                                           "with"),
-    ]  # fmt: skip
+        harness.Goal(
+            "no synchronisation added", counted[0] == counted[1], f"{counted[0]} without us, {counted[1]} with"
+        ),
+    ]
     raw: dict[str, Any] = {
         "card": card,
         "model": subject.name,

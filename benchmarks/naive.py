@@ -53,9 +53,11 @@ class Naive:
         }
         with tracer.start_as_current_span(semconv.SYNTHESIZE.name, context=Context(), attributes=attributes) as root:
             for span, metric in (
-                (semconv.QUEUE, semconv.QUEUE_DURATION), (semconv.MODEL_LOAD, semconv.MODEL_LOAD_DURATION),
-                (semconv.VOICE_LOAD, semconv.VOICE_LOAD_DURATION), (semconv.PREPROCESS, semconv.PREPROCESS_DURATION),
-            ):  # fmt: skip
+                (semconv.QUEUE, semconv.QUEUE_DURATION),
+                (semconv.MODEL_LOAD, semconv.MODEL_LOAD_DURATION),
+                (semconv.VOICE_LOAD, semconv.VOICE_LOAD_DURATION),
+                (semconv.PREPROCESS, semconv.PREPROCESS_DURATION),
+            ):
                 started = time.perf_counter()
                 with tracer.start_as_current_span(span.name, attributes={semconv.CACHE.key: "hit"}):
                     record[metric.name].record(time.perf_counter() - started, {**voice, "cache": "hit"})

@@ -95,10 +95,12 @@ def serve(kind: str, endpoint: str, service: dict[str, str] | None = None) -> It
     if kind != NONE:
         command.insert(0, str(binaries / "opentelemetry-instrument"))
         environment |= {
-            "OTEL_SERVICE_NAME": "benchmark", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_SERVICE_NAME": "benchmark",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_METRIC_EXPORT_INTERVAL": "15000", "OTEL_BSP_MAX_QUEUE_SIZE": "20000",
-        }  # fmt: skip
+            "OTEL_METRIC_EXPORT_INTERVAL": "15000",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "20000",
+        }
         if kind in {STOCK, SPANS}:
             environment["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "vibevoice"
         if kind == PAGE:

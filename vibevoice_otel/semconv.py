@@ -887,7 +887,7 @@ FIRST_CHUNK = Span("vibevoice.first_chunk", SYNTHESIZE.name, "A milestone: its d
 LISTEN = Span(
     "vibevoice.listen",
     None,
-    "What the listener lived through, measured in his browser: the CLIENT span, parent of the SERVER span.",
+    "What the listener lived through, measured in the browser: the CLIENT span, parent of the SERVER span.",
     (
         VOICE, STATUS, ERROR_TYPE, CLOSE_CODE, LISTENER_FIRST_AUDIO_LATENCY, LISTENER_PLAYED, LISTENER_UNDERRUNS,
         LISTENER_UNDERRUN_DURATION, LISTENER_CLOCK_OFFSET, LISTENER_CLOCK_ERROR,
@@ -1220,11 +1220,11 @@ BUILD_INFO = Metric(
 )
 LISTENER_FIRST_AUDIO = Metric(
     "vibevoice.listener.first_audio.latency", "histogram", "s",
-    "From the click on play to the first sound at the listener's output, as his browser reports it (opt-in).",
+    "From the click on play to the first sound at the listener's output, as the browser reports it (opt-in).",
     (M_VOICE,), "span vibevoice.listen", FIRST_AUDIO_BUCKETS, stability="development",
 )  # fmt: skip
 LISTENER_UNDERRUN = Metric(
-    "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as his browser reports "
+    "vibevoice.listener.underrun", "counter", "{underrun}", "Times a listener's buffer ran dry, as the browser reports "
                                                             "it (opt-in).",
     (M_VOICE,), "span vibevoice.listen", stability="development",
 )  # fmt: skip

@@ -167,6 +167,18 @@ def test_the_time_that_checks_may_take_grows_with_the_audio(monkeypatch: pytest.
     assert [number for number, done in enumerate(checked) if done] == [0, 1, 2, 12, 16, 20]
 
 
+def test_what_waits_is_skipped_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time is over every chunk that waits is skipped and counted, and there is room again."""
+    clock = iter(range(0, 10**12, 20_000_000))
+    monkeypatch.setattr(audio, "thread_time_ns", lambda: next(clock))
+    checks, size = AudioChecks(), SAMPLE_RATE_HZ // 10
+    for _ in range(5):
+        assert checks.take(speech(0.1), size)
+    checks.work()
+    assert checks.skipped == pytest.approx(0.4)
+    assert all(checks.take(speech(0.1), size) for _ in range(20))
+
+
 @pytest.mark.serial
 def test_what_the_checks_cost() -> None:
     """All checks together, CPU time for each second of audio: below 1 % of a core, by far."""

@@ -106,9 +106,11 @@ def test_a_new_revision_is_learned_anew() -> None:
 
     def heard(revision: str, characters: int) -> object:
         attributes = {
-            semconv.TEXT_LENGTH.key: characters, semconv.AUDIO_DURATION.key: 10.0, semconv.GEN_AI_MODEL.key: "m",
+            semconv.TEXT_LENGTH.key: characters,
+            semconv.AUDIO_DURATION.key: 10.0,
+            semconv.GEN_AI_MODEL.key: "m",
             semconv.MODEL_REVISION.key: revision,
-        }  # fmt: skip
+        }
         root = Operation(semconv.SYNTHESIZE, 0, 1, 1, 0, attributes)
         judge.consume(
             Batch(1, 1, 1, 0, True, True, Labels("v", "1.5", "5", "short"), [root], [], True, status=Status.SUCCESS)

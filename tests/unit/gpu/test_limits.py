@@ -31,9 +31,11 @@ def card(rng: random.Random) -> FakeGpu:
     up, from which the thread wakes soon or late.
     """
     return FakeGpu(
-        launch=lambda: rng.lognormvariate(1.7, 0.4) * US, skew=rng.uniform(-4e-5, 4e-5), spins=rng.random() < 0.5,
+        launch=lambda: rng.lognormvariate(1.7, 0.4) * US,
+        skew=rng.uniform(-4e-5, 4e-5),
+        spins=rng.random() < 0.5,
         wake_up=rng.lognormvariate(4, 1.5) * US,
-    )  # fmt: skip
+    )
 
 
 def slow_host(rng: random.Random) -> Run:

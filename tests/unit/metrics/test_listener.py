@@ -113,8 +113,10 @@ def test_lengths_and_durations() -> None:
     two sends.
     """
     found = Derived(finish(request()))
-    sums = {m: [(p.count, p.sum, dict(p.attributes)) for p in found.points(m)] for m in (
-        semconv.TEXT_LENGTHS, semconv.AUDIO_SECONDS, semconv.REQUEST_DURATION, semconv.CHUNK_INTERVAL)}  # fmt: skip
+    sums = {
+        m: [(p.count, p.sum, dict(p.attributes)) for p in found.points(m)]
+        for m in (semconv.TEXT_LENGTHS, semconv.AUDIO_SECONDS, semconv.REQUEST_DURATION, semconv.CHUNK_INTERVAL)
+    }
     voice = {"voice": "en-Carter_man"}
     assert sums[semconv.TEXT_LENGTHS] == [(1, 12.0, voice)]
     assert sums[semconv.AUDIO_SECONDS] == [(1, pytest.approx(0.2667, abs=1e-4), voice)]

@@ -230,19 +230,22 @@ def test_a_look_changes_nothing() -> None:
     are those of a request that was not looked at.
     """
 
-    def told(look: bool) -> list[str]:
+    def told(look: bool) -> tuple[object, ...]:
         t = request(frames=3)
         made = assembly(t)
         batches = []
         for step in (made.drain, lambda: made.finish(end=t.web_closed or 0)):
             if look:
+                held = len(made._parts._intervals) if made._parts is not None else 0
                 seen = made.peek(t.runs[0].frames[-1] + 9 * MS)
                 assert (seen.final, seen.status, seen.error_type) == (False, None, None)
                 assert seen.blocks
+                assert made._parts is None or len(made._parts._intervals) == held, "looks take no memory"
                 assert seen.trace_id == 0xABC
             batch = step()
             assert batch is not None
             batches.append(batch)
-        return [line for batch in batches for line in tree(batch)]
+        lines = [line for batch in batches for line in tree(batch)]
+        return lines, batches[-1].operation(semconv.SYNTHESIZE), [batch.first_audio_parts for batch in batches]
 
     assert told(look=True) == told(look=False)

@@ -181,11 +181,13 @@ def test_histograms_equal_the_records(events: list[tuple[str, int, int]], synthe
     provider.shutdown()
     expected: dict[str, list[float]] = {}
     feeds = {
-        semconv.STEP: semconv.INFERENCE, semconv.DECODE: semconv.DECODE_DURATION,
+        semconv.STEP: semconv.INFERENCE,
+        semconv.DECODE: semconv.DECODE_DURATION,
         semconv.PREFILL: semconv.PREFILL_DURATION,
-        semconv.FIRST_CHUNK: semconv.FIRST_AUDIO, semconv.QUEUE: semconv.QUEUE_DURATION,
+        semconv.FIRST_CHUNK: semconv.FIRST_AUDIO,
+        semconv.QUEUE: semconv.QUEUE_DURATION,
         semconv.PREPROCESS: semconv.PREPROCESS_DURATION,
-    }  # fmt: skip
+    }
     for span, _, _, start, end in spans(story.batches):
         if span in feeds:
             expected.setdefault(feeds[span].name, []).append((end - start) / 1e9)

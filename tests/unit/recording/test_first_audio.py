@@ -17,6 +17,12 @@ CASES: dict[str, tuple[list[Interval], int, int, dict[str, int]]] = {
         25,
         {Part.QUEUE: 4, Part.OTHER: 2, Part.PREFILL: 4, Part.DECODE: 10, Part.DELIVERY: 5},
     ),
+    "two gaps": (
+        [(2, 4, Part.QUEUE), (7, 9, Part.PREFILL)],
+        0,
+        9,
+        {Part.OTHER: 5, Part.QUEUE: 2, Part.PREFILL: 2},
+    ),
     "the earlier keeps the time": ([(0, 8, Part.PREFILL), (4, 10, Part.LM)], 0, 10, {Part.PREFILL: 8, Part.LM: 2}),
     "one inside another": ([(0, 8, Part.PREFILL), (2, 4, Part.LM)], 0, 8, {Part.PREFILL: 8}),
     "it began before the request": ([(0, 8, Part.MODEL_LOAD)], 5, 10, {Part.MODEL_LOAD: 3, Part.OTHER: 2}),

@@ -331,19 +331,26 @@ class Target(SpanProcessor):
         return None if self.room is None else self.room * self.looks
 
 
-@pytest.mark.parametrize(("room", "looks"), [(None, 1), (2, 1), (1, 2), (0, 1000)])
-def test_spans_wait_for_room_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, room: int | None, looks: int) -> None:
-    """Handed over at once where there is room for all or none can be told; a target that stays full has them in the
-    end, and counts for itself.
+@pytest.mark.parametrize(
+    ("room", "stopped", "looks"),
+    [(None, False, 1), (2, False, 1), (1, False, 2), (0, False, 1000), (0, True, 1)],
+)
+def test_spans_wait_for_room_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, room: int | None, stopped: bool, looks: int
+) -> None:
+    """Handed over at once where there is room for all, none can be told, or the end has come; a target that stays full
+    has them in the end, and counts for itself.
     """
     pauses: list[float] = []
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     target = Target(room)
     tail = TailProcessor(lambda: [target], slow=1, limit=10, on_drop=lambda *_: None, room=target.look)
+    if stopped:
+        tail.shutdown()
     provider = TracerProvider(shutdown_on_exit=False)
     tail._hand([provider.get_tracer("host").start_span(name) for name in ("one", "two")])  # type: ignore[misc]
     assert (target.taken, target.looks) == (["one", "two"], looks)
-    assert pauses == [module.PACE_SECONDS] * (looks if room == 0 else looks - 1)
+    assert pauses == [module.PACE_SECONDS] * (looks if looks == 1000 else looks - 1)
 
 
 def test_what_is_stopped_hands_over_without_waiting() -> None:
@@ -361,17 +368,17 @@ def test_what_is_stopped_hands_over_without_waiting() -> None:
 
 
 def test_a_shutdown_ends_the_thread() -> None:
-    """It hands over what it has and ends."""
+    """One that waits for the next kept trace too."""
     held = Held(limit=10)
     span = held.tracer.start_span("bad")
     span.set_status(Status(StatusCode.ERROR))
     span.end()
     thread = held.tail._thread
     assert thread is not None
+    assert held.names() == ["bad"], "it has nothing left to do"
     held.tail.shutdown()
     thread.join(60)
     assert not thread.is_alive()
-    assert held.names() == ["bad"]
 
 
 def test_a_span_that_its_trace_s_outcome_dropped_is_no_loss() -> None:
