@@ -1,16 +1,15 @@
 """How long ``insight`` takes on 30 days of 25 voices and 4 instances, and how much memory.
 
-``python -m benchmarks.insight_store FOLDER`` fills a real Prometheus (promtool's backfill) and a real VictoriaMetrics
-(its import) with the series that insight reads, then runs each question in a process of its own, three times.
-``--days``, ``--step``, ``--settings`` and ``--stores`` change what is made; a folder that is filled already is used as
-it is.
+``python -m benchmarks.insight_store FOLDER`` fills a real Prometheus and a real VictoriaMetrics, by remote write, with
+the series that insight reads, then runs each question in a process of its own, three times. ``--days``, ``--step``,
+``--settings`` and ``--stores`` change what is made; a folder that is filled already is used as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from tools import toolchain
+from tools.ports import free_ports
+from tools.stack.process import Process
 from tools.stack.prometheus import Prometheus
 from tools.stack.victoria import Victoria
 from vibevoice_otel import semconv
@@ -124,78 +125,116 @@ def made(
             yield name, of, part, values
 
 
-def fill_victoria(victoria: Victoria, days: float, step: float, end: float, settings: int) -> tuple[int, int]:
-    """Series and samples, sent as JSON lines, a few series a request."""
-    series = samples = 0
-    lines: list[str] = []
+class RemoteWriter:
+    """Prometheus' remote write, version 1: protobuf made by numpy, in snappy's frame without compression."""
 
-    def send() -> None:
-        body = "\n".join(lines).encode()
-        lines.clear()
-        with urllib.request.urlopen(urllib.request.Request(f"{victoria.url}/api/v1/import", data=body), timeout=300):
-            pass
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self.samples = 0
 
-    for name, labels, times, values in made(days, step, end, settings):
-        stamps = ",".join(map(str, (times * 1000).astype(np.int64).tolist()))
-        numbers = ",".join(map(str, values.tolist()))
-        lines.append(
-            f'{{"metric":{json.dumps({"__name__": name, **labels})},"values":[{numbers}],"timestamps":[{stamps}]}}'
-        )
-        series, samples = series + 1, samples + len(values)
-        if len(lines) == 100:
-            send()
-    send()
-    with urllib.request.urlopen(f"{victoria.url}/internal/force_flush", timeout=300):
-        pass
-    return series, samples
+    def add(self, labels: bytes, stamped: np.ndarray, values: np.ndarray) -> None:
+        """A part of one series; ``stamped`` is :func:`stamps` of its times."""
+        rows = stamped.copy()
+        rows[:, 3:11] = np.ascontiguousarray(values, np.float64).view(np.uint8).reshape(-1, 8)
+        series = labels + rows.tobytes()
+        self._waiting.append(b"\x0a" + _varint(len(series)) + series)
+        self._size += len(series)
+        self.samples += len(values)
+        if self._size > 4_000_000:
+            self.send()
+
+    def send(self) -> None:
+        """What waits."""
+        body = b"".join(self._waiting)
+        self._waiting, self._size = [], 0
+        framed = _varint(len(body)) + b"\xfc" + (len(body) - 1).to_bytes(4, "little") + body
+        headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+        if body:
+            with urllib.request.urlopen(urllib.request.Request(self._url, framed, headers), timeout=300):
+                pass
 
 
-def fill_prometheus(data: Path, days: float, step: float, end: float, settings: int) -> None:
-    """By promtool, all in blocks as long as they may be: it reads the whole text once for each block."""
-    text = data.with_suffix(".om")
-    scratch = data.parent / "families"
-    scratch.mkdir(parents=True, exist_ok=True)
-    counters = {metric.prometheus for metric in semconv.METRICS if metric.instrument == "counter"}
-    open_files = {}
-    for name, labels, times, values in made(days, step, end, settings):
-        if name not in open_files:
-            open_files[name] = (scratch / name).open("w", encoding="utf-8")
-        prefix = f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in labels.items())}}} "
-        open_files[name].write(
-            "".join(f"{prefix}{v:.10g} {t:.0f}\n" for t, v in zip(times.tolist(), values.tolist(), strict=True))
-        )
-    for file in open_files.values():
-        file.close()
-    with text.open("wb") as whole:
-        histograms = [m.prometheus for m in semconv.METRICS if m.instrument == "histogram"]
-        for base in histograms:
-            parts = [f"{base}{suffix}" for suffix in ("_bucket", "_count", "_sum") if f"{base}{suffix}" in open_files]
-            if parts:
-                whole.write(f"# TYPE {base} histogram\n".encode())
-                for part in parts:
-                    whole.write((scratch / part).read_bytes())
-                    (scratch / part).unlink()
-                    del open_files[part]
-        for name in open_files:
-            kind = "counter" if name in counters else "gauge"
-            whole.write(f"# TYPE {name.removesuffix('_total') if kind == 'counter' else name} {kind}\n".encode())
-            whole.write((scratch / name).read_bytes())
-            (scratch / name).unlink()
-        whole.write(b"# EOF\n")
-    command = [
-        str(toolchain.require("promtool")),
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        "--max-block-duration=768h",
-        "-q",
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _labels(name: str, labels: dict[str, str]) -> bytes:
+    def text(tag: int, value: str) -> bytes:
+        return bytes([tag]) + _varint(len(value.encode())) + value.encode()
+
+    pairs = (text(10, key) + text(18, value) for key, value in sorted({"__name__": name, **labels}.items()))
+    return b"".join(b"\x0a" + _varint(len(pair)) + pair for pair in pairs)
+
+
+def stamps(times: np.ndarray) -> np.ndarray:
+    """Samples at ``times`` in seconds, shape (n, 18), without their values."""
+    at = (times * 1000).astype(np.int64)
+    rows = np.empty((len(at), 18), np.uint8)
+    rows[:, :3], rows[:, 11] = (18, 16, 9), 16
+    for place in range(6):  # milliseconds of our century take six bytes of seven bits
+        rows[:, 12 + place] = (at >> 7 * place) & 127 | (128 if place < 5 else 0)
+    return rows
+
+
+#: Seconds that are written at once: Prometheus takes no sample older than half of its newest block.
+SLICE = 6 * 3600
+
+
+def fill(url: str, chosen: argparse.Namespace, end: float) -> None:
+    """Write all in order of time, as a store receives it."""
+    began, writer = time.monotonic(), RemoteWriter(url)
+    series = [
+        (_labels(name, labels), times, values)
+        for name, labels, times, values in made(chosen.days, chosen.step, end, chosen.settings)
     ]
-    subprocess.run([*command, str(text), str(data)], check=True)
-    text.unlink()
+    for begin in np.arange(end - chosen.days * 86400, end, SLICE):
+        known: dict[tuple[float, float], tuple[slice, np.ndarray]] = {}
+        for labels, times, values in series:
+            if times[-1] <= begin or times[0] > begin + SLICE:
+                continue
+            key = times[0], times[-1]
+            if key not in known:
+                first, last = np.searchsorted(times, [begin, begin + SLICE], side="right")
+                known[key] = slice(first, last), stamps(times[first:last])
+            part, stamped = known[key]
+            writer.add(labels, stamped, values[part])
+        writer.send()
+    print(f"{len(series):,} series, {writer.samples:,} samples in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def measure(url: str, end: float, days: float) -> None:
-    """Each question three times, in processes of their own: seconds, the most memory, and the exit code."""
+def apart(url: str, chosen: argparse.Namespace, end: float) -> None:
+    """:func:`fill` in a process of its own: what it held would count as the memory of the commands measured later."""
+    filling = multiprocessing.get_context("spawn").Process(target=fill, args=(url, chosen, end))
+    filling.start()
+    filling.join()
+    if filling.exitcode:
+        raise SystemExit(filling.exitcode)
+
+
+def fill_prometheus(folder: Path, chosen: argparse.Namespace, end: float) -> None:
+    """One that scrapes nothing: a sample of now would close its door to those of last month."""
+    (folder / "bare.yml").write_text("global: {}\n")
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = [
+        str(toolchain.require("prometheus")), f"--config.file={folder / 'bare.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}", "--log.level=warn",
+        "--storage.tsdb.retention.time=60d", "--web.enable-remote-write-receiver",
+        "--storage.tsdb.min-block-duration=18h", "--storage.tsdb.max-block-duration=54h",
+    ]  # fmt: skip
+    with Process("filling", command, folder, ready=f"http://{address}/-/ready"):
+        apart(f"http://{address}/api/v1/write", chosen, end)
+
+
+def measure(url: str, store: int, end: float, days: float) -> None:
+    """Each question three times, in processes of their own: seconds, the least processor seconds of the command and of
+    the store (process ``store``), the most memory, and the exit code.
+    """
     at, window = ["--at", f"{end:.0f}"], ["--window", f"{days:g}d"]
     begin, middle = end - days * 86400, end - days / 2 * 86400
     questions = {
@@ -206,7 +245,7 @@ def measure(url: str, end: float, days: float) -> None:
         "cost": [*window, *at],
     }
     for name, arguments in questions.items():
-        seconds, memory, code = [], 0.0, 0
+        seconds, worked, memory, code = [], [], 0.0, 0
         for _ in range(3):
             command = [
                 sys.executable,
@@ -219,13 +258,25 @@ def measure(url: str, end: float, days: float) -> None:
                 "--prometheus",
                 url,
             ]
-            before = time.monotonic()
+            before, busy = time.monotonic(), processor(store)
             run = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
             _, status, used = os.wait4(run.pid, 0)
             run.returncode = code = os.waitstatus_to_exitcode(status)
             seconds.append(time.monotonic() - before)
+            worked.append((used.ru_utime + used.ru_stime, processor(store) - busy))
             memory = max(memory, used.ru_maxrss / 1024)
-        print(f"| {name} | {min(seconds):.1f} s | {max(seconds):.1f} s | {memory:.0f} MB | {code} |", flush=True)
+        own, its = (min(column) for column in zip(*worked, strict=True))
+        print(
+            f"| {name} | {min(seconds):.1f} s | {max(seconds):.1f} s | {own:.1f} s | {its:.1f} s | {memory:.0f} MB "
+            f"| {code} |",
+            flush=True,
+        )
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -242,23 +293,23 @@ def main() -> None:
         stamp.write_text(str(time.time() // 300 * 300))
     end = float(stamp.read_text())
     if "victoria" in chosen.stores:
-        full = (chosen.folder / "victoria" / "filled").exists()
+        filled = chosen.folder / "victoria" / "filled"
         with Victoria(chosen.folder / "victoria") as victoria:
-            if not full:
-                series, samples = fill_victoria(victoria, chosen.days, chosen.step, end, chosen.settings)
-                print(f"{series:,} series, {samples:,} samples")
-                (chosen.folder / "victoria" / "filled").touch()
-            print("VictoriaMetrics")
-            measure(victoria.url, end, chosen.days)
+            if not filled.exists():
+                apart(victoria.write, chosen, end)
+                with urllib.request.urlopen(f"{victoria.url}/internal/force_flush", timeout=300):
+                    filled.touch()
+            print("VictoriaMetrics", flush=True)
+            measure(victoria.url, victoria.process.pid, end, chosen.days)
     if "prometheus" in chosen.stores:
-        data = chosen.folder / "prometheus" / "data"
-        if not (chosen.folder / "prometheus" / "filled").exists():
-            data.parent.mkdir(parents=True, exist_ok=True)
-            fill_prometheus(data, chosen.days, chosen.step, end, chosen.settings)
-            (chosen.folder / "prometheus" / "filled").touch()
-        with Prometheus(chosen.folder / "prometheus") as prometheus:
-            print("Prometheus")
-            measure(prometheus.url, end, chosen.days)
+        folder = chosen.folder / "prometheus"
+        folder.mkdir(exist_ok=True)
+        if not (folder / "filled").exists():
+            fill_prometheus(folder, chosen, end)
+            (folder / "filled").touch()
+        with Prometheus(folder) as prometheus:
+            print("Prometheus", flush=True)
+            measure(prometheus.url, prometheus.process.pid, end, chosen.days)
 
 
 if __name__ == "__main__":
