@@ -44,7 +44,7 @@ e2e-platform: $(VENV)/.test tools ## Kubernetes' API, its autoscaler, the Operat
 	@$(PYTHON) -m tools.toolchain --platform
 	VIBEVOICE_E2E_PLATFORM=1 $(BIN)/python -m pytest tests/platform $(ARGS)
 
-musl-python: ## a CPython on musl from Debian's sources, for e2e-platform's pod on musl (8 minutes, kept in ~/.cache; needs musl-tools)
+musl-python: ## a CPython on musl from Debian's sources, for e2e-platform's pod on musl (half an hour on two busy cores, kept in ~/.cache; needs musl-tools)
 	@tools/musl_python.sh
 
 dashboards: schema ## write the dashboards' JSON, the rules' YAML, the registry, docs/telemetry.md and the manifests from their sources

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A CPython on musl from Debian's sources, as Alpine's images have one: tools/musl_python.sh [FOLDER], once, about 8 minutes on two cores.
+# A CPython on musl from Debian's sources, as Alpine's images have one: tools/musl_python.sh [FOLDER], once; half an hour on two busy cores.
 # Needs apt-get, gcc, musl-gcc (Debian's musl-tools) and make; no root. Without FOLDER it is kept where the other programs are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,6 +63,7 @@ library() {  # folder, configure's arguments
 
 python() {
     cd Python-*/
+    sed -i 's/^    def add_multiarch_paths(self):/&\n        return  # they are glibc'"'"'s/' setup.py
     PKG_CONFIG_LIBDIR=$work/libraries/lib/pkgconfig ./configure --prefix="$prefix" --with-openssl="$work/libraries" \
         --disable-test-modules --without-ensurepip
     make -j"$(nproc)"
