@@ -24,9 +24,9 @@ import pytest
 import websockets
 
 from tests.support.swallowed import swallowed
-from tests.support.whole import SERVER_KIND, whole
 from tools.ports import free_port
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
+from vibevoice_otel.commands.demo.whole import SERVER_KIND, whole
 
 ROOT = "vibevoice.synthesize"
 #: Seconds in which a service does what it is to do, on a busy machine too; the longest wait, and no measure of it.

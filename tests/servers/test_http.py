@@ -13,7 +13,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.stack.fixtures import eventually
-from tests.support.whole import whole
 from tests.upstream.server import Server
 from tests.upstream.sink import Sink
 from tests.upstream.test_realtime import total
@@ -21,6 +20,7 @@ from tests.upstream.traces import Trace
 from tools.ports import free_ports
 from vibevoice_otel import semconv
 from vibevoice_otel.commands import doctor
+from vibevoice_otel.commands.demo.whole import whole
 from vibevoice_otel.semconv import Status
 
 from .client import Answer, ask, post

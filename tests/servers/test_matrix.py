@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.whole import whole
 from tests.upstream.server import Server
 from tests.upstream.sink import ReceivedSpan, Sink
 from tests.upstream.test_realtime import total
 from tests.upstream.traces import Trace
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.whole import whole
 from vibevoice_otel.semconv import Status
 
 from .client import Answer

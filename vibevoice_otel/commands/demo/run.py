@@ -21,12 +21,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vibevoice_otel import semconv
 from vibevoice_otel.commands.clients import Outcome, WebSocketClient, speak
 from vibevoice_otel.commands.demo import waterfall
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
+from vibevoice_otel.commands.demo.whole import whole
 from vibevoice_otel.process.workers import free
 
 SHORT = "Good morning."
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with console.status("Starting the service under opentelemetry-instrument …"):
             service.wait_until_ready()
         heard = _speak(console, service, plan()[: max(1, arguments.requests)])
-        receiver.wait_for(lambda: len(receiver.spans(semconv.SYNTHESIZE.name)) >= len(heard), 15)
+        receiver.wait_for(lambda: sum(map(whole, receiver.traces().values())) >= len(heard), 15)
         ok = _show(console, service, receiver, heard)
         if arguments.once or not ok:
             return 0 if ok else 1
@@ -176,7 +177,7 @@ def _show(console: Console, service: Service, receiver: Receiver, heard: Sequenc
         console.print(f"[red]{len(failed)} of {len(heard)} requests had no audio:[/red] {failed[0]}")
     spans = sum(len(t) for t in traces)
     console.print(
-        f"{len(heard)} requests, {len(traces)} traces, {spans:,} spans. [dim]Random weights: it makes noise, not "
+        f"Requests: {len(heard)}, traces: {len(traces)}, spans: {spans:,}. [dim]Random weights: it makes noise, not "
         "speech.[/dim]"
     )
     return len(failed) < len(heard)
@@ -205,15 +206,9 @@ def _latencies(heard: Sequence[Heard], traces: Sequence[Sequence[ReceivedSpan]])
             )
             if isinstance(latency, float):
                 server.setdefault(str(span.attributes.get(semconv.VOICE.key)), []).append(latency * 1000)
-    table = Table(
-        "voice",
-        "requests",
-        "server median ms",
-        "server max ms",
-        "client median ms",
-        "within the SLO",
-        header_style="bold",
-    )
+    table = Table(Column("voice", no_wrap=True, min_width=max(len(voice) for voice, _ in heard)), header_style="bold")
+    for title in ("requests", "server median ms", "server max ms", "client median ms", "within the SLO"):
+        table.add_column(title)
     for voice in dict.fromkeys(voice for voice, _ in heard):
         client = [each.first_audio * 1000 for name, each in heard if name == voice and each.first_audio is not None]
         own = server.get(voice, [])
