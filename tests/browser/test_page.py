@@ -150,6 +150,24 @@ def test_the_browser_is_part_of_the_trace(page: Page, service: Running) -> None:
     service.sink.wait(lambda: any(point.count for point in service.sink.metric(semconv.LISTENER_FIRST_AUDIO.name)))
 
 
+def test_a_row_that_settles_is_drawn_once(page: Page) -> None:
+    """Settled rows come before the message that takes them out of the open ones: a drawing between the two shows each
+    once.
+    """
+    rows = "[{kind: ['frame'], id: ['1'], parent: ['0'], start: [0], end: [1], info: [{}], kept: [true]}]"
+    assert page.evaluate(
+        f"""async () => {{
+            const trace = new (await import("/trace.js")).Trace("1");
+            const shown = [];
+            for (const [type, rows] of [["open", {rows}], ["settled", {rows}], ["open", []]]) {{
+                trace.take({{type, rows, sends: [[0, 4800]], origin: 1}});
+                shown.push([trace.tree(0).rows.length, trace.sends.length]);
+            }}
+            return shown;
+        }}"""
+    ) == [[1, 1], [1, 1], [1, 2]]
+
+
 def test_the_trace_grows_while_it_is_made(page: Page) -> None:
     """Frames are drawn before the request has ended, more and more of them,
     and the first chunk as soon as it was sent.

@@ -7,15 +7,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from opentelemetry import trace
 
 from vibevoice_otel.page import memory, rows
-from vibevoice_otel.page.store import Kept, Store
+from vibevoice_otel.page.store import Store
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
+from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import Timeline
 
 TICK_SECONDS = 0.1  # a growing trace
@@ -108,7 +109,8 @@ class Feed:
         """One request's rows, growing while it is made; the last message is ``done``, or ``gone`` when there is no such
         request.
 
-        ``settled`` rows are final. ``open`` rows stand for everything after them and are replaced by the next message.
+        ``settled`` rows are final, and hold with the ``open`` or ``done`` message that follows them. ``open`` rows
+        stand for everything after them and are replaced by the next message.
         """
         settled = 0  # batches sent
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -116,7 +118,7 @@ class Feed:
             timeline = self._timeline(key)
             kept = self._store.find(key)
             if kept is not None and kept.summary is not None:
-                for part in self._settled(kept, settled, kept.origin):
+                for part in self._settled(kept.batches[settled:], kept.origin):
                     yield part
                     await asyncio.sleep(0)
                 yield message("done", summary=kept.summary, omitted=kept.omitted)
@@ -125,35 +127,34 @@ class Feed:
                 yield message("gone")
                 return
             spent = time.thread_time()
-            if timeline is not None:
-                for part in self._open(timeline, kept, settled):
+            batch = self._recorder.peek(timeline) if timeline is not None else None
+            batches = kept.batches[:] if kept is not None else []
+            # A batch that has been made and is not in the store yet is in neither: the next tick shows both.
+            if timeline is not None and batch is not None and batch.earlier == len(batches):
+                for part in self._open(timeline, batch, batches[settled:]):
                     yield part
-                settled = len(kept.batches) if kept is not None else 0
+                settled = len(batches)
             spent = time.thread_time() - spent
             await asyncio.sleep(max(TICK_SECONDS, spent / SHARE))
 
     def _timeline(self, key: str) -> Timeline | None:
         return next((each for each in self._recorder.timelines if key in {str(each.request), trace_id(each)}), None)
 
-    def _open(self, timeline: Timeline, kept: Kept | None, settled: int) -> list[bytes]:
-        batch = self._recorder.peek(timeline)
-        if batch is None:
-            return []
+    def _open(self, timeline: Timeline, batch: Batch, fresh: Sequence[Batch]) -> list[bytes]:
         origin = timeline.anchor.to_wall(timeline.opened)
-        parts = self._settled(kept, settled, origin) if kept is not None else []
-        parts.append(
+        return [
+            *self._settled(fresh, origin),
             message(
                 "open", phase=phase(timeline), number=timeline.request, trace=trace_id(timeline), origin=origin / 1e6,
                 rows=list(rows.encode(batch, origin)), sends=rows.sends(batch, origin),
                 parts=batch.first_audio_parts, backlog=timeline.backlog() if timeline.backlog is not None else 0,
-            )
-        )  # fmt: skip
-        return parts
+            ),
+        ]  # fmt: skip
 
     @staticmethod
-    def _settled(kept: Kept, already: int, origin: int) -> list[bytes]:
+    def _settled(batches: Sequence[Batch], origin: int) -> list[bytes]:
         parts: list[bytes] = []
-        for batch in kept.batches[already:]:
+        for batch in batches:
             parts.extend(message("settled", rows=[part]) for part in rows.encode(batch, origin))
             table = rows.sends(batch, origin)
             if table or batch.first_audio_parts:

@@ -104,6 +104,8 @@ class Assembly:
         self._cadence = Cadence()
         self._parts: FirstAudioParts | None = FirstAudioParts()
         self._first_send: int | None = None
+        self._made = 0  # batches
+        self._taking = False  # while one is made, what is known of the request is in two places
 
     def without_trace(self, root_id: int) -> None:
         """There is no valid trace (no SDK): records get ids all the same, and nothing is exported."""
@@ -146,13 +148,15 @@ class Assembly:
         batch.operations.append(root)
         return batch
 
-    def peek(self, at: int) -> Batch:
-        """What is known of the open request at ``at`` (monotonic nanoseconds), leaving everything as it is: for a live
-        view.
+    def peek(self, at: int) -> Batch | None:
+        """What is known of the open request at ``at`` (monotonic nanoseconds) behind its batches so far
+        (``Batch.earlier``), leaving everything as it is: for a live view.
 
         Ids but the trace's, the request's and its parent's are provisional, and what still runs ends at ``at``. Called
-        from any thread; while the recorder drains the same request at that moment, some of it may be missing.
+        from any thread; None where the recorder makes a batch of the same request at that moment.
         """
+        if self._taking:
+            return None
         twin = copy.copy(self)
         twin.timeline = copy.copy(self.timeline)
         for name in COLUMNS:
@@ -165,6 +169,8 @@ class Assembly:
         twin._defects, twin._defective = dict(self._defects), dict(self._defective)
         twin._playback, twin._cadence = copy.copy(self._playback), copy.copy(self._cadence)
         twin._parts = copy.deepcopy(self._parts)
+        if self._taking or self._made != twin._made:
+            return None
         batch = twin._batch({}, end=at)
         batch.final, batch.status, batch.error_type = False, None, None
         return batch
@@ -180,6 +186,7 @@ class Assembly:
         """What is complete: of each generation in ``cuts`` up to that moment, or all of all where the request has an
         ``end``.
         """
+        self._taking = True
         batch = self._empty(final=end is not None)
         ends: dict[Generation, int] = {}  # of the generations, in the last batch
         made: list[tuple[Generation, list[Block]]] = []
@@ -199,13 +206,15 @@ class Assembly:
         self._sends(batch)
         if end is not None:
             self._close(batch, max((end, *ends.values())), ends, shutdown=shutdown)
+        self._made += 1
+        self._taking = False
         return batch
 
     def _empty(self, *, final: bool) -> Batch:
         trace_id, root_id, server_id, sampled, recording = self._trace
         return Batch(
             request=self.timeline.request, trace_id=trace_id, root_id=root_id, server_id=server_id, sampled=sampled,
-            recording=recording,
+            recording=recording, earlier=self._made,
             labels=self._labels(), operations=[], blocks=[], final=final, synthetic=self.timeline.asked.synthetic,
             warm_up=semconv.WarmUp.STARTUP in self.timeline.warm_up,
             profiled=self.timeline.profiled, on_end=self.timeline.used.on_end,

@@ -132,6 +132,7 @@ class Batch:
     operations: list[Operation]
     blocks: list[Block]
     final: bool
+    earlier: int = 0  # batches of the same request before this one
     synthetic: bool = False
     on_end: Callable[[Batch], None] | None = None  # of the final batch: asked for while the request was served
     tenant: str | None = None  # of the final batch, where the operator asks for tenants

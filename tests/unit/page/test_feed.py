@@ -64,6 +64,7 @@ def test_a_look_leaves_the_request_as_it_is() -> None:
     work = assembly(looked)
     for at in (5_000_000, 20_000_000, 35_000_000):
         peeked = work.peek(at)
+        assert peeked is not None
         assert not peeked.final
     assert looked.web_closed is not None
     assert tree(work.finish(end=looked.web_closed)) == tree(finish(untouched))
@@ -112,6 +113,28 @@ async def test_a_drained_stream_is_sent_once(watched: tuple[Recorder, Feed]) -> 
         settled = await until(messages, "settled")
     assert kinds(settled).count("frame") == 3
     assert kinds(await until(messages, "open")).count("frame") == 1
+    for _ in range(3):
+        frame(timeline)
+    recorder._drain_long_streams()  # while the browser is slow to take the last message
+    assert kinds(await until(messages, "settled")).count("frame") == 3
+    assert kinds(await until(messages, "open")).count("frame") == 1
+    recorder.shutdown()
+
+
+async def test_no_frame_is_missing_between_the_recorder_and_the_store(watched: tuple[Recorder, Feed]) -> None:
+    """What is drained and not yet delivered is in neither: nothing is told until it is in the store."""
+    recorder, seen = watched
+    timeline = recorder.open("web")
+    for _ in range(4):
+        frame(timeline)
+    messages = seen.request(str(timeline.request))
+    assert kinds(await until(messages, "open")).count("frame") == 4
+    batch = recorder._open[timeline].drain()
+    growing = asyncio.ensure_future(until(messages, "open"))
+    await asyncio.sleep(0.1)
+    assert not growing.done()
+    recorder._deliver(batch)
+    assert kinds(await growing).count("frame") == 1
     recorder.shutdown()
 
 

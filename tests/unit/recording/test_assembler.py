@@ -6,8 +6,10 @@ import pytest
 
 from tests.support.builders import MS, add_frame, assembly, finish, request, tree
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.assembler import Assembly
 from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.interval import Leaf
+from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.semconv import Part
 
@@ -182,7 +184,9 @@ def test_a_look_takes_no_defect_from_its_frame() -> None:
     made = assembly(t)
     drained = made.drain()
     assert drained is not None
-    assert made.peek(t.runs[0].frames[-1] + 9 * MS).block(semconv.FRAME) is not None
+    seen = made.peek(t.runs[0].frames[-1] + 9 * MS)
+    assert seen is not None
+    assert seen.block(semconv.FRAME) is not None
     frames = made.finish(end=t.web_closed or 0).block(semconv.FRAME)
     assert frames is not None
     assert frames.attributes[semconv.FRAME_DEFECT.key].tolist() == ["silent"]  # type: ignore[union-attr]
@@ -238,6 +242,7 @@ def test_a_look_changes_nothing() -> None:
             if look:
                 held = len(made._parts._intervals) if made._parts is not None else 0
                 seen = made.peek(t.runs[0].frames[-1] + 9 * MS)
+                assert seen is not None
                 assert (seen.final, seen.status, seen.error_type) == (False, None, None)
                 assert seen.blocks
                 assert made._parts is None or len(made._parts._intervals) == held, "looks take no memory"
@@ -249,3 +254,27 @@ def test_a_look_changes_nothing() -> None:
         return lines, batches[-1].operation(semconv.SYNTHESIZE), [batch.first_audio_parts for batch in batches]
 
     assert told(look=True) == told(look=False)
+
+
+def test_a_look_while_a_batch_is_made_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that moment frames are partly in the batch and partly still with the request; before and after, a look says
+    behind how many batches it stands.
+    """
+    t = request(frames=3)
+    made, at = assembly(t), t.runs[0].frames[-1] + 9 * MS
+    audio = Assembly._audio
+    seen: list[Batch | None] = []
+
+    def looked(self: Assembly, batch: Batch) -> None:
+        if self is made:
+            seen.append(made.peek(at))
+        audio(self, batch)
+
+    monkeypatch.setattr(Assembly, "_audio", looked)
+    before = made.peek(at)
+    assert made.drain() is not None
+    after = made.peek(at)
+    assert seen == [None]
+    assert before is not None
+    assert after is not None
+    assert (before.earlier, after.earlier) == (0, 1)

@@ -26,8 +26,10 @@ export class Trace {
 
   reset() {
     this.settled = [];
+    this.fresh = []; // settled rows and sends that are still among the open ones, until the next message replaces those
     this.open = [];
     this.settledSends = [];
+    this.freshSends = [];
     this.openSends = [];
     this.parts = null;
     this.origin = null; // milliseconds since 1970
@@ -39,13 +41,18 @@ export class Trace {
 
   /** Take a message of /api/requests/…; true when it changed something. */
   take(message) {
-    this.version += 1;
     if (message.origin) this.origin = message.origin;
     if (message.parts) this.parts = message.parts;
     if (message.type === "settled") {
-      this.settled.push(...unpack(message.rows));
-      this.settledSends.push(...(message.sends ?? []));
-    } else if (message.type === "open") {
+      this.fresh.push(...unpack(message.rows));
+      this.freshSends.push(...(message.sends ?? []));
+      return false;
+    }
+    this.version += 1;
+    this.settled.push(...this.fresh);
+    this.settledSends.push(...this.freshSends);
+    [this.fresh, this.freshSends] = [[], []];
+    if (message.type === "open") {
       this.open = unpack(message.rows);
       this.openSends = message.sends;
       this.phase = message.phase;
