@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.whole import SERVER_KIND, whole
 
 from .client import Heard
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .server import Server
     from .sink import ReceivedSpan, Sink
 
-SERVER_KIND = 2
 ERROR_STATUS = 2
 
 
@@ -62,20 +62,7 @@ class Seen:
 
 def settled(server: Server, sink: Sink, heard: Heard, before: Mapping[str, int]) -> Seen:
     """Wait until the request's whole trace has come in, and read the witness."""
-
-    def complete() -> bool:
-        """Its SERVER and synthesize spans are there, every frame that the request counts, and every span's parent."""
-        spans = sink.spans(heard.trace_id)
-        ids, frames = {each.span_id for each in spans}, sum(each.name == semconv.FRAME.name for each in spans)
-        root = next((each for each in spans if each.name == semconv.SYNTHESIZE.name), None)
-        return (
-            root is not None
-            and any(each.kind == SERVER_KIND for each in spans)
-            and frames >= root.attributes.get(semconv.FRAMES.key, 0)
-            and all(each.parent_id in ids for each in spans if each.kind != SERVER_KIND)
-        )
-
-    sink.wait(complete)
+    sink.wait(lambda: whole(sink.spans(heard.trace_id)))
     after = server.counts()
     delta = Counter({name: count - before.get(name, 0) for name, count in after.items()})
     return Seen(Trace(sink.spans(heard.trace_id)), heard, delta)

@@ -58,6 +58,16 @@ def kinds(message: dict[str, Any]) -> list[str]:
     return sorted(kind for part in message["rows"] for kind in part["kind"])
 
 
+async def four_frames(recorder: Recorder, seen: Feed) -> tuple[Timeline, AsyncIterator[bytes]]:
+    """An open request that a browser has seen four frames of, and what it is told next."""
+    timeline = recorder.open("web")
+    for _ in range(4):
+        frame(timeline)
+    messages = seen.request(str(timeline.request))
+    assert kinds(await until(messages, "open")).count("frame") == 4
+    return timeline, messages
+
+
 def test_a_look_leaves_the_request_as_it_is() -> None:
     """However often a browser looks, the records that are finished, and so every metric, are the same to the letter."""
     untouched, looked = request(frames=3), request(frames=3)
@@ -102,11 +112,7 @@ async def test_a_trace_grows_and_then_settles(watched: tuple[Recorder, Feed]) ->
 async def test_a_drained_stream_is_sent_once(watched: tuple[Recorder, Feed]) -> None:
     """Of a long stream only what is new is sent again: what was drained is settled and stays."""
     recorder, seen = watched
-    timeline = recorder.open("web")
-    for _ in range(4):
-        frame(timeline)
-    messages = seen.request(str(timeline.request))
-    assert kinds(await until(messages, "open")).count("frame") == 4
+    timeline, messages = await four_frames(recorder, seen)
     recorder._drain_long_streams()
     settled = await until(messages, "settled")
     while "frame" not in kinds(settled):
@@ -124,11 +130,7 @@ async def test_a_drained_stream_is_sent_once(watched: tuple[Recorder, Feed]) -> 
 async def test_no_frame_is_missing_between_the_recorder_and_the_store(watched: tuple[Recorder, Feed]) -> None:
     """What is drained and not yet delivered is in neither: nothing is told until it is in the store."""
     recorder, seen = watched
-    timeline = recorder.open("web")
-    for _ in range(4):
-        frame(timeline)
-    messages = seen.request(str(timeline.request))
-    assert kinds(await until(messages, "open")).count("frame") == 4
+    timeline, messages = await four_frames(recorder, seen)
     batch = recorder._open[timeline].drain()
     growing = asyncio.ensure_future(until(messages, "open"))
     await asyncio.sleep(0.1)
