@@ -132,7 +132,8 @@ def tell(name, *deeper):
     providers = trace.get_tracer_provider(), _logs.get_logger_provider()
     ids = {each.resource.attributes["service.instance.id"] for each in providers}
     ids.add(metrics.get_meter_provider()._sdk_config.resource.attributes["service.instance.id"])
-    print(name, *sorted(ids), flush=True)
+    sys.stdout.write(" ".join([name, *sorted(ids)]) + "\\n")  # one write: children of one pipe must not mix their lines
+    sys.stdout.flush()
     if deeper:
         started(*deeper)
 
