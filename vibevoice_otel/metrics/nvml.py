@@ -1,8 +1,8 @@
 """The cards' own figures by NVML: utilisation, power, energy, clocks, throttling, errors. With the extra ``nvidia``;
 else there are none.
 
-Read on the collection's thread alone. A driver that answers slowly is asked no more, so that a collection never waits
-for it twice.
+Read on the collection's thread alone. After a slow answer the driver is left alone for a time, so that collections
+seldom wait for it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from vibevoice_otel.semconv import Metric
 logger = logging.getLogger(__name__)
 #: Seconds for which one look serves all instruments of a collection.
 FRESH = 0.2
-#: A look at one card that took longer than this, seconds, was the last one: the usual one takes 4 ms (an H100). The
-#: first look at a card is not judged: the driver prepares what it tells, which took 1.4 s there.
+#: A look that takes longer than this, seconds, is slow: the usual one takes 4 ms a card (an H100), and one beside a
+#: profiler 1.8 s. The first look at a card is not judged: the driver prepares what it tells, which took 1.4 s.
 SLOW = 0.5
+#: A slow look is followed by a rest of so many times what it took; each further one in a row doubles the rest.
+REST = 100
 #: Bit of NVML's clock event reasons -> the metric's ``reason``. Bits that mean idleness or a setting are no throttling.
 REASONS = {
     0x04: "power_cap",
@@ -58,7 +60,6 @@ class _Card:
     labels: dict[str, str]
     driver: str | None = None
     events: Any = None
-    looked: bool = False
     xids: Counter[str] = field(default_factory=Counter)
 
 
@@ -84,7 +85,8 @@ class Cards:
         self._nvml: Any = None
         self._given_up = False
         self._cards: dict[str, _Card | None] = {}
-        self._at = float("-inf")
+        self._at = self._next = float("-inf")
+        self._slow = 0  # looks in a row
         self._seen: list[tuple[dict[str, str], Reading]] = []
 
     def _renew(self) -> None:
@@ -93,10 +95,12 @@ class Cards:
     def __call__(self) -> list[tuple[dict[str, str], Reading]]:
         """(labels, reading) of each card."""
         with self._lock:
-            if not self._given_up and self._clock() - self._at >= FRESH:
+            began, known = self._clock(), len(self._cards)
+            if not self._given_up and began >= self._next:
                 self._seen = self._look()
                 self._at = self._clock()
-            return [] if self._given_up else self._seen
+                self._next = self._at + self._rest(self._at - began if len(self._cards) == known else 0.0)
+            return self._seen if self._clock() - self._at < FRESH else []
 
     def drivers(self) -> list[str]:
         """The driver's version, from what a look at the cards in use has found; nothing where there is no card."""
@@ -120,22 +124,28 @@ class Cards:
         try:
             for each in self._devices():
                 card = self._card(each)
-                if card is None:
-                    continue
-                began = self._clock()
-                found.append((card.labels, self._read(card)))
-                first, card.looked = not card.looked, True
-                if self._clock() - began > SLOW and not first:
-                    self._give_up(f"a look at GPU {each.id} took {self._clock() - began:.1f} s")
-                    return []
+                if card is not None:
+                    found.append((card.labels, self._read(card)))
         except Exception as error:  # noqa: BLE001 - a driver that is gone costs its own metrics
-            self._give_up(type(error).__name__)
+            self._given_up = True
+            logger.warning(
+                "NVML is asked no more (%s): utilisation, power and energy of the GPU are missing", type(error).__name__
+            )
             return []
         return found
 
-    def _give_up(self, why: str) -> None:
-        self._given_up = True
-        logger.warning("NVML is asked no more (%s): utilisation, power and energy of the GPU are missing", why)
+    def _rest(self, took: float) -> float:
+        """Seconds until the next look, after one that took so many."""
+        if took <= SLOW:
+            self._slow = 0
+            return FRESH
+        rest = REST * took * float(1 << self._slow)
+        self._slow += 1
+        logger.warning(
+            "NVML took %.1f s to answer and is asked again in %.0f s: until then utilisation, power and energy of the "
+            "GPU are missing", took, rest,
+        )  # fmt: skip
+        return rest
 
     def _card(self, each: Device) -> _Card | None:
         if each.id not in self._cards:

@@ -1,4 +1,4 @@
-"""NVML's figures: of the right card, read at collection, without a wait for a driver that is slow, absent where it
+"""NVML's figures: of the right card, read at collection, at rest after a slow answer, absent where it
 tells nothing.
 """
 
@@ -147,20 +147,36 @@ def test_one_look_serves_a_collection() -> None:
     assert driver.calls.count("nvmlDeviceGetPowerUsage") == 2
 
 
-def test_a_slow_driver_is_asked_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    """One slow look is the last; a line says what is missing. The first look at a card, for which the driver prepares,
-    may be slow.
+def test_a_slow_driver_rests(caplog: pytest.LogCaptureFixture) -> None:
+    """A slow look is followed by a rest of a hundred times its seconds, twice that after the next one; a line says what
+    is missing until then. The first look at a card, for which the driver prepares, may be slow. A driver that is quick
+    again is asked as before.
     """
     driver = Driver()
     driver.takes = 1.0
     found = cards(driver, "aaa", "bbb")
+
+    def looks() -> int:
+        return driver.calls.count("nvmlDeviceGetUtilizationRates")
+
     assert len(found()) == 2
+    for rest in (200, 400):
+        driver.now += 60
+        assert len(found()) == 2  # what it told is told
+        seen = looks()
+        for _ in range(3):
+            driver.now += rest / 3 - 1
+            assert found() == []
+        assert looks() == seen
+        driver.now += 3 - 60 + 1
+    assert caplog.text.count("asked again in 200 s") == 1
+    assert caplog.text.count("asked again in 400 s") == 1
     driver.now += 60
-    assert found() == []
-    driver.now += 60
-    assert found() == []
-    assert driver.calls.count("nvmlDeviceGetUtilizationRates") == 3
-    assert "NVML is asked no more" in caplog.text
+    driver.takes = 0.004
+    for _ in range(3):
+        assert len(found()) == 2
+        driver.now += 1
+    assert len(caplog.records) == 2
 
 
 def test_without_the_extra_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
