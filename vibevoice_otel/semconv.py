@@ -593,6 +593,12 @@ STREAM_PARTIAL = Attribute(
     "vibevoice.stream.partial", "boolean", "Exported before its request ended (a long stream is drained).", (True,)
 )
 UNATTRIBUTED = Attribute("vibevoice.unattributed", "double", "Seconds of the generation under no named child.", (0.01,))
+SPANS_EXPORTED = Attribute(
+    "vibevoice.spans.exported",
+    "int",
+    "Spans of this request that go to the exporter, this one included: a store that shows fewer has lost some.",
+    (420,),
+)
 SPANS_OMITTED = Attribute("vibevoice.spans.omitted", "int", "Spans of this trace left out by the span budget.", (0,))
 FRAME_INDEX = Attribute("vibevoice.frame.index", "int", "Position of the frame in the request, from 0.", (0,))
 STEP_INDEX = Attribute("vibevoice.step.index", "int", "Position of the step in its frame, from 0.", (0,))
@@ -807,8 +813,8 @@ SYNTHESIZE = Span(
         STATUS, FINISH_REASON, ERROR_TYPE, FRAMES, AUDIO_DURATION, REAL_TIME_FACTOR, FIRST_AUDIO_LATENCY, UNDERRUNS,
         UNDERRUN_DURATION, WORST_GAP, CHUNK_JITTER, SEND_BLOCKED, FRAMES_SILENT, FRAMES_NAN, FRAMES_CLIPPED,
         LEADING_SILENCE, AFTER_DISCONNECT_DURATION, AFTER_DISCONNECT_FRAMES, FRAMES_UNDELIVERED, EVENT_LOOP_BLOCKED,
-        CLOSE_CODE, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT, GEN_AI_MODEL,
-        MODEL_REVISION, GEN_AI_OPERATION, GEN_AI_PROVIDER,
+        CLOSE_CODE, SPANS_EXPORTED, SPANS_OMITTED, SYNTHETIC, PROFILED, GENERATION_THREADS, GEN_AI_OUTPUT,
+        GEN_AI_MODEL, MODEL_REVISION, GEN_AI_OPERATION, GEN_AI_PROVIDER,
         WARM_UP, SUSPECT, AUDIO_SILENCE, AUDIO_CLIPPED, AUDIO_OFFSET, AUDIO_REPEATED, AUDIO_LEVEL, AUDIO_LOUDNESS,
         AUDIO_UNCHECKED,
     ),

@@ -14,6 +14,7 @@ import pytest
 from tests.upstream.server import Server
 from tests.upstream.sink import ReceivedSpan, Sink
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.whole import whole
 
 from .client import post
 from .matrix import SPEECH, WAV_HEADER
@@ -52,7 +53,7 @@ def test_a_generation_in_a_spawned_process(running: Start) -> None:
     server = running("detours")
     answer = post(server.port, "/spawned", input=TEXT)
     assert answer.status == 200
-    server.sink.wait(lambda: any(each.trace_id == answer.trace_id for each in _roots(server.sink)), 60)
+    server.sink.wait(lambda: whole(server.sink.spans(answer.trace_id)), 60)
     (root,) = [each for each in _roots(server.sink) if each.trace_id == answer.trace_id]
     seconds = (len(answer.body) - WAV_HEADER) / 48_000
     assert root.attributes[semconv.AUDIO_DURATION.key] == pytest.approx(seconds)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,15 +93,12 @@ def _ask(shape: Shape, server: Server) -> Asked:
 
 
 def _settled(sink: Sink, wanted: set[str]) -> dict[str, Trace]:
-    """The traces, once each is whole and nothing more comes."""
+    """The traces, once each is whole."""
 
     def all_whole() -> bool:
         return wanted <= {trace_id for trace_id, spans in sink.traces().items() if whole(spans)}
 
     sink.wait(all_whole, 60)
-    known = -1
-    while known != (known := len(sink.spans())):
-        time.sleep(0.5)
     found: dict[str, list[ReceivedSpan]] = {}
     for each in sink.spans():
         found.setdefault(each.trace_id, []).append(each)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.whole import whole
 from vibevoice_otel.semconv import Status
 
 from .client import ask
 from .server import UVICORN, serve
-from .sink import Sink
+from .sink import ReceivedSpan, Sink
 from .traces import Trace, assert_whole
 from .trees import Tree
 
@@ -42,10 +43,7 @@ def test_every_way_to_start_the_server_is_observed(tree: Tree, way: str, tmp_pat
     environment = {"UPSTREAM_COUNTS": ""} if way == "reload" else {}
     with Sink() as sink, serve(tree, sink, tmp_path, command=command(way, tree), environment=environment) as server:
         heard = ask(server.port, text=TEXT, voice="en-Emma_woman", steps=4)
-        sink.wait(
-            lambda: {semconv.SYNTHESIZE.name, semconv.FRAME.name} <= {each.name for each in sink.spans(heard.trace_id)}
-        )
-        sink.wait(lambda: any(each.kind == 2 for each in sink.spans(heard.trace_id)))
+        sink.wait(lambda: whole(sink.spans(heard.trace_id)))
         trace = Trace(sink.spans(heard.trace_id))
         assert_whole(trace)
         assert trace.value(semconv.STATUS) == Status.SUCCESS
@@ -62,7 +60,13 @@ def test_every_way_to_start_the_server_is_observed(tree: Tree, way: str, tmp_pat
             semconv.FIRST_CHUNK,
         ):
             trace.one(span)
-        loads = [
-            each for each in sink.spans() if each.name == semconv.MODEL_LOAD.name and each.trace_id != heard.trace_id
-        ]
-        assert [each.attributes[semconv.CACHE.key] for each in loads] == ["miss"]
+
+        def loads() -> list[ReceivedSpan]:
+            return [
+                each
+                for each in sink.spans()
+                if each.name == semconv.MODEL_LOAD.name and each.trace_id != heard.trace_id
+            ]
+
+        sink.wait(lambda: bool(loads()))
+        assert [each.attributes[semconv.CACHE.key] for each in loads()] == ["miss"]

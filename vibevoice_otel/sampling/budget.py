@@ -67,8 +67,8 @@ class SpanBudget:
         self._requests: dict[int, _Spent] = {}
 
     def consume(self, batch: Batch) -> None:
-        """Set ``Block.exported`` where there is too much, and vibevoice.spans.omitted on the last batch of a trace that
-        lost spans.
+        """Set ``Block.exported`` where there is too much; on the last batch, how many spans the trace has, and how many
+        were left out.
         """
         if not batch.recording:
             return
@@ -92,8 +92,10 @@ class SpanBudget:
         if batch.final:
             del self._requests[batch.request]
             root = batch.operation(semconv.SYNTHESIZE)
-            if root is not None and spent.omitted:
-                root.attributes[semconv.SPANS_OMITTED.key] = spent.omitted
+            if root is not None:
+                root.attributes[semconv.SPANS_EXPORTED.key] = spent.exported
+                if spent.omitted:
+                    root.attributes[semconv.SPANS_OMITTED.key] = spent.omitted
 
     def _room(self, spent: _Spent, batch: Batch) -> int:
         """How many more spans this trace may have in this batch."""

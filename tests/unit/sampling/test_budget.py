@@ -72,12 +72,15 @@ def slow(batch: Batch, *numbers: int) -> None:
 
 
 def test_within_the_budget_nothing_is_touched() -> None:
-    """The common case: no mask, no attribute, no word."""
+    """The common case: no mask, no word; the trace says how many spans it has."""
     one, _, dropped = budget()
     batch = finish(request(frames=20))
     one.consume(batch)
     assert all(block.exported is None for block in batch.blocks)
-    assert semconv.SPANS_OMITTED.key not in batch.operations[-1].attributes
+    root = batch.operation(semconv.SYNTHESIZE)
+    assert root is not None
+    assert semconv.SPANS_OMITTED.key not in root.attributes
+    assert root.attributes[semconv.SPANS_EXPORTED.key] == spans(batch) > 100
     assert dropped == []
 
 
@@ -145,7 +148,7 @@ def test_a_frame_without_steps_has_their_statistics() -> None:
 
 
 def test_the_trace_and_the_counter_say_what_was_left_out() -> None:
-    """vibevoice.spans.omitted is exact, and telemetry.dropped is told the same number."""
+    """Both numbers are exact, and telemetry.dropped is told the same one."""
     batch = finish(request(frames=40))
     before = spans(batch)
     one, _, dropped = budget(trace=100)
@@ -156,6 +159,7 @@ def test_the_trace_and_the_counter_say_what_was_left_out() -> None:
     root = batch.operation(semconv.SYNTHESIZE)
     assert root is not None
     assert root.attributes[semconv.SPANS_OMITTED.key] == left_out
+    assert root.attributes[semconv.SPANS_EXPORTED.key] == spans(batch)
     assert dropped == [("spans", "budget", left_out)]
 
 
@@ -233,6 +237,7 @@ def test_ten_minutes_stay_within_a_trace() -> None:
     root = batches[-1].operation(semconv.SYNTHESIZE)
     assert root is not None
     assert root.attributes[semconv.SPANS_OMITTED.key] == everything - total == sum(count for _, _, count in dropped)
+    assert root.attributes[semconv.SPANS_EXPORTED.key] == total
 
 
 def test_two_hours_too() -> None:
