@@ -20,8 +20,14 @@ from .conftest import Running
 ROOT = Path(__file__).resolve().parents[2]
 
 
+#: A caller's search path would lead past the wheel.
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def _must(*command: str | Path) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=280, check=False, env=CLEAN
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout
 
@@ -70,7 +76,7 @@ def test_the_installed_wheel_gives_a_trace(
     (site / "zz_lent.pth").write_text(f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n")
     monkeypatch.setattr(sys, "executable", str(environment / "python"))
     monkeypatch.chdir(environment)  # not the checkout: the wheel must be what is imported
-    running = Running(receiver, {k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    running = Running(receiver, CLEAN)
     try:
         _, trace = running.speak(text="Hello")
         assert trace.root.attributes["vibevoice.status"] == "success"
