@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -39,24 +39,27 @@ class Ending:
 
 def decide(timeline: Timeline) -> FinishReason | None:
     """Why the speech of a request ended; None where nothing was generated or the model does not say."""
-    ended = timeline.generate_end
-    if timeline.generate_start is None:
+    started = timeline.started
+    if not started:
         return None
     if timeline.generate_error is not None:
         return FinishReason.ERROR
-    left = min((at for at in (timeline.cancelled, timeline.abandoned) if at is not None), default=None)
+    ended = timeline.generate_end
     stopped = (
-        ended is None or timeline.cut_off or timeline.work_error is not None or (left is not None and left < ended)
+        ended is None
+        or timeline.cut_off
+        or timeline.work_error is not None
+        or (timeline.cancelled is not None and timeline.cancelled < ended)
+        or (timeline.abandoned is not None and timeline.abandoned < ended)
     )
-    return _of([run.ending.read() if run.ending is not None else None for run in timeline.started], stopped=stopped)
+    return _of([run.ending.read() if run.ending is not None else None for run in started], stopped=stopped)
 
 
-def _of(ends: Iterable[End | None], *, stopped: bool) -> FinishReason | None:
-    found = set(ends)
-    if End.LENGTH in found:
+def _of(ends: list[End | None], *, stopped: bool) -> FinishReason | None:
+    if End.LENGTH in ends:
         return FinishReason.LENGTH
     if stopped:
-        return FinishReason.EOS if found == {End.SPOKEN} else FinishReason.STOPPED
-    if End.UNFINISHED in found:
+        return FinishReason.EOS if ends.count(End.SPOKEN) == len(ends) > 0 else FinishReason.STOPPED
+    if End.UNFINISHED in ends:
         return FinishReason.LENGTH
-    return FinishReason.EOS if found and None not in found else None
+    return FinishReason.EOS if ends and None not in ends else None

@@ -89,7 +89,7 @@ def decide(timeline: Timeline, *, shutdown: bool = False) -> tuple[Status, str |
     """Status and ``error.type`` of a request that has ended; ``shutdown`` when the process ends while it is open."""
     if shutdown or timeline.cut_off:
         return Status.ERROR, ErrorType.SHUTDOWN
-    worked = timeline.generate_start is not None
+    worked = bool(timeline.started)
     code = timeline.close_code if timeline.service_closed is not None else None
     refused = _refused(timeline, code)
     if not worked and refused is not None and refused[0] in {Status.REJECTED, Status.CANCELLED}:

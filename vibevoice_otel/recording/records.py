@@ -155,7 +155,10 @@ class Batch:
 
     def operation(self, span: semconv.Span) -> Operation | None:
         """The first operation of this kind, if any."""
-        return next((op for op in self.operations if op.span is span), None)
+        for operation in self.operations:
+            if operation.span is span:
+                return operation
+        return None
 
     def block(self, span: semconv.Span) -> Block | None:
         """The block of this kind, if any."""

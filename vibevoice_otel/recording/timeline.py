@@ -208,8 +208,9 @@ class Timeline:
     @property
     def generate_end(self) -> int | None:
         """When the last run ended; None while one goes on."""
-        ends = [run.end for run in self.started]
-        return max((end for end in ends if end is not None), default=None) if None not in ends else None
+        started = self.started
+        ends = [run.end for run in started if run.end is not None]
+        return max(ends) if ends and len(ends) == len(started) else None
 
     @property
     def withheld(self) -> int:

@@ -43,9 +43,7 @@ class Judge:
     def _suspicions(self, batch: Batch, root: Operation) -> Iterator[Suspect]:
         of = root.attributes
         characters, audio = of.get(semconv.TEXT_LENGTH.key), of.get(semconv.AUDIO_DURATION.key)
-        whole = (
-            batch.status is Status.SUCCESS and of.get(semconv.FINISH_REASON.key) != semconv.FinishReason.STOPPED.value
-        )
+        whole = batch.status is Status.SUCCESS and of.get(semconv.FINISH_REASON.key) != semconv.FinishReason.STOPPED
         if whole and isinstance(characters, int) and isinstance(audio, float):
             silence = float(of.get(semconv.LEADING_SILENCE.key, 0.0))
             model = f"{of.get(semconv.GEN_AI_MODEL.key, '')}@{of.get(semconv.MODEL_REVISION.key, '')}"
