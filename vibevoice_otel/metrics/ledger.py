@@ -21,7 +21,8 @@ from vibevoice_otel.metrics.instruments import Attributes, Exemplars, Instrument
 from vibevoice_otel.recording.records import Ids, Ints
 from vibevoice_otel.semconv import Metric
 
-#: Values that wait at most: those of some 55 requests of 2 s. A write costs 7 million instructions, however few wait.
+#: Values that wait at most: those of some 55 requests of 2 s. Much of what a write costs does not depend on how many
+#: wait: exemplars, one for each bucket of each series.
 MAX_VALUES = 8192
 #: A series: the metric's name and the attributes.
 Key = tuple[str, tuple[tuple[str, str], ...]]
