@@ -21,7 +21,19 @@ from vibevoice_otel import semconv
 from vibevoice_otel.semconv import Status
 
 from .client import ask, post
-from .test_http import MEDIUM, SHORT, SPEECH, VOICES, WAV_HEADER, Start, assert_streamed, assert_told, seen, speak
+from .test_http import (
+    MEDIUM,
+    SHORT,
+    SPEECH,
+    VOICES,
+    WAV_HEADER,
+    Start,
+    assert_streamed,
+    assert_told,
+    counted,
+    seen,
+    speak,
+)
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -154,7 +166,7 @@ def test_what_is_not_speech_counts_nothing(flask: Start) -> None:
     """A file and an unknown path leave no request, whatever they answer."""
     server = flask("waitress")
     speak(server, SPEECH, input=SHORT)
-    before = total(server.sink, semconv.REQUESTS)
+    before = counted(server.sink)
     answers = [asyncio.run(ask(server.port, path, b"", method="GET")) for path in ("/file", "/nothing")]
     assert [answer.status for answer in answers] == [200, 404]
     speak(server, SPEECH, input=SHORT)
