@@ -18,8 +18,6 @@ from vibevoice_otel.commands.demo.receiver import Receiver
 from .conftest import Running
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 #: A caller's search path would lead past the wheel.
 CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 

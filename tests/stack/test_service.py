@@ -22,6 +22,7 @@ from tools.stack.prometheus import Prometheus
 from tools.stack.service import Service
 from tools.stack.traces import TraceStore
 from vibevoice_otel import semconv
+from vibevoice_otel.commands.demo.whole import whole
 
 NAME = "end-to-end"
 CANARY = "zanzibar quokka rendezvous"
@@ -70,7 +71,6 @@ def sent(
     tmp_path_factory: pytest.TempPathFactory, agent: Collector, prometheus: Prometheus, traces: TraceStore
 ) -> Iterator[Sent]:
     """Nine requests or more of several voices, cfg and steps, two of which fail, answered and scraped."""
-    traces.record = True
     sent = Sent()
     folder: Path = tmp_path_factory.mktemp("service")
     environment = {
@@ -96,24 +96,11 @@ def sent(
         arrived = eventually(lambda: [value for _, value in prometheus.query(total)] == [float(len(sent.trace_ids))])
         assert arrived, service.process.tail()
         yield sent
-    traces.record = False
 
 
-def whole(traces: TraceStore, trace_id: str) -> list[Span]:
-    """The trace once its SERVER span has come, and as many of the request's own as its root says."""
-
-    def came() -> bool:
-        spans = traces.spans(trace_id)
-        server = [span for span in spans if span.name == "HTTP /stream"]
-        told = [
-            attribute.value.int_value
-            for span in spans
-            for attribute in span.attributes
-            if attribute.key == semconv.SPANS_EXPORTED.key
-        ]
-        return bool(server and told) and len(spans) - len(server) == told[0]
-
-    assert eventually(came)
+def come(traces: TraceStore, trace_id: str) -> list[Span]:
+    """The trace once it has come in whole."""
+    assert eventually(lambda: whole(traces.traces().get(trace_id, ())))
     return traces.spans(trace_id)
 
 
@@ -175,7 +162,7 @@ def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(
     for exemplar in found:
         trace_id = exemplar["labels"]["trace_id"]
         assert trace_id in sent.trace_ids
-        spans = whole(traces, trace_id)
+        spans = come(traces, trace_id)
         (chunk,) = (span for span in spans if span.name == semconv.FIRST_CHUNK.name)
         assert chunk.span_id.hex() == exemplar["labels"]["span_id"]
         assert (chunk.end_time_unix_nano - chunk.start_time_unix_nano) / 1e9 == pytest.approx(
@@ -187,7 +174,7 @@ def test_an_exemplar_of_first_audio_leads_to_the_request_s_trace(
 def test_every_request_is_one_whole_trace(sent: Sent, traces: TraceStore) -> None:
     """Each request left the Collector as one trace: SERVER, synthesize, and as many frames as the client got chunks."""
     for trace_id in sent.trace_ids:
-        spans = whole(traces, trace_id)
+        spans = come(traces, trace_id)
         names = Counter(span.name for span in spans)
         assert names[semconv.SYNTHESIZE.name] == 1
         assert sum(1 for span in spans if span.kind == 2) == 1

@@ -211,7 +211,7 @@ def harms(batch: Batch, slo_seconds: float) -> list[Harm]:
     if root is None:
         return []
     of = root.attributes
-    suspects = set(str(of.get(semconv.SUSPECT.key, "")).split(","))
+    suspects = set(root.listed(semconv.SUSPECT))
     failed = batch.status in {Status.ERROR, Status.TIMEOUT}
     first = of.get(semconv.FIRST_AUDIO_LATENCY.key)
     found = {

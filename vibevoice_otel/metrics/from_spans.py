@@ -14,7 +14,7 @@ from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.metrics.ledger import Ledger
 from vibevoice_otel.recording.device.limits import FrameLimits
-from vibevoice_otel.recording.records import AttributeValue, Batch, Block, Labels, Operation
+from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
 from vibevoice_otel.sampling.share import in_share
 from vibevoice_otel.semconv import Clock, Metric, SharePart, Status
 
@@ -302,12 +302,12 @@ class FromSpans:
         if status is Status.SUCCESS and not batch.profiled:
             length = {"text_length_range": batch.labels.text_length_range}
             put.record(semconv.REQUEST_DURATION, _waited(root), {**voice, **length}, exemplar)
-        for met in _listed(of.get(semconv.WARM_UP.key)):
+        for met in root.listed(semconv.WARM_UP):
             put.add(semconv.WARM_UPS, 1, {**voice, "warmup": met})
         reason = of.get(semconv.FINISH_REASON.key)
         if reason is not None:
             put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})
-        for suspect in _listed(of.get(semconv.SUSPECT.key)):
+        for suspect in root.listed(semconv.SUSPECT):
             put.add(semconv.SUSPECTS, 1, {**voice, "suspect": suspect})
         if semconv.AUDIO_UNCHECKED.key in of:
             put.add(semconv.UNCHECKED, float(of[semconv.AUDIO_UNCHECKED.key]), voice)
@@ -346,11 +346,6 @@ class FromSpans:
             underruns = root.attributes.get(semconv.UNDERRUNS.key) if root else None
             return batch.status in {Status.ERROR, Status.TIMEOUT} or slow or bool(underruns)
         return True
-
-
-def _listed(value: AttributeValue | None) -> list[str]:
-    """The values of an attribute that holds several, each once, between commas."""
-    return str(value).split(",") if value else []
 
 
 def _waited(root: Operation) -> float:

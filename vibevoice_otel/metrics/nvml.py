@@ -95,11 +95,13 @@ class Cards:
     def __call__(self) -> list[tuple[dict[str, str], Reading]]:
         """(labels, reading) of each card."""
         with self._lock:
-            began, known = self._clock(), len(self._cards)
+            began = self._clock()
             if not self._given_up and began >= self._next:
+                known = len(self._cards)
                 self._seen = self._look()
                 self._at = self._clock()
-                self._next = self._at + self._rest(self._at - began if len(self._cards) == known else 0.0)
+                met = len(self._cards) > known
+                self._next = self._at + (FRESH if met else self._rest(self._at - began))
             return self._seen if self._clock() - self._at < FRESH else []
 
     def drivers(self) -> list[str]:

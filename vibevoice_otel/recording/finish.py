@@ -56,10 +56,11 @@ def decide(timeline: Timeline) -> FinishReason | None:
 
 
 def _of(ends: list[End | None], *, stopped: bool) -> FinishReason | None:
+    """Of one run or more."""
     if End.LENGTH in ends:
         return FinishReason.LENGTH
     if stopped:
-        return FinishReason.EOS if ends.count(End.SPOKEN) == len(ends) > 0 else FinishReason.STOPPED
+        return FinishReason.EOS if ends.count(End.SPOKEN) == len(ends) else FinishReason.STOPPED
     if End.UNFINISHED in ends:
         return FinishReason.LENGTH
-    return FinishReason.EOS if ends and None not in ends else None
+    return FinishReason.EOS if None not in ends else None

@@ -47,6 +47,11 @@ class Operation:
             return self.attributes
         return {**self.attributes, semconv.ERROR_TYPE.key: self.error_type}
 
+    def listed(self, attribute: semconv.Attribute) -> list[str]:
+        """The values of an attribute that holds several, with commas between them."""
+        value = self.attributes.get(attribute.key)
+        return str(value).split(",") if value else []
+
 
 @dataclass(slots=True)
 class Block:

@@ -1,6 +1,4 @@
-"""NVML's figures: of the right card, read at collection, at rest after a slow answer, absent where it
-tells nothing.
-"""
+"""NVML's figures: of the right card, read at collection, at rest after a slow answer, absent where it tells nothing."""
 
 from __future__ import annotations
 
@@ -156,22 +154,17 @@ def test_a_slow_driver_rests(caplog: pytest.LogCaptureFixture) -> None:
     driver.takes = 1.0
     found = cards(driver, "aaa", "bbb")
 
-    def looks() -> int:
-        return driver.calls.count("nvmlDeviceGetUtilizationRates")
-
     assert len(found()) == 2
-    for rest in (200, 400):
-        driver.now += 60
-        assert len(found()) == 2  # what it told is told
-        seen = looks()
-        for _ in range(3):
-            driver.now += rest / 3 - 1
-            assert found() == []
-        assert looks() == seen
-        driver.now += 3 - 60 + 1
-    assert caplog.text.count("asked again in 200 s") == 1
-    assert caplog.text.count("asked again in 400 s") == 1
     driver.now += 60
+    for rest in (200, 400):
+        assert len(found()) == 2  # what it told is told
+        looked, ended = driver.calls.count("nvmlDeviceGetUtilizationRates"), driver.now
+        for share in (0.3, 0.6, 0.99):
+            driver.now = ended + share * rest
+            assert found() == []
+        assert driver.calls.count("nvmlDeviceGetUtilizationRates") == looked
+        assert caplog.text.count(f"asked again in {rest} s") == 1
+        driver.now = ended + rest
     driver.takes = 0.004
     for _ in range(3):
         assert len(found()) == 2

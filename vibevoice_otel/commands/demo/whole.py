@@ -5,6 +5,7 @@ own, in any order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vibevoice_otel import semconv
 from vibevoice_otel.commands.demo.receiver import ReceivedSpan
@@ -21,9 +22,10 @@ def whole(spans: Sequence[ReceivedSpan]) -> bool:
     own = [span for span in spans if span.name in OWN]
     roots = [span for span in own if span.name == semconv.SYNTHESIZE.name]
     ids = {span.span_id for span in spans}
+    told: list[Any] = [root.attributes[semconv.SPANS_EXPORTED.key] for root in roots]
     return (
         bool(roots)
         and any(span.kind == SERVER_KIND for span in spans)
         and all(span.parent_id in ids for span in own if span.name != semconv.SYNTHESIZE.name)
-        and len(own) >= sum(int(str(root.attributes[semconv.SPANS_EXPORTED.key])) for root in roots)
+        and len(own) >= sum(told)
     )
