@@ -29,8 +29,7 @@ class DeferredRecorder:
         self._built: Recorder | None = None
         self._building = False
         self._early: list[tuple[str, str, int]] = []  # told while it is built
-        self._renew()
-        forking.renew_in_child(self._renew)
+        forking.begin(self._renew)
 
     def _renew(self) -> None:
         self._lock = threading.RLock()

@@ -29,6 +29,12 @@ def renew_in_child(renew: Callable[[], object]) -> None:
         _renewed.setdefault(owner, []).append(renew.__func__)  # type: ignore[attr-defined]
 
 
+def begin(renew: Callable[[], object]) -> None:
+    """Call ``renew`` now, and in each forked child (:func:`renew_in_child`), which begins as its parent did."""
+    renew()
+    renew_in_child(renew)
+
+
 def _in_child() -> None:
     for owner, functions in list(_renewed.items()):
         for function in functions:

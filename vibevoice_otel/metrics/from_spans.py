@@ -91,8 +91,7 @@ class FromSpans:
         self._slo = slo_first_audio
         self._slo_gap = slo_gap
         self._share = trace_share
-        self._forget()
-        forking.renew_in_child(self._forget)
+        forking.begin(self._forget)
 
     def _forget(self) -> None:
         self._drained: set[int] = set()  # open requests, which the recorder bounds

@@ -44,8 +44,7 @@ class Look:
     ) -> None:
         self._devices = devices
         self._clock = clock
-        self._begin_anew()
-        forking.renew_in_child(self._begin_anew)
+        forking.begin(self._begin_anew)
         self._told = False
 
     def _begin_anew(self) -> None:

@@ -39,8 +39,7 @@ class Limits:
     def __init__(self, max_attribute_sets: int, max_series: int) -> None:
         self._max_sets = max_attribute_sets
         self._max_series = max_series
-        self._begin_anew()
-        forking.renew_in_child(self._begin_anew)
+        forking.begin(self._begin_anew)
 
     def _begin_anew(self) -> None:
         """Nothing seen: in a forked child our instruments begin at zero."""

@@ -63,8 +63,7 @@ class Ledger:
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
-        self._forget()
-        forking.renew_in_child(self._forget)
+        forking.begin(self._forget)
         instruments.before_collection(self.write)
 
     def _forget(self) -> None:

@@ -80,8 +80,7 @@ class Cards:
         self._devices = devices
         self._load = load
         self._clock = clock
-        self._renew()
-        forking.renew_in_child(self._renew)
+        forking.begin(self._renew)
         self._nvml: Any = None
         self._given_up = False
         self._cards: dict[str, _Card | None] = {}

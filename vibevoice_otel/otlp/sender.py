@@ -45,8 +45,7 @@ class Sender:
         self._deliver = deliver
         self._max_queue_bytes = max_queue_bytes
         self._stopped = False
-        self._reset()
-        forking.renew_in_child(self._reset)
+        forking.begin(self._reset)
 
     def _reset(self) -> None:
         """Empty, without a thread; after a fork what the parent has queued is the parent's to send."""

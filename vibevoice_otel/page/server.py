@@ -57,8 +57,7 @@ class LivePage:
         self._store: Store | None = None
         self._listeners: Listeners | None = None
         self.hooks = Hooks("page", on_drop)
-        self._renew()
-        forking.renew_in_child(self._renew)
+        forking.begin(self._renew)
         self._owner: int | None = None  # process that has tried to start
         self._where: dict[str, Any] | None = self._configured()
         self._serving: Any = None

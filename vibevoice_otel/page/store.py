@@ -61,8 +61,7 @@ class Store:
     ) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._judge, self._judge_gap = judge, judge_gap
-        self._begin_anew()
-        forking.renew_in_child(self._begin_anew)
+        forking.begin(self._begin_anew)
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()

@@ -33,8 +33,7 @@ class _Served:
 
     def __init__(self) -> None:
         self._waiting: list[Callable[[], None]] = []
-        self._begin_anew()
-        forking.renew_in_child(self._begin_anew)
+        forking.begin(self._begin_anew)
 
     def _begin_anew(self) -> None:
         """The blocks of a parent's other threads never end in its child; what is open on the forking thread is let go

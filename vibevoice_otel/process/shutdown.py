@@ -46,8 +46,7 @@ class LastExport:
         self._recorder = recorder
         self._providers = providers
         self._timeout = timeout
-        self._renew()
-        forking.renew_in_child(self._renew)
+        forking.begin(self._renew)
         self._ending = float("-inf")  # when the process's last flush must be over
 
     def _renew(self) -> None:

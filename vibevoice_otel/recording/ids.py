@@ -20,8 +20,7 @@ class RandomIds:
     """
 
     def __init__(self) -> None:
-        self._seed()
-        forking.renew_in_child(self._seed)
+        forking.begin(self._seed)
 
     def _seed(self) -> None:
         self._lock = threading.Lock()

@@ -103,8 +103,7 @@ class Recorder:
         self._pyloudnorm = loudness.library() if settings.audio_checks and settings.audio_loudness else None
         #: A model has been loaded, or has generated.
         self.model_ready = False
-        self._begin_anew()
-        forking.renew_in_child(self._begin_anew)
+        forking.begin(self._begin_anew)
 
     def _begin_anew(self) -> None:
         """No request and no thread. A forked child has none of its parent's."""

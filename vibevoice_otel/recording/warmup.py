@@ -13,10 +13,7 @@ class Startup:
     """Counts the applications whose life span has begun and that are not ready yet. Safe for any thread."""
 
     def __init__(self) -> None:
-        self._none()
-        forking.renew_in_child(
-            self._none
-        )  # what is starting up is the parent's application, and its end is told to the parent
+        forking.begin(self._none)  # what is starting up is the parent's application, and its end is told to the parent
 
     def _none(self) -> None:
         self._lock = threading.Lock()

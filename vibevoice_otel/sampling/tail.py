@@ -72,8 +72,7 @@ class TailProcessor(SpanProcessor):
         self._on_drop = on_drop
         self._room = room
         self._stopped = False
-        self._reset()
-        forking.renew_in_child(self._reset)
+        forking.begin(self._reset)
 
     def resume(self, *, slow: float, limit: int, on_drop: Callable[[str, str, int], None]) -> None:
         """Decide again, after :meth:`pause`; the arguments as to the constructor. An SDK takes no processor back."""

@@ -35,8 +35,7 @@ class Captures:
 
     def __init__(self) -> None:
         self.active = 0
-        self._renew()
-        forking.renew_in_child(self._renew)
+        forking.begin(self._renew)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
