@@ -14,6 +14,7 @@ import numpy as np
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.cells import by_voice
+from vibevoice_otel.insight.observations import HW_ID
 from vibevoice_otel.insight.source import Origin, Source, Track
 
 
@@ -135,7 +136,7 @@ def by_card(tracks: Iterable[Track]) -> dict[str, Track]:
     """One track a card: each process that uses it reports it, so the highest counts, once."""
     found: dict[str, Track] = {}
     for track in tracks:
-        card = track.labels.get(semconv.M_HW_ID.key.replace(".", "_"), "")
+        card = track.labels.get(HW_ID, "")
         known = found.get(card)
         values = track.values if known is None else np.fmax(known.values, track.values)
         found[card] = Track({"card": card}, track.times, values)

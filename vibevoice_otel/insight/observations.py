@@ -68,7 +68,10 @@ class Window:
 #: dcgm-exporter's shares of time: some engine was at work, and its streaming multiprocessors on average.
 ENGINE_ACTIVE, SM_ACTIVE = DCGM = ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_PROF_SM_ACTIVE")
 _FELT_WAIT = 0.005  # an edge of the queue histogram
-_HW_ID = semconv.M_HW_ID.key.replace(".", "_")
+#: A card's UUID, as Prometheus names the label.
+HW_ID = semconv.M_HW_ID.key.replace(".", "_")
+#: What a device's clock times; intervals of one generation that do not overlap.
+TIMED = (semconv.INFERENCE, semconv.LM_DURATION, semconv.DECODE_DURATION, semconv.PREFILL_DURATION)
 _OWN = ("device_id", "status", "le", "clock", "limit", "frame_part")
 
 
@@ -157,10 +160,10 @@ def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> 
     """What dcgm-exporter says of the cards on which the processes run: by UUID, which NVML told us."""
     there: dict[str, dict[Key, Blocks]] = {}
     mine = semconv.HW_GPU_UTILIZATION
-    labels = [name for name in mine.labels if name != _HW_ID]
+    labels = [name for name in mine.labels if name != HW_ID]
     for track in source.history(mine.prometheus, labels) or ():
-        key = frozenset((name, value) for name, value in _key(track) if name != _HW_ID)
-        card = track.labels.get(_HW_ID, "")
+        key = frozenset((name, value) for name, value in _key(track) if name != HW_ID)
+        card = track.labels.get(HW_ID, "")
         if card and key in processes:
             there.setdefault(card, {})[key] = ~np.isnan(processes[key].active)
     if not there:
@@ -194,7 +197,7 @@ def _edge(labels: Labels) -> float:
 
 def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Floats]:
     sums = {key: np.full_like(value, np.nan) for key, value in zeros.items()}
-    for metric in (semconv.INFERENCE, semconv.DECODE_DURATION, semconv.PREFILL_DURATION, semconv.LM_DURATION):
+    for metric in TIMED:
         drop = [name for name in metric.labels if name != "clock"]
         for track in source.history(f"{metric.prometheus}_sum", drop) or ():
             if track.labels.get("clock") == semconv.Clock.DEVICE and _key(track) in sums:

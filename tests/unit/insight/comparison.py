@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.unit.insight.pairs import EDGES, Pair, Truth, more_energy, pair, requests
+from tests.unit.insight.pairs import Pair, Truth, more_energy, pair, requests
 from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Effect, TooLittle, effect
 from vibevoice_otel.insight.compare.report import MARGIN
@@ -26,8 +26,8 @@ SCENARIOS = {
     "10 % slower, hidden by a faster mix": Truth(scale=1.10, mix=-0.5),
 }
 FIGURES: dict[str, Callable[[Pair], Effect]] = {
-    "median": lambda p: effect(*p.seconds, scale="ratio", quantile=(0.5, EDGES)),
-    "P95": lambda p: effect(*p.seconds, scale="ratio", quantile=(0.95, EDGES)),
+    "median": lambda p: effect(*p.seconds, scale="ratio", quantile=0.5),
+    "P95": lambda p: effect(*p.seconds, scale="ratio", quantile=0.95),
     "mean": lambda p: effect(*p.mean, scale="ratio"),
 }
 
@@ -82,7 +82,7 @@ def compared(each: Pair) -> Effect | None:
         energy.check(one, two, MARGIN)
     except TooLittle:
         return None
-    return effect(one.side, two.side, scale="ratio")
+    return effect(one, two, scale="ratio")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.compare.effect import Side
-from vibevoice_otel.insight.compare.energy import Work, allocated
-from vibevoice_otel.insight.compare.growth import Reading
+from vibevoice_otel.insight.compare.energy import Energy, allocated
 
 EDGES = np.array([*semconv.FIRST_AUDIO_BUCKETS, np.inf])
 VOICES = tuple(f"voice{n}" for n in range(5))
@@ -58,7 +57,7 @@ def histogram(block: np.ndarray, stratum: np.ndarray, seconds: np.ndarray, block
     bucket = np.searchsorted(EDGES, seconds, side="left")
     counts = np.bincount(np.ravel_multi_index((block, stratum, bucket), shape), minlength=int(np.prod(shape)))
     counts = counts.reshape(shape).astype(float)
-    return Side(STRATA, counts, counts.sum(axis=2))
+    return Side(STRATA, counts, counts.sum(axis=2), edges=EDGES)
 
 
 def means(block: np.ndarray, stratum: np.ndarray, values: np.ndarray, blocks: int) -> Side:
@@ -76,7 +75,7 @@ class Pair:
     mean: tuple[Side, Side]
     failed: tuple[Side, Side]
     card: tuple[Side, Side]
-    energy: tuple[Reading, Reading]
+    energy: tuple[Energy, Energy]
 
     def naive_p95(self) -> float:
         """What two dashboards' P95 say: pooled over strata, interpolated in the bucket as Prometheus does;
@@ -115,7 +114,7 @@ def pair(truth: Truth, n: int, seed: int, blocks: int = 40) -> Pair:
 
 def cards(
     block: np.ndarray, stratum: np.ndarray, seconds: np.ndarray, blocks: int, card: str, rng: np.random.Generator
-) -> tuple[Side, Reading]:
+) -> tuple[Side, Energy]:
     """Seconds of a card by voice, and what it draws; a request takes its card as much longer as its first audio."""
     voice, shape = stratum // len(LENGTHS), (blocks, len(VOICES))
     audio = AUDIO * rng.lognormal(-0.125, 0.5, len(block))
@@ -129,7 +128,7 @@ def cards(
     there = np.full(blocks, 2.0 * len(block) / blocks * AUDIO * CARD * 1.4)
     joules = IDLE * there + WORKING * worked.sum(axis=1)
     return Side(names, worked, requests, spoken), allocated(
-        Work(names, spoken, 1.5 * worked, requests), joules, there, [card]
+        Side(names, 1.5 * worked, requests, spoken), joules, there, [card]
     )
 
 

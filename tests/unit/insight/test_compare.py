@@ -28,10 +28,10 @@ def told(truth: Truth, n: int = 1000, seeds: int = SEEDS) -> dict[str, list[Effe
     found: dict[str, list[Effect]] = {"p50": [], "p95": [], "mean": [], "failed": [], "card": [], "energy": []}
     for seed in range(seeds):
         sides = pair(truth, n, seed)
-        found["p50"].append(effect(*sides.seconds, scale="ratio", quantile=(0.5, EDGES)))
-        found["p95"].append(effect(*sides.seconds, scale="ratio", quantile=(0.95, EDGES)))
+        found["p50"].append(effect(*sides.seconds, scale="ratio", quantile=0.5))
+        found["p95"].append(effect(*sides.seconds, scale="ratio", quantile=0.95))
         found["mean"].append(effect(*sides.mean, scale="ratio"))
-        found["failed"].append(effect(*sides.failed, scale="difference", floor=True))
+        found["failed"].append(effect(*sides.failed, scale="difference"))
         found["card"].append(effect(*sides.card, scale="ratio"))
         drawn = compared(sides)
         found["energy"] += [] if drawn is None else [drawn]
@@ -128,7 +128,7 @@ def test_too_little_is_said(count: np.ndarray, says: str) -> None:
 def test_no_failure_at_all_is_not_certainty() -> None:
     """Fifty requests without a failure on either side say little of a rate of one in a hundred."""
     count = np.full((10, 1), 5.0)
-    found = effect(*[Side((("v",),), np.zeros((10, 1)), count)] * 2, scale="difference", floor=True)
+    found = effect(*[Side((("v",),), np.zeros((10, 1)), count)] * 2, scale="difference")
     assert found.high > 0.01
 
 

@@ -33,24 +33,25 @@ class Side:
         numerator: shape (B, S) or, for a quantile, the histogram's counts, shape (B, S, K).
         count: requests (or frames, or steps), shape (B, S).
         denominator: what the numerator is divided by, shape (B, S); the count by default.
+        edges: the histogram's upper edges, shape (K,).
     """
 
     strata: tuple[tuple[str, ...], ...]
     numerator: Floats
     count: Floats
     denominator: Floats | None = None
+    edges: Floats | None = None
 
     @property
     def under(self) -> Floats:
         return self.count if self.denominator is None else self.denominator
 
     def in_strata(self, rows: Sequence[int]) -> Side:
-        under = None if self.denominator is None else self.denominator[:, rows]
-        return Side(tuple(self.strata[i] for i in rows), self.numerator[:, rows], self.count[:, rows], under)
+        strata = tuple(self.strata[i] for i in rows)
+        return Side(strata, self.numerator[:, rows], self.count[:, rows], self.under[:, rows], self.edges)
 
     def in_blocks(self, blocks: Blocks) -> Side:
-        under = None if self.denominator is None else self.denominator[blocks]
-        return Side(self.strata, self.numerator[blocks], self.count[blocks], under)
+        return Side(self.strata, self.numerator[blocks], self.count[blocks], self.under[blocks], self.edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,8 @@ def effect(
     b: Side,
     *,
     scale: Scale,
-    quantile: tuple[float, Floats] | None = None,
+    quantile: float | None = None,
     confidence: float = 0.95,
-    floor: bool = False,
     paired: bool = False,
 ) -> Effect:
     """Compare ``b`` with ``a``.
@@ -97,19 +97,21 @@ def effect(
     Args:
         a: the side compared with, such as before, or the stable version.
         b: the side in question.
-        scale: whether the change is relative, or absolute as for shares.
-        quantile: (q, the histogram's upper edges, shape (K,)) where the numerators are histograms.
+        scale: whether the change is relative, or absolute as for shares of requests. A share's variance is at least
+            the binomial's, so that a side without any failure does not look certain.
+        quantile: which, where the numerators are histograms.
         confidence: of the interval.
-        floor: the figure is a share of requests: its variance is at least the binomial's, so that a side without any
-            failure does not look certain.
         paired: both sides' blocks are the same stretches of time, so that what slows both at once (a shared card)
             cancels.
 
     Raises:
-        TooLittle: when no stratum has enough on both sides, or there are too few blocks of time.
+        TooLittle: when no stratum has enough on both sides, or there are too few blocks of time, or the sides'
+            histograms differ in their edges.
     """
     from scipy.stats import t as student
 
+    if a.edges is not None and b.edges is not None and not np.array_equal(a.edges, b.edges):
+        raise TooLittle("the two sides' histograms have different bucket edges")
     a, b, weights, share = _common(a, b)
     if paired:
         both = (a.count.sum(axis=1) > 0) & (b.count.sum(axis=1) > 0)
@@ -119,7 +121,7 @@ def effect(
     error, freedom = math.sqrt(sum(variances)), _welch((left_a, left_b), variances)
     if paired:
         error, freedom = math.sqrt(_variance(left_b - left_a)), _freedom(left_b - left_a)
-    if floor:
+    if scale == "difference":
         error = max(error, math.sqrt(_binomial(a, weights) + _binomial(b, weights)))
     estimate = math.log(at_b / at_a) if scale == "ratio" else at_b - at_a
     half = float(student.ppf((1 + confidence) / 2, freedom)) * error
@@ -148,9 +150,7 @@ def _common(a: Side, b: Side) -> tuple[Side, Side, Floats, float]:
     return a, b, weights / weights.sum(), float(weights.sum()) / everything
 
 
-def _leave_out(
-    side: Side, weights: Floats, quantile: tuple[float, Floats] | None, scale: Scale
-) -> tuple[float, Floats]:
+def _leave_out(side: Side, weights: Floats, quantile: float | None, scale: Scale) -> tuple[float, Floats]:
     """The standardised figure, and the same (its logarithm for a ratio) without each block of time in turn,
     shape (B,).
     """
@@ -158,8 +158,9 @@ def _leave_out(
     numerator, under = side.numerator, side.under
     if len(under) < LEAST_BLOCKS:
         raise TooLittle(f"only {len(under)} blocks of time hold requests; {LEAST_BLOCKS} are needed")
-    whole = float(_standardised(numerator.sum(axis=0)[None], under.sum(axis=0)[None], weights, quantile)[0])
-    left = _standardised(numerator.sum(axis=0) - numerator, under.sum(axis=0) - under, weights, quantile)
+    all_of, all_under = numerator.sum(axis=0), under.sum(axis=0)
+    whole = float(_standardised(all_of[None], all_under[None], weights, quantile, side.edges)[0])
+    left = _standardised(all_of - numerator, all_under - under, weights, quantile, side.edges)
     if scale == "ratio":
         if not whole > 0 or not (left > 0).all():
             raise TooLittle("a side's figure is zero")
@@ -172,17 +173,18 @@ def _variance(left: Floats) -> float:
     return (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
 
 
-def _standardised(numerator: Floats, under: Floats, weights: Floats, quantile: tuple[float, Floats] | None) -> Floats:
+def _standardised(
+    numerator: Floats, under: Floats, weights: Floats, quantile: float | None, edges: Floats | None
+) -> Floats:
     """The figure of the standard mix, shape (R,), from sums of shape (R, S) or counts of shape (R, S, K)."""
     present = under > 0
     mix = np.where(present, weights, 0.0)
     mix = mix / mix.sum(axis=1, keepdims=True)
     safe = np.where(present, under, 1.0)
-    if quantile is None:
+    if quantile is None or edges is None:
         return np.asarray((mix * numerator / safe).sum(axis=1), np.float64)
-    q, edges = quantile
     counts = np.einsum("rs,rsk->rk", mix / safe, numerator)
-    return quantiles(np.cumsum(counts, axis=1), edges, q)
+    return quantiles(np.cumsum(counts, axis=1), edges, quantile)
 
 
 def quantiles(cumulative: Floats, edges: Floats, q: float) -> Floats:

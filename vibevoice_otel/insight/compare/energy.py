@@ -16,20 +16,36 @@ import numpy as np
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.compare.effect import Side, TooLittle
-from vibevoice_otel.insight.compare.growth import Cards, Key, Reading, side, table
+from vibevoice_otel.insight.compare.growth import Key, side, table
 from vibevoice_otel.insight.cost import by_card, counted
-from vibevoice_otel.insight.observations import increments
+from vibevoice_otel.insight.observations import HW_ID, increments
 from vibevoice_otel.insight.source import Source, Track
 
 #: A side is at least so much of what its processes generated: the rest's energy would be taken for its own.
 WHOLE = 0.95
-_HW_ID = semconv.M_HW_ID.key.replace(".", "_")
 _PROCESS: Key = ("job", "instance")
 
 
-def read(source: Source, blocks: int) -> Reading:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy(Side):
+    """A side's joules by voice, and the cards that drew them.
+
+    Args:
+        ids: the cards' UUIDs.
+        busy: generating seconds, shape (B, S).
+        seconds: for which a card was there, all cards together, shape (B,).
+        why: the energy cannot be compared with any other; empty where it can.
+    """
+
+    ids: frozenset[str]
+    busy: Floats
+    seconds: Floats
+    why: str
+
+
+def read(source: Source, blocks: int) -> Side:
     """Joules, seconds of audio and requests by voice; no voice where the processes report no energy."""
-    nothing = Reading(side((), blocks, {}, {}))
+    nothing = side((), blocks, {}, {})
     growths = source.growths(semconv.AUDIO_PRODUCED.prometheus, _PROCESS, blocks)
     speaking = {_process(track) for track in growths if np.nansum(track.values) > 0}
     if not speaking:
@@ -54,44 +70,41 @@ def read(source: Source, blocks: int) -> Reading:
     elif sum(float(grown.sum()) for grown in busy.values()) < WHOLE * _generated(source, of, speaking):
         why = "the cards served requests besides those compared"
     joules, seconds = _drawn(cards.values(), growths[0].times)
-    work = Work(strata, *(side(strata, blocks, grown, requests).numerator for grown in (audio, busy, requests)))
-    return allocated(work, joules, seconds, cards, why)
+    return allocated(side(strata, blocks, busy, requests, audio), joules, seconds, cards, why)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a side did, by block and voice: seconds of audio, generating seconds and requests, shape (B, S) each."""
-
-    voices: Sequence[Key]
-    audio: Floats
-    busy: Floats
-    requests: Floats
-
-
-def allocated(work: Work, joules: Floats, seconds: Floats, ids: Collection[str], why: str = "") -> Reading:
+def allocated(work: Side, joules: Floats, seconds: Floats, ids: Collection[str], why: str = "") -> Energy:
     """A side's energy, by voice: ``joules`` drawn in ``seconds`` of cards, shape (B,) each.
 
     A block in which no card was seen does not count.
+
+    Args:
+        work: generating seconds over seconds of audio, by voice.
+        joules: drawn in each block.
+        seconds: of cards that were there in each block.
+        ids: the cards' UUIDs.
+        why: the energy cannot be compared.
     """
-    total = work.busy.sum(axis=1)
+    busy = work.numerator
+    total = busy.sum(axis=1)
     part = joules / np.where(total > 0, total, np.inf)
-    requests = np.where(seconds[:, None] > 0, work.requests, 0.0)
-    found = Side(tuple(work.voices), part[:, None] * work.busy, requests, work.audio)
-    return Reading(found, cards=Cards(frozenset(ids), work.busy, seconds, why))
+    requests = np.where(seconds[:, None] > 0, work.count, 0.0)
+    return Energy(
+        work.strata, part[:, None] * busy, requests, work.under, ids=frozenset(ids), busy=busy, seconds=seconds, why=why
+    )
 
 
-def check(a: Reading, b: Reading, margin: float) -> None:
+def check(a: Side, b: Side, margin: float) -> None:
     """Raise where the sides' energies cannot be held against each other.
 
     Raises:
         TooLittle: saying why.
     """
-    if a.cards is None or b.cards is None:
+    if not isinstance(a, Energy) or not isinstance(b, Energy):
         raise TooLittle("only one side's processes report energy")
-    for cards in (a.cards, b.cards):
-        if cards.why:
-            raise TooLittle(cards.why)
-    both = a.cards.ids & b.cards.ids
+    if a.why or b.why:
+        raise TooLittle(a.why or b.why)
+    both = a.ids & b.ids
     if both:
         raise TooLittle(f"both sides ran on {'the same card' if len(both) == 1 else f'{len(both)} of the same cards'}")
     more = _asked(b, a) / _asked(a, b) - 1
@@ -99,19 +112,15 @@ def check(a: Reading, b: Reading, margin: float) -> None:
         raise TooLittle(f"B's cards were asked for {more:+.0%} work: the idle draw would decide")
 
 
-def _asked(one: Reading, other: Reading) -> float:
+def _asked(one: Energy, other: Energy) -> float:
     """Work asked of ``one``'s cards a second: seconds of audio, each voice's times what one takes on both sides."""
-    assert one.cards is not None
-    takes = []
-    for place, voice in enumerate(one.side.strata):
-        audio, busy = float(one.side.under[:, place].sum()), float(one.cards.busy[:, place].sum())
-        if other.cards is not None and voice in other.side.strata:
-            there = other.side.strata.index(voice)
-            audio += float(other.side.under[:, there].sum())
-            busy += float(other.cards.busy[:, there].sum())
-        takes.append(busy / audio)
-    seen = one.cards.seconds > 0
-    return float((one.side.under[seen] @ np.array(takes)).sum() / one.cards.seconds.sum())
+    taken: dict[Key, Floats] = {}
+    for each in (one, other):
+        for voice, of in zip(each.strata, np.array([each.busy.sum(axis=0), each.under.sum(axis=0)]).T, strict=True):
+            taken[voice] = taken.get(voice, 0.0) + of
+    takes = [busy / audio for busy, audio in (taken[voice] for voice in one.strata)]
+    seen = one.seconds > 0
+    return float((one.under[seen] @ np.array(takes)).sum() / one.seconds.sum())
 
 
 def _drawn(cards: Collection[Track], ends: Floats) -> tuple[Floats, Floats]:
@@ -127,7 +136,7 @@ def _drawn(cards: Collection[Track], ends: Floats) -> tuple[Floats, Floats]:
 
 
 def _foreign(source: Source, cards: Sequence[str], mine: Collection[Key]) -> bool:
-    users = source.history(semconv.HW_ENERGY.prometheus, (), {_HW_ID: cards}) or ()
+    users = source.history(semconv.HW_ENERGY.prometheus, (), {HW_ID: cards}) or ()
     return any(_process(track) not in mine for track in users)
 
 

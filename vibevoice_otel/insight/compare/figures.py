@@ -14,20 +14,13 @@ from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.cells import ENDED, FAILED
 from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Scale, Side
-from vibevoice_otel.insight.compare.growth import Key, Reading, side, table
+from vibevoice_otel.insight.compare.growth import Key, side, table
+from vibevoice_otel.insight.observations import TIMED
 from vibevoice_otel.insight.source import Source
 from vibevoice_otel.semconv import Clock
 
-#: A request whose worst gap is longer is heard as broken (the continuity objective's limit, seconds).
-GAP_SECONDS = 0.1
-
-
-#: Raises TooLittle where two readings cannot be held against each other, given the margin of what does not matter.
-Check = Callable[[Reading, Reading, float], None]
-
-
-def _nothing_against(_a: Reading, _b: Reading, _margin: float) -> None:
-    """Most figures can always be compared."""
+#: Raises TooLittle where two sides cannot be held against each other, given the margin of what does not matter.
+Check = Callable[[Side, Side, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +34,19 @@ class Figure:
         read: what reads it, from a source in so many blocks of time.
         quantile: which, where it is one.
         scale: whether a change is told relative or absolute.
-        check: what may stand against the comparison of two readings.
+        check: what may stand against the comparison of two sides.
     """
 
     name: str
     unit: str
     strata: Key
-    read: Callable[[Source, int], Reading]
+    read: Callable[[Source, int], Side]
     quantile: float | None = None
     scale: Scale = "ratio"
-    check: Check = _nothing_against
+    check: Check | None = None
 
 
-def histogram(metric: str, by: Key, source: Source, blocks: int) -> Reading:
+def histogram(metric: str, by: Key, source: Source, blocks: int) -> Side:
     """The whole histogram in each stratum."""
     buckets = table(source, f"{metric}_bucket", (*by, "le"), blocks)
     edges = sorted({float(key[-1]) for key in buckets})
@@ -63,26 +56,26 @@ def histogram(metric: str, by: Key, source: Source, blocks: int) -> Reading:
         cumulative[:, strata.index(key[:-1]), edges.index(float(key[-1]))] = values
     # A process with other bounds lacks some edges; there the count is at least that of the edge below.
     counts = np.diff(np.maximum.accumulate(cumulative, axis=2), axis=2, prepend=0.0)
-    return Reading(Side(tuple(strata), counts, counts.sum(axis=2)), np.array(edges))
+    return Side(tuple(strata), counts, counts.sum(axis=2), edges=np.array(edges))
 
 
-def above(metric: str, by: Key, limit: float, source: Source, blocks: int) -> Reading:
+def above(metric: str, by: Key, limit: float, source: Source, blocks: int) -> Side:
     """The share of values above ``limit``, which is exact where it is one of the histogram's edges."""
     found = histogram(metric, by, source, blocks)
     assert found.edges is not None
     first = int(np.searchsorted(found.edges, limit * (1 + 1e-9)))
-    return Reading(Side(found.side.strata, found.side.numerator[:, :, first:].sum(axis=2), found.side.count))
+    return Side(found.strata, found.numerator[:, :, first:].sum(axis=2), found.count)
 
 
-def mean(metric: str, by: Key, source: Source, blocks: int) -> Reading:
+def mean(metric: str, by: Key, source: Source, blocks: int) -> Side:
     """The mean of a histogram's values: its sum over its count, exact."""
     sums, counts = (table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
-    return Reading(side(sorted(counts), blocks, sums, counts))
+    return side(sorted(counts), blocks, sums, counts)
 
 
 def part(
     metric: str, by: Key, label: str, bad: Sequence[str], of: Sequence[str] | None, source: Source, blocks: int
-) -> Reading:
+) -> Side:
     """The share of a counter's events whose ``label`` is in ``bad``, among those in ``of`` (None for all)."""
     numerator: dict[Key, Floats] = {}
     count: dict[Key, Floats] = {}
@@ -91,22 +84,18 @@ def part(
         if of is None or value in of:
             count[key] = count.get(key, 0.0) + grown
             numerator[key] = numerator.get(key, 0.0) + grown * (value in bad)
-    return Reading(side(sorted(count), blocks, numerator, count))
+    return side(sorted(count), blocks, numerator, count)
 
 
-def per(metric: str, under: str, by: Key, source: Source, blocks: int) -> Reading:
+def per(metric: str, under: str, by: Key, source: Source, blocks: int) -> Side:
     """One counter over another, weighted by requests."""
     upper, lower = (table(source, name, by, blocks) for name in (metric, under))
     requests = table(source, semconv.REQUESTS.prometheus, by, blocks)
     strata = sorted(key for key in lower if lower[key].sum() > 0)
-    return Reading(side(strata, blocks, upper, requests, lower))
+    return side(strata, blocks, upper, requests, lower)
 
 
-#: What a device's clock times; intervals of one generation that do not overlap.
-TIMED = (semconv.INFERENCE, semconv.LM_DURATION, semconv.DECODE_DURATION, semconv.PREFILL_DURATION)
-
-
-def card_seconds(source: Source, blocks: int) -> Reading:
+def card_seconds(source: Source, blocks: int) -> Side:
     """Seconds by the device's clock, over the audio of those frames whose steps it timed; weighted by requests."""
     timed: dict[Key, Floats] = {}
     for metric in TIMED:
@@ -121,7 +110,7 @@ def card_seconds(source: Source, blocks: int) -> Reading:
     for (voice,) in timed.keys() & audio.keys():
         device, host = (steps.get((voice, clock), np.zeros(blocks)) for clock in (Clock.DEVICE, Clock.HOST))
         under[voice,] = audio[voice,] * device / np.maximum(device + host, 1e-9)
-    return Reading(side(sorted(key for key in under if under[key].sum() > 0), blocks, timed, requests, under))
+    return side(sorted(key for key in under if under[key].sum() > 0), blocks, timed, requests, under)
 
 
 SETTING: Key = ("voice", "cfg", "steps")
@@ -136,8 +125,8 @@ FIGURES: tuple[Figure, ...] = (
         partial(above, semconv.FIRST_AUDIO.prometheus, FIRST, semconv.SLO_FIRST_AUDIO_SECONDS), scale="difference",
     ),
     Figure(
-        f"worst gap above {GAP_SECONDS * 1000:g} ms", "%", ("voice",),
-        partial(above, semconv.GAP.prometheus, ("voice",), GAP_SECONDS), scale="difference",
+        f"worst gap above {semconv.SLO_GAP_SECONDS * 1000:g} ms", "%", ("voice",),
+        partial(above, semconv.GAP.prometheus, ("voice",), semconv.SLO_GAP_SECONDS), scale="difference",
     ),
     Figure("real-time factor", "x", SETTING, partial(mean, semconv.RTF.prometheus, SETTING)),
     Figure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,32 +11,6 @@ from vibevoice_otel.insight.compare.effect import Side
 from vibevoice_otel.insight.source import Source
 
 Key = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cards:
-    """The cards behind a side's energy.
-
-    Args:
-        ids: their UUIDs.
-        busy: generating seconds, shape (B, S).
-        seconds: for which a card was there, all cards together, shape (B,).
-        why: the energy cannot be compared with any other; empty where it can.
-    """
-
-    ids: frozenset[str]
-    busy: Floats
-    seconds: Floats
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One side's figure, a quantile's histogram's edges, and the cards of an energy."""
-
-    side: Side
-    edges: Floats | None = None
-    cards: Cards | None = None
 
 
 def table(source: Source, series: str, by: Key, blocks: int) -> dict[Key, Floats]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
-
-import numpy as np
 
 from vibevoice_otel.insight import stats
 from vibevoice_otel.insight.compare import energy
 from vibevoice_otel.insight.compare.effect import Effect, Side, TooLittle, effect
 from vibevoice_otel.insight.compare.figures import BY_VOICE, FIGURES, Figure
-from vibevoice_otel.insight.compare.growth import Reading
 from vibevoice_otel.insight.source import Origin, Source
 
+#: Reads both sides of a figure.
+Read = Callable[[Callable[[Source, int], Side]], tuple[Side, Side]]
 Verdict = Literal["better", "worse", "no different", "cannot be told"]
 #: A relative change below which two sides pass for alike, and the same for shares of requests: half of an objective's 1
 #: %.
@@ -95,42 +95,31 @@ def compare(
     """
     if not 0 < margin < 1:
         raise ValueError(f"margin {margin!r}: allowed is a share between 0 and 1, such as 0.03")
-    blocks = _blocks(a.source.origin, b.source.origin, shortest_block)
-    read = _reader(a.source, b.source, blocks)
-    answered = [(figure, *read(figure)) for figure in FIGURES]
-    refused = [_refused(figure, one, two, margin) for figure, one, two in answered]
-    tests = sum(
-        bool(one.side.strata and two.side.strata and not why)
-        for (_, one, two), why in zip(answered, refused, strict=True)
-    )
+    shortest = min(each.source.origin.window or 0.0 for each in (a, b))
+    blocks = int(max(1, min(BLOCKS, shortest // shortest_block)))
+    read: Read = cache(lambda of: (of(a.source, blocks), of(b.source, blocks)))  # what two figures share is read once
+    sides = [(figure, *read(figure.read)) for figure in FIGURES]
+    present = [
+        (figure, one, two, _refused(figure, one, two, margin)) for figure, one, two in sides if one.strata or two.strata
+    ]
+    tests = sum(bool(one.strata and two.strata and not why) for _, one, two, why in present)
     confidence = 1 - FALSE_ALARMS / 2 / max(tests, 1)
-    answers = [
-        Answer(figure.name, figure.unit, "cannot be told", None, why)
+    answers = {
+        figure: Answer(figure.name, figure.unit, "cannot be told", None, why)
         if why
         else _answer(figure, one, two, confidence, margin, paired)
-        for (figure, one, two), why in zip(answered, refused, strict=True)
-    ]
+        for figure, one, two, why in present
+    }
     voices = _voices(read, margin, paired)
     return Comparison(
-        a.name, b.name, a.source.origin, b.source.origin, _overall(answers, voices), 1 - FALSE_ALARMS, margin,
-        [each for each in answers if each.effect is not None or each.why], voices, _notes(answers),
+        a.name, b.name, a.source.origin, b.source.origin, _overall([*answers.values(), *voices]), 1 - FALSE_ALARMS,
+        margin, list(answers.values()), voices, _notes(answers),
     )  # fmt: skip
 
 
-def _reader(a: Source, b: Source, blocks: int) -> Callable[[Figure], tuple[Reading, Reading]]:
-    """Reads both sides of a figure; what two figures share is read once."""
-    both = cache(lambda read: (read(a, blocks), read(b, blocks)))
-    return lambda figure: both(figure.read)
-
-
-def _blocks(a: Origin, b: Origin, at_least: float) -> int:
-    shortest = min(each.window or 0.0 for each in (a, b))
-    return int(max(1, min(BLOCKS, shortest // at_least)))
-
-
-def _refused(figure: Figure, one: Reading, two: Reading, margin: float) -> str:
-    """Why the two readings cannot be held against each other; empty where they can, or where neither holds anything."""
-    if one.side.strata or two.side.strata:
+def _refused(figure: Figure, one: Side, two: Side, margin: float) -> str:
+    """Why the two sides cannot be held against each other; empty where they can."""
+    if figure.check is not None:
         try:
             figure.check(one, two, margin)
         except TooLittle as little:
@@ -138,11 +127,9 @@ def _refused(figure: Figure, one: Reading, two: Reading, margin: float) -> str:
     return ""
 
 
-def _answer(figure: Figure, one: Reading, two: Reading, confidence: float, margin: float, paired: bool) -> Answer:
-    if not one.side.strata and not two.side.strata:
-        return Answer(figure.name, figure.unit, "cannot be told", None)
+def _answer(figure: Figure, one: Side, two: Side, confidence: float, margin: float, paired: bool) -> Answer:
     try:
-        found = _effect(figure, one, two, confidence, paired)
+        found = effect(one, two, scale=figure.scale, quantile=figure.quantile, confidence=confidence, paired=paired)
     except TooLittle as little:
         return Answer(figure.name, figure.unit, "cannot be told", None, str(little))
     allowed = _margin(figure, margin)
@@ -151,20 +138,6 @@ def _answer(figure: Figure, one: Reading, two: Reading, confidence: float, margi
     if verdict == "cannot be told":
         more = math.ceil(max(found.n_a, found.n_b) * found.more(allowed))
     return Answer(figure.name, figure.unit, verdict, found, more=more)
-
-
-def _effect(figure: Figure, one: Reading, two: Reading, confidence: float, paired: bool) -> Effect:
-    quantile = None
-    if figure.quantile is not None:
-        assert one.edges is not None
-        assert two.edges is not None
-        if not np.array_equal(one.edges, two.edges):
-            raise TooLittle("the two sides' histograms have different bucket edges")
-        quantile = figure.quantile, one.edges
-    return effect(
-        one.side, two.side, scale=figure.scale, quantile=quantile, confidence=confidence,
-        floor=figure.scale == "difference", paired=paired,
-    )  # fmt: skip
 
 
 def _margin(figure: Figure, margin: float) -> float:
@@ -177,18 +150,18 @@ def _verdict(found: Effect, margin: float) -> Verdict:
     return "worse" if found.low > 0 else "better" if found.high < 0 else "cannot be told"
 
 
-def _voices(read: Callable[[Figure], tuple[Reading, Reading]], margin: float, paired: bool) -> list[VoiceAnswer]:
+def _voices(read: Read, margin: float, paired: bool) -> list[VoiceAnswer]:
     """The voices that stand out, at a false discovery rate of half of FALSE_ALARMS over all voices and figures."""
     found: list[tuple[str, Figure, Effect]] = []
     for figure in BY_VOICE:
-        one, two = read(figure)
-        for voice in sorted({stratum[0] for stratum in one.side.strata} & {stratum[0] for stratum in two.side.strata}):
-            mine = [replace(each, side=_of(each.side, voice)) for each in (one, two)]
-            try:
-                found.append((voice, figure, _effect(figure, mine[0], mine[1], 1 - FALSE_ALARMS / 2, paired)))
-            except TooLittle:
-                continue
-    named = stats.discoveries([effect.p for _, _, effect in found], FALSE_ALARMS / 2)
+        one, two = read(figure.read)
+        for voice in sorted({stratum[0] for stratum in one.strata} & {stratum[0] for stratum in two.strata}):
+            with suppress(TooLittle):
+                differs = effect(
+                    _of(one, voice), _of(two, voice), scale=figure.scale, confidence=1 - FALSE_ALARMS / 2, paired=paired
+                )
+                found.append((voice, figure, differs))
+    named = stats.discoveries([one.p for _, _, one in found], FALSE_ALARMS / 2)
     return [
         VoiceAnswer(voice, figure.name, figure.unit, "worse" if one.change > 0 else "better", one)
         for (voice, figure, one), stands_out in zip(found, named, strict=True)
@@ -200,27 +173,24 @@ def _of(side: Side, voice: str) -> Side:
     return side.in_strata([i for i, stratum in enumerate(side.strata) if stratum[0] == voice])
 
 
-def _overall(answers: Sequence[Answer], voices: Sequence[VoiceAnswer]) -> Verdict:
-    verdicts = [each.verdict for each in answers if each.effect is not None] + [each.verdict for each in voices]
+def _overall(answers: Iterable[Answer | VoiceAnswer]) -> Verdict:
+    verdicts = [each.verdict for each in answers if each.effect is not None]
     order: tuple[Verdict, ...] = ("worse", "better", "cannot be told")
     return next((verdict for verdict in order if verdict in verdicts), "no different" if verdicts else "cannot be told")
 
 
-def _notes(answers: Sequence[Answer]) -> list[str]:
+def _notes(answers: Mapping[Figure, Answer]) -> list[str]:
     notes = []
-    partial = [each for each in answers if each.effect is not None and each.effect.compared < 0.9]
-    if partial:
-        least = min(partial, key=lambda each: each.effect.compared if each.effect is not None else 1.0)
-        assert least.effect is not None
+    told = {figure: each.effect for figure, each in answers.items() if each.effect is not None}
+    least = min(told, key=lambda figure: told[figure].compared, default=None)
+    if least is not None and told[least].compared < 0.9:
         notes.append(
-            f"The sides serve different requests: only {least.effect.compared:.0%} of those behind '{least.name}' "
+            f"The sides serve different requests: only {told[least].compared:.0%} of those behind '{least.name}' "
             "are at a voice and setting that both sides have, and only these are compared."
         )
-    coarse = [
-        each.name for each, figure in zip(answers, FIGURES, strict=True) if each.effect and figure.strata == ("voice",)
-    ]
+    coarse = [figure.name for figure in told if figure.strata == ("voice",)]
     if coarse:
         notes.append(f"Compared by voice alone, since their series carry no cfg, steps or length: {', '.join(coarse)}.")
-    if any(each.effect for each, figure in zip(answers, FIGURES, strict=True) if figure.read is energy.read):
+    if any(figure.read is energy.read for figure in told):
         notes.append("Energy is all that the cards drew, given to the voices by the seconds that they generated.")
     return notes
