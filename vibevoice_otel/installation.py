@@ -252,8 +252,10 @@ class Installation:
         from vibevoice_otel.sdk.chain import exporting  # noqa: PLC0415
         from vibevoice_otel.sdk.losses import count_losses  # noqa: PLC0415
 
-        undo = [count_losses(processor, self.recorder.on_drop) for processor in exporting(provider)]
-        return lambda: [each() for each in undo]
+        hooks = Hooks(shutdown.NAME, self.recorder.on_drop)
+        for processor in exporting(provider):
+            count_losses(hooks, processor)
+        return hooks.undo
 
     # ------------------------------------------------------------------------------------------------------- the models
 
