@@ -252,10 +252,7 @@ OTHER: Final = "other"  # the bounded value for a voice, cfg or steps outside wh
 
 def text_length_range(characters: int) -> str:
     """Short below 50 characters, medium below 200, else long."""
-    for name, below in TEXT_LENGTH_RANGES:
-        if below is None or characters < below:
-            return name
-    raise AssertionError("unreachable: the last range has no upper bound")
+    return next(name for name, below in TEXT_LENGTH_RANGES if below is None or characters < below)
 
 
 # --------------------------------------------------------------------------------------------- service level objectives
@@ -308,21 +305,11 @@ LAUNCH_BUCKETS: Final = (
     0.05,
     0.1,
 )
-SHARE_BUCKETS: Final = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-RATIO_BUCKETS: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 MEMORY_BUCKETS: Final = (0.0, 65536.0, 1048576.0, 67108864.0, 1073741824.0)
-# A part is often milliseconds.
-PART_BUCKETS: Final = (0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.45, 1.0, 5.0)
 SMALL_LOAD_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0)
 # C50, C100 and C200 (share of requests whose worst gap is at most 50, 100, 200 ms) are exact; 0 holds those without any
 # gap.
 GAP_BUCKETS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-UNDERRUN_BUCKETS: Final = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-INTERVAL_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-REQUEST_BUCKETS: Final = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0)
-AUDIO_BUCKETS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-TEXT_BUCKETS: Final = (10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
-SILENCE_BUCKETS: Final = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 # ---------------------------------------------------------------------------------------------------- metric attributes
 # As written, so that Prometheus labels come out as users expect.
@@ -628,37 +615,31 @@ FRAME_DEVICE_WAIT = Attribute(
 FRAME_HOST_BOUND = Attribute(
     "vibevoice.frame.host_bound", "double", "The frame's other seconds: the host's own, whatever the device.", (0.14,)
 )
-KERNEL_SHARE_FRAME = Attribute(
-    "vibevoice.kernel.share.frame",
-    "double",
-    "Share of a sampled frame in which kernels were at work, by the device's profiler.",
-    (0.09,),
-)
-KERNEL_SHARE_STEPS = Attribute("vibevoice.kernel.share.steps", "double", "The same of its diffusion steps.", (0.08,))
-KERNEL_SHARE_PASSES = Attribute(
-    "vibevoice.kernel.share.passes", "double", "The same of its passes of the language model.", (0.1,)
-)
-KERNEL_SHARE_DECODE = Attribute("vibevoice.kernel.share.decode", "double", "The same of its decode.", (0.3,))
-SAMPLE_COST = Attribute(
-    "vibevoice.gpu.sample.cost",
-    "double",
-    "Seconds that the profiler's start and stop took from the model's thread.",
-    (0.02,),
-)
-SAMPLE_READ = Attribute(
-    "vibevoice.gpu.sample.read",
-    "double",
-    "Seconds for which reading the sample kept the recorder's thread, under the interpreter's lock.",
-    (0.005,),
-)
 #: Column of a sampled frame -> its attribute.
 KERNEL_SHARES: Final = {
-    "share_frame": KERNEL_SHARE_FRAME,
-    "share_steps": KERNEL_SHARE_STEPS,
-    "share_passes": KERNEL_SHARE_PASSES,
-    "share_decode": KERNEL_SHARE_DECODE,
-    "sample_cost": SAMPLE_COST,
-    "sample_read": SAMPLE_READ,
+    "share_frame": Attribute(
+        "vibevoice.kernel.share.frame",
+        "double",
+        "Share of a sampled frame in which kernels were at work, by the device's profiler.",
+        (0.09,),
+    ),
+    "share_steps": Attribute("vibevoice.kernel.share.steps", "double", "The same of its diffusion steps.", (0.08,)),
+    "share_passes": Attribute(
+        "vibevoice.kernel.share.passes", "double", "The same of its passes of the language model.", (0.1,)
+    ),
+    "share_decode": Attribute("vibevoice.kernel.share.decode", "double", "The same of its decode.", (0.3,)),
+    "sample_cost": Attribute(
+        "vibevoice.gpu.sample.cost",
+        "double",
+        "Seconds that the profiler's start and stop took from the model's thread.",
+        (0.02,),
+    ),
+    "sample_read": Attribute(
+        "vibevoice.gpu.sample.read",
+        "double",
+        "Seconds for which reading the sample kept the recorder's thread, under the interpreter's lock.",
+        (0.005,),
+    ),
 }
 LM_BRANCH = Attribute(
     "vibevoice.lm.branch",
@@ -1029,7 +1010,8 @@ GPU_THROTTLED = Metric(
 KERNEL_SHARE = Metric(
     "vibevoice.kernel.share", "histogram", "{ratio}",
     "Share of a sampled frame, or of a part of it, in which kernels were at work (VIBEVOICE_OTEL_GPU_PROFILE).",
-    (M_DEVICE, M_SHARE_PART), "span vibevoice.frame", SHARE_BUCKETS,
+    (M_DEVICE, M_SHARE_PART), "span vibevoice.frame",
+    (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
 )  # fmt: skip
 FRAME_LIMIT = Metric(
     "vibevoice.frame.limit", "counter", "s",
@@ -1045,7 +1027,8 @@ FRAME_LIMIT_ERROR = Metric(
 FIRST_AUDIO_PART = Metric(
     "vibevoice.first_audio.part", "histogram", "s", "The first-audio latency cut into consecutive parts that add up to "
                                                     "it.",
-    (M_VOICE, M_PART), "span vibevoice.first_chunk", PART_BUCKETS,
+    (M_VOICE, M_PART), "span vibevoice.first_chunk",
+    (0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.45, 1.0, 5.0),  # a part is often milliseconds
 )  # fmt: skip
 FIRST_AUDIO_SLI = Metric(
     "vibevoice.first_audio.slo", "counter", "{request}",
@@ -1093,7 +1076,8 @@ GENERATE_BUSY = Metric(
 RTF = Metric(
     "vibevoice.real_time_factor", "histogram", "{ratio}", "Generation time / audio time; below 1 is faster than real "
                                                           "time.",
-    (M_VOICE, M_CFG, M_STEPS), "span vibevoice.synthesize", RATIO_BUCKETS,
+    (M_VOICE, M_CFG, M_STEPS), "span vibevoice.synthesize",
+    (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0),
 )  # fmt: skip
 UNDERRUN = Metric(
     "vibevoice.playback.underrun", "counter", "{underrun}", "Times a listener who plays at once ran out of audio.",
@@ -1107,7 +1091,7 @@ GAP = Metric(
 )  # fmt: skip
 UNDERRUN_SECONDS = Metric(
     "vibevoice.playback.underrun.duration", "histogram", "s", "All silence of a request for want of audio, 0 for none.",
-    (M_VOICE,), "span vibevoice.synthesize", UNDERRUN_BUCKETS,
+    (M_VOICE,), "span vibevoice.synthesize", (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 )  # fmt: skip
 CONTINUITY_SLI = Metric(
     "vibevoice.continuity.slo", "counter", "{request}",
@@ -1117,21 +1101,21 @@ CONTINUITY_SLI = Metric(
 )  # fmt: skip
 CHUNK_INTERVAL = Metric(
     "vibevoice.chunk.interval", "histogram", "s", "From one send that carries audio to the next.",
-    (M_VOICE,), "span vibevoice.synthesize", INTERVAL_BUCKETS,
+    (M_VOICE,), "span vibevoice.synthesize", (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0),
 )  # fmt: skip
 REQUEST_DURATION = Metric(
     "vibevoice.request.duration", "histogram", "s", "From the arrival of a request that succeeded to the last thing "
                                                     "done for it.",
-    (M_VOICE, M_TEXT_RANGE), "span vibevoice.synthesize", REQUEST_BUCKETS,
+    (M_VOICE, M_TEXT_RANGE), "span vibevoice.synthesize", (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0),
 )  # fmt: skip
 AUDIO_SECONDS = Metric(
     "vibevoice.audio.duration", "histogram", "s", "Audio made for a request.",
-    (M_VOICE,), "span vibevoice.synthesize", AUDIO_BUCKETS,
+    (M_VOICE,), "span vibevoice.synthesize", (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )  # fmt: skip
 TEXT_LENGTHS = Metric(
     "vibevoice.text.length", "histogram", "{character}", "Characters of a request's text, where that is known; "
                                                          "rejected requests left out.",
-    (M_VOICE,), "span vibevoice.synthesize", TEXT_BUCKETS,
+    (M_VOICE,), "span vibevoice.synthesize", (10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0),
 )  # fmt: skip
 CHARACTERS = Metric(
     "vibevoice.text.characters", "counter", "{character}", "Characters asked to be spoken; rejected requests left out.",
@@ -1174,7 +1158,7 @@ LEADING_SILENCE_SECONDS = Metric(
     "Silence before the first sound.",
     (M_VOICE,),
     "span vibevoice.synthesize",
-    SILENCE_BUCKETS,
+    (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0),
 )
 DEFECTIVE_FRAMES = Metric(
     "vibevoice.frames.defective", "counter", "{frame}", "Frames that are silent, not a number, or clipped.",

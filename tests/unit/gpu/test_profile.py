@@ -54,12 +54,12 @@ def test_the_share_is_the_cards_own(host_ns: float, low: float, high: float) -> 
     """
     run = Run(FakeGpu(), host_ns=host_ns, kernels=4)
     block = sampled(run)
-    column = np.asarray(block.attributes[semconv.KERNEL_SHARE_STEPS.key], float)
+    column = np.asarray(block.attributes[semconv.KERNEL_SHARES["share_steps"].key], float)
     assert np.isnan(column).tolist() == [True, True, False, True, True]  # one frame, after two that warm it
     assert low < column[2] < high
     starts, ends = np.array(run.steps[10:15]).T
     assert column[2] == pytest.approx(5 * run.step_ns / (ends - starts).sum(), abs=0.02)
-    assert block.attributes[semconv.SAMPLE_COST.key][2] >= 8e-3  # type: ignore[index]
+    assert block.attributes[semconv.KERNEL_SHARES["sample_cost"].key][2] >= 8e-3  # type: ignore[index]
 
 
 def test_frames_that_the_profiler_slowed_tell_no_limit() -> None:
