@@ -8,7 +8,6 @@ message names the variable or the key, the value and what is allowed. An unknown
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -48,28 +47,35 @@ def _boolean(text: str) -> bool:
     raise ValueError("true or false")
 
 
-def _number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        allowed = f"a number from {low:g} to {high:g}{unit and ' ' + unit}"
+def _checked(read: Callable[[str], T], allowed: str, holds: Callable[[T], object]) -> Callable[[str], T]:
+    """What ``read`` makes of the text, where ``holds`` agrees; else a ValueError that says what is allowed."""
+
+    def parse(text: str) -> T:
         try:
-            value = float(text)
+            value = read(text)
         except ValueError:
             raise ValueError(allowed) from None
-        if not (math.isfinite(value) and low <= value <= high):
+        if not holds(value):
             raise ValueError(allowed)
         return value
 
     return parse
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        allowed = f"a whole number from {low} to {high}"
-        if not re.fullmatch(r"\s*\d{1,12}\s*", text) or not low <= int(text) <= high:
-            raise ValueError(allowed)
-        return int(text)
+def _number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
+    allowed = f"a number from {low:g} to {high:g}{unit and ' ' + unit}"
+    return _checked(float, allowed, lambda value: low <= value <= high)
 
-    return parse
+
+def _digits(text: str) -> int:
+    """Decimal digits alone, where int() takes signs and underscores too."""
+    if not text.strip().isdecimal():
+        raise ValueError
+    return int(text)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    return _checked(_digits, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
 
 def _gpu_profile(text: str) -> float | None:
@@ -84,63 +90,51 @@ def _gpu_profile(text: str) -> float | None:
         raise ValueError("off, on-demand, or minutes between samples from 1 to 10080") from None
 
 
-def _routes(text: str) -> tuple[str, ...]:
-    routes = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not routes or any(not r.startswith("/") for r in routes):
-        raise ValueError("comma-separated URL paths, each starting with / (for example /stream,/v2/stream)")
-    return routes
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _text_like(pattern: str, allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        value = text.strip()
-        if value and not re.fullmatch(pattern, value):
-            raise ValueError(allowed)
-        return value
+_routes = _checked(
+    _parts,
+    "comma-separated URL paths, each starting with / (for example /stream,/v2/stream)",
+    lambda routes: routes and all(route.startswith("/") for route in routes),
+)
+_names = _checked(
+    _parts,
+    "at most 1000 comma-separated names of at most 64 characters",
+    lambda names: len(names) <= 1000 and all(len(name) <= 64 for name in names),
+)
+_hosts = _checked(
+    lambda text: _parts(text.lower()),
+    "comma-separated host names without port (for example tts.example.org)",
+    lambda hosts: all(re.fullmatch(r"[a-z0-9._-]+", host) for host in hosts),
+)
 
-    return parse
+
+def _text_like(holds: Callable[[str], object], allowed: str) -> Callable[[str], str]:
+    """Nothing, or a text that ``holds`` agrees with."""
+    return _checked(str.strip, allowed, lambda value: not value or holds(value))
 
 
-_DOTTED = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
-_class = _text_like(_DOTTED, "module:Class (for example my.speech.model:MyVibeVoice), or nothing")
-_function = _text_like(_DOTTED, "module:function (for example myservice.auth:tenant), or nothing")
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_class = _text_like(_DOTTED.fullmatch, "module:Class (for example my.speech.model:MyVibeVoice), or nothing")
+_function = _text_like(_DOTTED.fullmatch, "module:function (for example myservice.auth:tenant), or nothing")
+_file = _text_like(lambda path: os.access(path, os.R_OK), "a PEM file that this process can read, or nothing")
 
 
-def _address(text: str) -> str:
-    if not text.strip():
-        return ""
-    match = re.fullmatch(r"\s*(\[[0-9A-Fa-f:]+\]|[^\s:\[\]]+):(\d{1,5})\s*", text)
-    if not match or int(match.group(2)) > 65535:
-        raise ValueError("host:port (for example 127.0.0.1:9465), or nothing for off")
-    return text.strip()
+def _is_address(text: str) -> bool:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^\s:\[\]]+):(\d{1,5})", text)
+    return match is not None and int(match[2]) <= 65535
+
+
+_address = _text_like(_is_address, "host:port (for example 127.0.0.1:9465), or nothing for off")
 
 
 def _url(*schemes: str, example: str, holds: str = "") -> Callable[[str], str]:
     return _text_like(
-        rf"(?=.*{re.escape(holds)})({'|'.join(schemes)})://[^\s/?#]+[^\s]*",
+        re.compile(rf"(?=.*{re.escape(holds)})({'|'.join(schemes)})://[^\s/?#]+[^\s]*").fullmatch,
         f"a {' or '.join(schemes)} address{holds and f' with {holds} in it'} (for example {example}), or nothing",
     )
-
-
-def _file(text: str) -> str:
-    value = text.strip()
-    if value and not os.access(value, os.R_OK):
-        raise ValueError("a PEM file that this process can read, or nothing")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if len(names) > 1000 or any(len(name) > 64 for name in names):
-        raise ValueError("at most 1000 comma-separated names of at most 64 characters")
-    return names
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    if any(not re.fullmatch(r"[a-z0-9._-]+", host) for host in hosts):
-        raise ValueError("comma-separated host names without port (for example tts.example.org)")
-    return hosts
 
 
 def _setting(default: T, parse: Callable[[str], T], about: str) -> T:
