@@ -160,7 +160,7 @@ def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal],
 
     def watch() -> None:
         while not stop.wait(0.25):
-            powers.extend(reading.values.get(semconv.HW_POWER, float("nan")) for _, reading in cards())
+            powers.extend(value for value, _ in cards.gauge(semconv.HW_POWER))
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -171,17 +171,31 @@ def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal],
         watching.join()
     time.sleep(nvml.FRESH)
     began = time.perf_counter()
-    ((labels, after),) = cards()
+    after = cards()
     look, seconds = time.perf_counter() - began, time.monotonic() - at
-    rows: list[Row] = [[f"NVML, {metric.name}", value, metric.unit] for metric, value in after.values.items()]
-    rows += [[f"NVML, clock {name}, MHz", value / 1e6, None] for name, value in after.clocks.items()]
+    labels = after[0][1]
+    own = {
+        metric: value
+        for metric, _, value in after
+        if metric not in {semconv.GPU_CLOCK, semconv.GPU_THROTTLED, semconv.HW_ERRORS}
+    }
+    clocks, throttled, errors = (
+        {told[label.key]: value for each, told, value in after if each is metric}
+        for metric, label in (
+            (semconv.GPU_CLOCK, semconv.M_CLOCK_DOMAIN),
+            (semconv.GPU_THROTTLED, semconv.M_THROTTLE_REASON),
+            (semconv.HW_ERRORS, semconv.M_HW_ERROR),
+        )
+    )
+    rows: list[Row] = [[f"NVML, {metric.name}", value, metric.unit] for metric, value in own.items()]
+    rows += [[f"NVML, clock {name}, MHz", value / 1e6, None] for name, value in clocks.items()]
     rows += [["NVML, the first look, ms", first * 1e3, None], ["NVML, a look, ms", look * 1e3, None]]
     goals = [
         harness.Goal(
             "NVML finds torch's card by its UUID", labels["hw.id"].startswith(("GPU-", "MIG-")), labels["hw.id"]
         )
     ]
-    drawn = after.values.get(semconv.HW_ENERGY, 0.0) - before[0][1].values.get(semconv.HW_ENERGY, 0.0)
+    drawn = own.get(semconv.HW_ENERGY, 0.0) - sum(value for each, _, value in before if each is semconv.HW_ENERGY)
     if drawn > 0 and powers:
         by_power = statistics.fmean(powers) * seconds
         rows.append(
@@ -194,7 +208,7 @@ def cards(subject: Subject, frames: int) -> tuple[list[Row], list[harness.Goal],
                 f"{drawn:.0f} J counted, {by_power:.0f} J by power",
             )
         )
-    raw = {"labels": labels, "throttled": after.throttled, "errors": after.errors, "power_w": powers}
+    raw = {"labels": labels, "throttled": throttled, "errors": errors, "power_w": powers}
     return rows, goals, raw
 
 

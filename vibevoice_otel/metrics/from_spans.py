@@ -5,16 +5,17 @@ It reads every record before any sampler or budget, so counts and sums are exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vibevoice_otel import forking, semconv
 from vibevoice_otel.metrics.instruments import Attributes, Instruments
 from vibevoice_otel.metrics.ledger import Ledger
 from vibevoice_otel.recording.device.limits import FrameLimits
-from vibevoice_otel.recording.records import Batch, Block, Labels, Operation
+from vibevoice_otel.recording.records import Batch, Block, Ids, Ints, Labels, Operation
 from vibevoice_otel.sampling.share import in_share
 from vibevoice_otel.semconv import Clock, Metric, SharePart, Status
 
@@ -61,6 +62,21 @@ BLOCKS = (
     ),
 )
 OF_OPERATION, OF_BLOCK = ({row.span.name: row for row in rows} for rows in (OPERATIONS, BLOCKS))
+#: Counters that are there at zero, else increase() misses a voice's first: the label beside the voice, and its values.
+AT_ZERO: tuple[tuple[Metric, str, Iterable[str]], ...] = (
+    (semconv.FIRST_AUDIO_SLI, "result", ("good", "bad")),
+    (semconv.CONTINUITY_SLI, "result", ("good", "bad")),
+    (semconv.FINISHED, "finish_reason", semconv.FinishReason),
+    (semconv.WARM_UPS, "warmup", semconv.WarmUp),
+    (semconv.SUSPECTS, "suspect", semconv.Suspect),
+    (semconv.DEFECTIVE_FRAMES, "kind", semconv.Defect.ALL),
+)
+#: Attributes of a request whose values are counted: the counter, and the label beside the voice.
+COUNTED = (
+    (semconv.FINISH_REASON, semconv.FINISHED, "finish_reason"),
+    (semconv.WARM_UP, semconv.WARM_UPS, "warmup"),
+    (semconv.SUSPECT, semconv.SUSPECTS, "suspect"),
+)
 #: Measures that stand beside the steps -> histogram. A histogram refuses negatives, so growth and shrinkage are two.
 STEP_MEASURES = {"memory_increase": semconv.MEMORY_INCREASE, "memory_decrease": semconv.MEMORY_DECREASE}
 #: Measures of a step that depend on the device alone.
@@ -109,42 +125,35 @@ class FromSpans:
                 put.add(
                     semconv.REQUESTS, 0, {**voice, "status": status.value, "cfg": labels.cfg, "steps": labels.steps}
                 )
-            for result in ("good", "bad"):
-                for sli in (semconv.FIRST_AUDIO_SLI, semconv.CONTINUITY_SLI):
-                    put.add(sli, 0, {**voice, "result": result})
             put.add(semconv.UNDERRUN, 0, voice)
-            for reason in semconv.FinishReason:
-                put.add(semconv.FINISHED, 0, {**voice, "finish_reason": reason.value})
-            for met in semconv.WarmUp:
-                put.add(semconv.WARM_UPS, 0, {**voice, "warmup": met.value})
-            for suspect in semconv.Suspect:
-                put.add(semconv.SUSPECTS, 0, {**voice, "suspect": suspect.value})
-            for kind in semconv.Defect.ALL:
-                put.add(semconv.DEFECTIVE_FRAMES, 0, {**voice, "kind": kind})
+            for metric, label, values in AT_ZERO:
+                for value in values:
+                    put.add(metric, 0, {**voice, label: str(value)})
             put.settle()
 
     def consume(self, batch: Batch) -> None:
-        if batch.synthetic:
-            with self._ledger.lock:
+        with self._ledger.lock:
+            if batch.synthetic:  # a probe measures from outside, with instruments of its own
                 self._shares(batch)
-                self._ledger.settle()
-            return  # a probe measures from outside, with instruments of its own
-        if batch.warm_up:
-            self._warm_up(batch)
-            return
+            elif batch.warm_up:
+                self._warm_up(batch)
+            else:
+                self._spoken(batch)
+            self._ledger.settle()
+
+    def _spoken(self, batch: Batch) -> None:
+        """Speech that somebody asked for."""
         if batch.sampled and not self._kept(batch):
             batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
-        with self._ledger.lock:
-            if batch.final or batch.blocks:
-                self.start_at_zero(batch.labels)
-            if not batch.profiled:
-                self._operations(batch)
-                self._blocks(batch)
-            self._shares(batch)
-            self._sums(batch)
-            if batch.final:
-                self._request(batch)
-            self._ledger.settle()
+        if batch.final or batch.blocks:
+            self.start_at_zero(batch.labels)
+        if not batch.profiled:
+            self._operations(batch)
+            self._blocks(batch)
+        self._shares(batch)
+        self._sums(batch)
+        if batch.final:
+            self._request(batch)
 
     def _operations(self, batch: Batch) -> None:
         for operation in batch.operations:
@@ -168,8 +177,6 @@ class FromSpans:
 
     def _limits(self, device_id: str, frames: Block) -> None:
         for name in FrameLimits._fields:
-            if name not in frames.measures:
-                continue
             total, error = float(np.nansum(frames.measures[name])), name == "error"
             metric = semconv.FRAME_LIMIT_ERROR if error else semconv.FRAME_LIMIT
             self._ledger.add(
@@ -183,16 +190,9 @@ class FromSpans:
         for block in batch.blocks:
             for part in SharePart if block.span is semconv.FRAME else ():
                 values = block.measures.get(f"share_{part}")
-                if values is None:
-                    continue
-                known, exemplars = ~np.isnan(values), _exemplars(batch, block)
-                self._ledger.record_many(
-                    semconv.KERNEL_SHARE,
-                    values[known].astype(np.float64),
-                    {"device_id": batch.device_id, "frame_part": part.value},
-                    batch.trace_id,
-                    exemplars[known] if len(exemplars) else exemplars,
-                )
+                if values is not None:
+                    shared = {"device_id": batch.device_id, "frame_part": part.value}
+                    self._numbers(semconv.KERNEL_SHARE, values, shared, batch.trace_id, _exemplars(batch, block))
 
     def _sums(self, batch: Batch) -> None:
         put, voice = self._ledger, {"voice": batch.labels.voice}
@@ -201,14 +201,13 @@ class FromSpans:
         for metric, amount in (
             (semconv.AUDIO_PRODUCED, batch.audio_seconds),
             (semconv.GENERATE_BUSY, batch.generate_seconds),
+            (semconv.UNDERRUN, batch.underruns),
         ):
             if amount:
                 put.add(metric, amount, voice)
         if len(batch.chunk_intervals) and not batch.profiled:
             spans = np.full(len(batch.chunk_intervals), batch.root_id if batch.sampled else 0, np.uint64)
             put.record_many(semconv.CHUNK_INTERVAL, batch.chunk_intervals, voice, batch.trace_id, spans)
-        if batch.underruns:
-            put.add(semconv.UNDERRUN, batch.underruns, voice)
         for kind, count in batch.defects.items():
             if count:
                 put.add(semconv.DEFECTIVE_FRAMES, count, {**voice, "kind": kind})
@@ -222,25 +221,28 @@ class FromSpans:
             numbers=index, split=self._by_step,
         )  # fmt: skip
         for name, values in steps.measures.items():
-            known = ~np.isnan(values)
-            if not known.any():
-                continue
-            chosen = exemplars[known] if len(exemplars) else exemplars
-            measured = values[known].astype(np.float64)
             if name in STEP_MEASURES:
-                self._ledger.record_many(
-                    STEP_MEASURES[name],
-                    measured,
-                    shared,
-                    batch.trace_id,
-                    chosen,
-                    numbers=index[known],
-                    split=self._by_step,
-                )
+                self._numbers(STEP_MEASURES[name], values, shared, batch.trace_id, exemplars, index)
             elif name in DEVICE_MEASURES and batch.device_id is not None:
-                self._ledger.record_many(
-                    DEVICE_MEASURES[name], measured, {"device_id": batch.device_id}, batch.trace_id, chosen
-                )
+                self._numbers(DEVICE_MEASURES[name], values, {"device_id": batch.device_id}, batch.trace_id, exemplars)
+
+    def _numbers(
+        self,
+        metric: Metric,
+        values: NDArray[np.int64] | NDArray[np.float64],
+        attributes: Attributes,
+        trace_id: int,
+        exemplars: Ids,
+        steps: Ints | None = None,
+    ) -> None:
+        """Record those of ``values`` that are numbers, by the index of their step where ``steps`` has it."""
+        known = ~np.isnan(values)
+        if known.any():
+            measured, chosen = values[known].astype(np.float64), exemplars[known] if len(exemplars) else exemplars
+            self._ledger.record_many(
+                metric, measured, attributes, trace_id, chosen,
+                numbers=None if steps is None else steps[known], split=None if steps is None else self._by_step,
+            )  # fmt: skip
 
     def _by_step(self, attributes: Attributes, index: int) -> Attributes:
         """The series of one step index, in the order of the contract's labels."""
@@ -281,12 +283,10 @@ class FromSpans:
         else.
         """
         loads = [each for each in batch.operations if each.span in {semconv.MODEL_LOAD, semconv.VOICE_LOAD}]
-        with self._ledger.lock:
-            self._operations(replace(batch, operations=loads))
-            if batch.final:
-                attributes = {"voice": batch.labels.voice, "warmup": semconv.WarmUp.STARTUP.value}
-                self._ledger.add(semconv.WARM_UPS, 1, attributes)
-            self._ledger.settle()
+        self._operations(replace(batch, operations=loads))
+        if batch.final:
+            attributes = {"voice": batch.labels.voice, "warmup": semconv.WarmUp.STARTUP.value}
+            self._ledger.add(semconv.WARM_UPS, 1, attributes)
 
     def _listener(self, batch: Batch, status: Status, root: Operation) -> None:
         """What was asked for, and what the listener got."""
@@ -301,13 +301,9 @@ class FromSpans:
         if status is Status.SUCCESS and not batch.profiled:
             length = {"text_length_range": batch.labels.text_length_range}
             put.record(semconv.REQUEST_DURATION, _waited(root), {**voice, **length}, exemplar)
-        for met in root.listed(semconv.WARM_UP):
-            put.add(semconv.WARM_UPS, 1, {**voice, "warmup": met})
-        reason = of.get(semconv.FINISH_REASON.key)
-        if reason is not None:
-            put.add(semconv.FINISHED, 1, {**voice, "finish_reason": str(reason)})
-        for suspect in root.listed(semconv.SUSPECT):
-            put.add(semconv.SUSPECTS, 1, {**voice, "suspect": suspect})
+        for attribute, metric, label in COUNTED:
+            for value in root.listed(attribute):
+                put.add(metric, 1, {**voice, label: value})
         if semconv.AUDIO_UNCHECKED.key in of:
             put.add(semconv.UNCHECKED, float(of[semconv.AUDIO_UNCHECKED.key]), voice)
         audio, characters = of.get(semconv.AUDIO_DURATION.key), of.get(semconv.TEXT_LENGTH.key)
@@ -356,7 +352,7 @@ def _exemplar(batch: Batch, operation: Operation) -> tuple[int, int]:
     return (batch.trace_id, operation.span_id) if batch.sampled else (0, 0)
 
 
-def _exemplars(batch: Batch, block: Block) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _exemplars(batch: Batch, block: Block) -> Ids:
     """The span that an exemplar of each row may name: the row's own, or its frame's when the budget left it out."""
     if not batch.sampled:
         return np.empty(0, np.uint64)

@@ -4,6 +4,7 @@ none of these.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -18,16 +19,20 @@ from vibevoice_otel.semconv import Metric
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-#: Instrument -> field of :class:`Memory`.
-GAUGES: Mapping[Metric, str] = {
-    semconv.GPU_MEMORY: "allocated",
-    semconv.GPU_MEMORY_PEAK: "peak",
-    semconv.GPU_MEMORY_RESERVED: "reserved",
-    semconv.GPU_MEMORY_LIMIT: "limit",
-    semconv.GPU_MEMORY_FREE: "free",
+#: Instrument -> the fields of :class:`Memory` that it tells, with the attributes of each beside the device.
+FIELDS: Mapping[Metric, Mapping[str, Attributes]] = {
+    semconv.GPU_MEMORY: {"allocated": {}},
+    semconv.GPU_MEMORY_PEAK: {"peak": {}},
+    semconv.GPU_MEMORY_RESERVED: {"reserved": {}},
+    semconv.GPU_MEMORY_LIMIT: {"limit": {}},
+    semconv.GPU_MEMORY_FREE: {"free": {}},
+    semconv.GPU_MEMORY_EVENTS: {
+        "allocations": {"event": "alloc"},
+        "frees": {"event": "free"},
+        "retries": {"event": "retry"},
+        "ooms": {"event": "oom"},
+    },
 }
-#: The metric's ``event`` -> field of :class:`Memory`.
-EVENTS = {"alloc": "allocations", "free": "frees", "retry": "retries", "oom": "ooms"}
 #: Seconds for which one look serves all instruments of a collection.
 FRESH = 0.2
 
@@ -62,25 +67,15 @@ class Look:
                 self._at = self._clock()
             return self._seen
 
-    def gauge(self, field: str) -> Iterable[tuple[float, Attributes]]:
-        for found, memory in self().items():
-            value = self._peak(found, memory) if field == "peak" else memory.known().get(field)
-            if value is not None:
-                yield value, {"device_id": found}
-
-    def events(self) -> Iterable[tuple[float, Attributes]]:
+    def figures(self, metric: Metric) -> Iterable[tuple[float, Attributes]]:
+        """What ``metric`` tells of each device."""
         for found, memory in self().items():
             known = memory.known()
-            for event, field in EVENTS.items():
+            if "peak" in known:  # the highest since the start, also where the service resets torch's high-water mark
+                known["peak"] = self._peaks[found] = max(self._peaks.get(found, 0), known["peak"])
+            for field, attributes in FIELDS[metric].items():
                 if field in known:
-                    yield known[field], {"device_id": found, "event": event}
-
-    def _peak(self, found: str, memory: Memory) -> int | None:
-        """The highest since the start, also where the service itself resets torch's high-water mark."""
-        if memory.peak is None:
-            return None
-        self._peaks[found] = max(self._peaks.get(found, 0), memory.peak)
-        return self._peaks[found]
+                    yield known[field], {"device_id": found, **attributes}
 
     def _asked(self, ask: Callable[[], T]) -> T | None:
         """What ``ask`` answers; None where it cannot: CUDA's errors stick, and the other metrics go on."""
@@ -97,6 +92,5 @@ class Look:
 def register(instruments: Instruments, look: Look | None = None) -> None:
     """Register the memory gauges and the allocator's counter."""
     look = look or Look()
-    for metric, field in GAUGES.items():
-        instruments.observe(metric, lambda field=field: look.gauge(field))  # type: ignore[misc]
-    instruments.observe(semconv.GPU_MEMORY_EVENTS, look.events)
+    for metric in FIELDS:
+        instruments.observe(metric, functools.partial(look.figures, metric))

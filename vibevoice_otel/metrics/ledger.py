@@ -31,29 +31,15 @@ Split = Callable[[Attributes, int], Attributes]
 
 
 @dataclass(slots=True)
-class _Singles:
-    """Values that come one at a time, as lists."""
-
-    metric: Metric
-    attributes: Attributes
-    values: list[float] = field(default_factory=list)
-    span_ids: list[int] = field(default_factory=list)
-    trace_ids: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Blocks:
-    """Values that come many at a time. With ``split`` each value has a number that belongs to its attributes."""
+class _Series:
+    """Values that wait. With ``split`` each has a number that belongs to its attributes."""
 
     metric: Metric
     attributes: Attributes
     split: Split | None
-    values: list[Floats] = field(default_factory=list)
-    numbers: list[Ints] = field(default_factory=list)
-    span_ids: list[Ids] = field(default_factory=list)  # of the traced blocks; empty ones else
-    trace_ids: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    #: (value, span id, trace id, time), or (values, span ids, trace id, time, numbers) of values that come many at a
+    #: time; span ids are empty without a trace, numbers are None without ``split``.
+    entries: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 class Ledger:
@@ -70,8 +56,8 @@ class Ledger:
         """Empty; after a fork what waits is the parent's to tell."""
         self.lock = threading.RLock()
         self._sums: dict[Key, tuple[Metric, Attributes, float]] = {}
-        self._singles: dict[Key, _Singles] = {}
-        self._blocks: dict[Key, _Blocks] = {}
+        self._singles: dict[Key, _Series] = {}
+        self._blocks: dict[Key, _Series] = {}
         self._waiting = 0
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
@@ -82,15 +68,8 @@ class Ledger:
 
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] = (0, 0)) -> None:
         """Record one value; ``exemplar`` is (trace id, span id) of an exported, sampled span, zeros for none."""
-        key = (metric.name, tuple(attributes.items()))
-        series = self._singles.get(key)
-        if series is None:
-            series = self._singles[key] = _Singles(metric, attributes)
         trace_id, span_id = exemplar
-        series.values.append(value)
-        series.trace_ids.append(trace_id)
-        series.span_ids.append(span_id)
-        series.times.append(time_ns())
+        _series(self._singles, metric, attributes).entries.append((value, span_id, trace_id, time_ns()))
         self._waiting += 1
 
     def record_many(
@@ -108,16 +87,8 @@ class Ledger:
 
         With ``split`` a value's attributes are ``split(attributes, number)``, of ``numbers`` (n,).
         """
-        key = (metric.name, tuple(attributes.items()))
-        series = self._blocks.get(key)
-        if series is None:
-            series = self._blocks[key] = _Blocks(metric, attributes, split)
-        series.values.append(values)
-        series.span_ids.append(span_ids)
-        series.trace_ids.append(trace_id)
-        series.times.append(time_ns())
-        if numbers is not None:
-            series.numbers.append(numbers)
+        series = _series(self._blocks, metric, attributes, split)
+        series.entries.append((values, span_ids, trace_id, time_ns(), numbers))
         self._waiting += len(values)
 
     def settle(self) -> None:
@@ -135,9 +106,9 @@ class Ledger:
             for metric, attributes, amount in sums.values():
                 self._attempt(metric, 1, self._instruments.add, metric, amount, attributes)
             for each in singles.values():
-                self._attempt(each.metric, len(each.values), self._write_singles, each)
-            for block in blocks.values():
-                self._attempt(block.metric, sum(map(len, block.values)), self._write_blocks, block)
+                self._attempt(each.metric, len(each.entries), self._write_singles, each)
+            for each in blocks.values():
+                self._attempt(each.metric, sum(len(values) for values, *_ in each.entries), self._write_blocks, each)
 
     def _attempt(self, metric: Metric, count: int, write: Callable[..., None], *series: Any) -> None:
         """Write one series of ``metric``. Where that fails at most its ``count`` values are lost: many requests' others
@@ -151,27 +122,33 @@ class Ledger:
     def _dropped(self, what: str, reason: str, count: int) -> None:
         self._instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
 
-    def _write_singles(self, series: _Singles) -> None:
-        exemplars = None
-        if any(series.span_ids):
-            exemplars = Exemplars(series.span_ids, series.trace_ids, range(len(series.values)), series.times)
-        self._instruments.record_many(series.metric, series.values, series.attributes, exemplars)
+    def _write_singles(self, series: _Series) -> None:
+        values, span_ids, trace_ids, times = zip(*series.entries, strict=True)
+        exemplars = Exemplars(span_ids, trace_ids, range(len(values)), times) if any(span_ids) else None
+        self._instruments.record_many(series.metric, values, series.attributes, exemplars)
 
-    def _write_blocks(self, series: _Blocks) -> None:
-        values = np.concatenate(series.values)
+    def _write_blocks(self, series: _Series) -> None:
+        blocks, span_ids, trace_ids, times, numbered = zip(*series.entries, strict=True)
+        values = np.concatenate(blocks)
         exemplars = None
-        if any(map(len, series.span_ids)):
-            lengths = [len(each) for each in series.values]
-            whole = [
-                ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(series.span_ids, lengths, strict=True)
-            ]
+        if any(map(len, span_ids)):
+            lengths = [len(each) for each in blocks]
+            whole = [ids if len(ids) else np.zeros(n, np.uint64) for ids, n in zip(span_ids, lengths, strict=True)]
             request = np.repeat(np.arange(len(lengths)), lengths)
-            exemplars = Exemplars(np.concatenate(whole), series.trace_ids, request, series.times)
+            exemplars = Exemplars(np.concatenate(whole), trace_ids, request, times)
         if series.split is None:
             self._instruments.record_many(series.metric, values, series.attributes, exemplars)
             return
-        numbers = np.concatenate(series.numbers)
+        numbers = np.concatenate(numbered)
         for number in np.unique(numbers).tolist():
             rows = np.flatnonzero(numbers == number)
             chosen = exemplars.take(rows) if exemplars is not None else None
             self._instruments.record_many(series.metric, values[rows], series.split(series.attributes, number), chosen)
+
+
+def _series(kept: dict[Key, _Series], metric: Metric, attributes: Attributes, split: Split | None = None) -> _Series:
+    key = (metric.name, tuple(attributes.items()))
+    series = kept.get(key)
+    if series is None:
+        series = kept[key] = _Series(metric, attributes, split)
+    return series

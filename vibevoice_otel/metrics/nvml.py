@@ -8,12 +8,13 @@ seldom wait for it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,16 +43,13 @@ REASONS = {
 }
 #: Errors of the GPU by NVIDIA's number; a number outside of these counts as ``other``, so that series stay bounded.
 XIDS = (13, 31, 43, 45, 48, 61, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120)
-
-
-@dataclass(slots=True)
-class Reading:
-    """What a card told at a look; what it does not tell is missing. Units are the metrics'."""
-
-    values: dict[Metric, float] = field(default_factory=dict)
-    clocks: dict[str, float] = field(default_factory=dict)
-    throttled: dict[str, float] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
+#: What NVML tells.
+METRICS = (
+    semconv.HW_GPU_UTILIZATION, semconv.HW_POWER, semconv.HW_ENERGY, semconv.GPU_PROCESSES, semconv.GPU_CLOCK,
+    semconv.GPU_THROTTLED, semconv.HW_ERRORS,
+)  # fmt: skip
+#: One figure of a card: the metric, its attributes, and the value in the metric's unit.
+Figure = tuple[Metric, Attributes, float]
 
 
 @dataclass(slots=True)
@@ -86,13 +84,13 @@ class Cards:
         self._cards: dict[str, _Card | None] = {}
         self._at = self._next = float("-inf")
         self._slow = 0  # looks in a row
-        self._seen: list[tuple[dict[str, str], Reading]] = []
+        self._seen: list[Figure] = []
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
 
-    def __call__(self) -> list[tuple[dict[str, str], Reading]]:
-        """(labels, reading) of each card."""
+    def __call__(self) -> list[Figure]:
+        """The figures of all cards; what a card does not tell is missing."""
         with self._lock:
             began = self._clock()
             if not self._given_up and began >= self._next:
@@ -111,22 +109,15 @@ class Cards:
         return list(dict.fromkeys(card.driver for card in cards if card is not None and card.driver))
 
     def gauge(self, metric: Metric) -> Iterable[tuple[float, Attributes]]:
-        for labels, reading in self():
-            if metric in reading.values:
-                yield reading.values[metric], labels
+        return [(value, attributes) for each, attributes, value in self() if each is metric]
 
-    def by(self, name: str, label: semconv.Attribute) -> Iterable[tuple[float, Attributes]]:
-        for labels, reading in self():
-            for key, value in getattr(reading, name).items():
-                yield value, {**labels, label.key: key}
-
-    def _look(self) -> list[tuple[dict[str, str], Reading]]:
-        found = []
+    def _look(self) -> list[Figure]:
+        found: list[Figure] = []
         try:
             for each in self._devices():
                 card = self._card(each)
                 if card is not None:
-                    found.append((card.labels, self._read(card)))
+                    found += self._read(card)
         except Exception as error:  # noqa: BLE001 - a driver that is gone costs its own metrics
             self._given_up = True
             logger.warning(
@@ -185,42 +176,45 @@ class Cards:
                 return card
         return None
 
-    def _read(self, card: _Card) -> Reading:
-        nvml, handle, reading = self._nvml, card.handle, Reading()
-
-        def ask(call: Callable[..., Any], *more: Any) -> Any:
-            try:
-                return call(handle, *more)
-            except nvml.NVMLError:  # this card, or a part of it (MIG), does not tell
-                return None
-
-        rates = ask(nvml.nvmlDeviceGetUtilizationRates)
-        power = ask(nvml.nvmlDeviceGetPowerUsage)
-        energy = ask(nvml.nvmlDeviceGetTotalEnergyConsumption)
-        processes = ask(nvml.nvmlDeviceGetComputeRunningProcesses)
-        told = {
-            semconv.HW_GPU_UTILIZATION: None if rates is None else rates.gpu / 100,
-            semconv.HW_POWER: None if power is None else power / 1000,
-            semconv.HW_ENERGY: None if energy is None else energy / 1000,
-            semconv.GPU_PROCESSES: None if processes is None else float(len(processes)),
-        }
-        reading.values = {metric: float(value) for metric, value in told.items() if value is not None}
-        for name, kind in (("sm", nvml.NVML_CLOCK_SM), ("memory", nvml.NVML_CLOCK_MEM)):
-            megahertz = ask(nvml.nvmlDeviceGetClockInfo, kind)
-            if megahertz is not None:
-                reading.clocks[name] = megahertz * 1e6
-        bits = ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        if bits is not None:
-            reading.throttled = {name: float(bool(bits & bit)) for bit, name in REASONS.items()}
-        uncorrected = ask(
-            nvml.nvmlDeviceGetTotalEccErrors, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    def _read(self, card: _Card) -> list[Figure]:
+        nvml, handle, labels = self._nvml, card.handle, card.labels
+        clock, error = semconv.M_CLOCK_DOMAIN.key, semconv.M_HW_ERROR.key
+        uncorrected = (nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC)
+        told: tuple[tuple[Metric, Attributes, Callable[[], float]], ...] = (
+            (semconv.HW_GPU_UTILIZATION, labels, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+            (semconv.HW_POWER, labels, lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            (semconv.HW_ENERGY, labels, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000),
+            (semconv.GPU_PROCESSES, labels, lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
+            (
+                semconv.GPU_CLOCK,
+                {**labels, clock: "sm"},
+                lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM) * 1e6,
+            ),
+            (
+                semconv.GPU_CLOCK,
+                {**labels, clock: "memory"},
+                lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1e6,
+            ),
+            (
+                semconv.HW_ERRORS,
+                {**labels, error: "ecc_uncorrected"},
+                lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, *uncorrected),
+            ),
         )
-        if uncorrected is not None:
-            reading.errors["ecc_uncorrected"] = float(uncorrected)
+        found: list[Figure] = []
+        for metric, attributes, ask in told:
+            with contextlib.suppress(nvml.NVMLError):  # this card, or a part of it (MIG), does not tell
+                found.append((metric, attributes, float(ask())))
+        with contextlib.suppress(nvml.NVMLError):
+            bits, reason = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle), semconv.M_THROTTLE_REASON.key
+            found += [
+                (semconv.GPU_THROTTLED, {**labels, reason: name}, float(bool(bits & bit)))
+                for bit, name in REASONS.items()
+            ]
         if card.events is not None:
             self._xids(card)
-            reading.errors.update(card.xids)
-        return reading
+            found += [(semconv.HW_ERRORS, {**labels, error: xid}, float(n)) for xid, n in card.xids.items()]
+        return found
 
     def _xids(self, card: _Card) -> None:
         """Count the errors that came since the last look, without waiting for one."""
@@ -242,12 +236,5 @@ def _text(value: bytes | str) -> str:
 def register(instruments: Instruments, cards: Cards | None = None) -> None:
     """Register what NVML tells; without its binding, or without a card, no series comes of it."""
     cards = cards or Cards()
-    for metric in (semconv.HW_GPU_UTILIZATION, semconv.HW_POWER, semconv.HW_ENERGY, semconv.GPU_PROCESSES):
-        instruments.observe(metric, lambda metric=metric: cards.gauge(metric))  # type: ignore[misc]
-    by: Mapping[Metric, tuple[str, semconv.Attribute]] = {
-        semconv.GPU_CLOCK: ("clocks", semconv.M_CLOCK_DOMAIN),
-        semconv.GPU_THROTTLED: ("throttled", semconv.M_THROTTLE_REASON),
-        semconv.HW_ERRORS: ("errors", semconv.M_HW_ERROR),
-    }
-    for metric, (name, label) in by.items():
-        instruments.observe(metric, lambda name=name, label=label: cards.by(name, label))  # type: ignore[misc]
+    for metric in METRICS:
+        instruments.observe(metric, functools.partial(cards.gauge, metric))

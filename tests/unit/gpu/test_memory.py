@@ -101,8 +101,8 @@ def test_a_device_that_fails_costs_its_own_points_and_one_line(caplog: pytest.Lo
             raise RuntimeError("CUDA error")
 
     look = gpu_metrics.Look(lambda: [Broken(id="0"), FakeGpu(id="1")], clock=iter(range(100)).__next__)
-    assert [a["device_id"] for _, a in look.gauge("allocated")] == ["1"]
-    assert [a["device_id"] for _, a in look.gauge("allocated")] == ["1"]
+    assert [a["device_id"] for _, a in look.figures(semconv.GPU_MEMORY)] == ["1"]
+    assert [a["device_id"] for _, a in look.figures(semconv.GPU_MEMORY)] == ["1"]
     assert len(caplog.records) == 1
 
 
@@ -110,9 +110,9 @@ def test_the_peak_survives_a_service_that_resets_it() -> None:
     """We never reset torch's high-water mark; a service that does cannot make ours fall."""
     card = FakeGpu(counters=Memory(10, 30, peak=50))
     look = gpu_metrics.Look(lambda: [card], clock=iter(range(100)).__next__)
-    assert [value for value, _ in look.gauge("peak")] == [50]
+    assert [value for value, _ in look.figures(semconv.GPU_MEMORY_PEAK)] == [50]
     card.counters = Memory(10, 30, peak=10)
-    assert [value for value, _ in look.gauge("peak")] == [50]
+    assert [value for value, _ in look.figures(semconv.GPU_MEMORY_PEAK)] == [50]
 
 
 def test_a_steps_growth_is_what_the_allocator_says() -> None:

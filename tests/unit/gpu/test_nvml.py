@@ -101,36 +101,44 @@ def cards(driver: Driver, *uuids: str | None) -> Cards:
 
 def test_a_card_is_known_by_its_uuid() -> None:
     """CUDA_VISIBLE_DEVICES=1,0: torch's index 0 is the driver's 1; a slice of a card goes by the slice's own name."""
-    seen = cards(Driver(), "bbb", "aaa", "ccc")()
-    assert [(labels["hw.id"], labels["device_id"]) for labels, _ in seen] == [
+    seen = list(cards(Driver(), "bbb", "aaa", "ccc").gauge(semconv.HW_GPU_UTILIZATION))
+    assert [(labels["hw.id"], labels["device_id"]) for _, labels in seen] == [
         ("GPU-bbb", "0"),
         ("GPU-aaa", "1"),
         ("MIG-ccc", "2"),
     ]
-    assert [reading.values[semconv.HW_GPU_UTILIZATION] for _, reading in seen] == pytest.approx([0.41, 0.40, 0.42])
+    assert [value for value, _ in seen] == pytest.approx([0.41, 0.40, 0.42])
 
 
 def test_units_are_the_conventions() -> None:
     """Shares, watts, joules, hertz; a reason that is no throttling is none; unknown errors share a series."""
-    ((_, reading),) = cards(Driver(), "aaa")()
-    assert reading.values == pytest.approx(
+    card = {"hw.id": "GPU-aaa", "hw.type": "gpu", "device_id": "0"}
+    told = {
+        (metric, *(value for key, value in labels.items() if key not in card)): value
+        for metric, labels, value in cards(Driver(), "aaa")()
+        if card.items() <= labels.items()
+    }
+    assert told == pytest.approx(
         {
-            semconv.HW_GPU_UTILIZATION: 0.4,
-            semconv.HW_POWER: 250,
-            semconv.HW_ENERGY: 9000.5,
-            semconv.GPU_PROCESSES: 2,
+            (semconv.HW_GPU_UTILIZATION,): 0.4,
+            (semconv.HW_POWER,): 250,
+            (semconv.HW_ENERGY,): 9000.5,
+            (semconv.GPU_PROCESSES,): 2,
+            (semconv.GPU_CLOCK, "sm"): 1.98e9,
+            (semconv.GPU_CLOCK, "memory"): 2.619e9,
+            **{(semconv.GPU_THROTTLED, reason): float(reason == "power_cap") for reason in nvml.REASONS.values()},
+            (semconv.HW_ERRORS, "ecc_uncorrected"): 3,
+            (semconv.HW_ERRORS, "xid_79"): 1,
+            (semconv.HW_ERRORS, "xid_other"): 1,
         }
     )
-    assert reading.clocks == {"sm": 1.98e9, "memory": 2.619e9}
-    assert [name for name, value in reading.throttled.items() if value] == ["power_cap"]
-    assert reading.errors == {"ecc_uncorrected": 3, "xid_79": 1, "xid_other": 1}
 
 
 def test_what_a_card_does_not_tell_is_absent() -> None:
     """A slice of a card (MIG) has no utilisation and no power: no series, and no zero."""
     driver = Driver(("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetPowerUsage"))
-    ((_, reading),) = cards(driver, "ccc")()
-    assert set(reading.values) == {semconv.HW_ENERGY, semconv.GPU_PROCESSES}
+    told = {metric for metric, _, _ in cards(driver, "ccc")()}
+    assert told == set(nvml.METRICS) - {semconv.HW_GPU_UTILIZATION, semconv.HW_POWER}
 
 
 def test_one_look_serves_a_collection() -> None:
@@ -152,7 +160,10 @@ def test_a_slow_driver_rests(caplog: pytest.LogCaptureFixture) -> None:
     """
     driver = Driver()
     driver.takes = 1.0
-    found = cards(driver, "aaa", "bbb")
+    look = cards(driver, "aaa", "bbb")
+
+    def found() -> set[str]:
+        return {labels["hw.id"] for _, labels, _ in look()}
 
     assert len(found()) == 2
     driver.now += 60
@@ -161,7 +172,7 @@ def test_a_slow_driver_rests(caplog: pytest.LogCaptureFixture) -> None:
         looked, ended = driver.calls.count("nvmlDeviceGetUtilizationRates"), driver.now
         for share in (0.3, 0.6, 0.99):
             driver.now = ended + share * rest
-            assert found() == []
+            assert found() == set()
         assert driver.calls.count("nvmlDeviceGetUtilizationRates") == looked
         assert caplog.text.count(f"asked again in {rest} s") == 1
         driver.now = ended + rest
@@ -214,4 +225,4 @@ def test_the_drivers_version_is_told_with_a_card_alone() -> None:
     assert cards(Driver()).drivers() == []
     silent = cards(Driver(broken=("nvmlSystemGetDriverVersion",)), "aaa")
     assert silent.drivers() == []
-    assert len(silent()) == 1
+    assert len(list(silent.gauge(semconv.HW_POWER))) == 1
