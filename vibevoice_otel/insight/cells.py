@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,9 +51,9 @@ class Cell:
     def failed(self) -> float:
         return sum(self.statuses.get(s, 0.0) for s in FAILED)
 
-    def first(self, ranges: Iterable[str] | None = None) -> Histogram | None:
-        """First audio over the text lengths asked for, all by default."""
-        return total(self.first_audio[name] for name in self.first_audio if ranges is None or name in ranges)
+    def first(self) -> Histogram | None:
+        """First audio over all text lengths."""
+        return total(self.first_audio.values())
 
 
 def total(histograms: Iterable[Histogram | None]) -> Histogram | None:
@@ -62,21 +62,30 @@ def total(histograms: Iterable[Histogram | None]) -> Histogram | None:
     return sum(present[1:], present[0]) if present else None
 
 
+def growth(source: Source, series: str, by: Sequence[str]) -> dict[tuple[str, ...], float]:
+    """A counter's growth by the labels ``by``; a label that is absent reads as an empty string."""
+    return {tuple(p.labels.get(name, "") for name in by): p.value for p in source.growth(series, by)}
+
+
+def by_voice(source: Source, series: str) -> dict[str, float]:
+    """A counter's growth for each voice."""
+    return {voice: grown for (voice,), grown in growth(source, series, ("voice",)).items() if voice}
+
+
 def read_histograms(source: Source, series: str, by: tuple[str, ...]) -> dict[tuple[str, ...], Histogram]:
-    """Histograms by the labels ``by``; a label that is absent reads as an empty string."""
+    """Histograms by the labels ``by``, where they hold anything."""
     buckets: dict[tuple[str, ...], dict[float, float]] = {}
-    for point in source.growth(f"{series}_bucket", (*by, "le")):
-        if "le" in point.labels:
-            key = tuple(point.labels.get(name, "") for name in by)
-            buckets.setdefault(key, {})[float(point.labels["le"])] = point.value
-    sums = {tuple(p.labels.get(name, "") for name in by): p.value for p in source.growth(f"{series}_sum", by)}
+    for (*labels, edge), grown in growth(source, f"{series}_bucket", (*by, "le")).items():
+        if edge:
+            buckets.setdefault(tuple(labels), {})[float(edge)] = grown
+    sums = growth(source, f"{series}_sum", by)
     edges = np.array(sorted({edge for row in buckets.values() for edge in row}), dtype=np.float64)
     result = {}
     for key, row in buckets.items():
         # A process with other bounds lacks some edges; there the count is at least that of the edge below.
         cumulative = np.maximum.accumulate(np.array([row.get(edge, 0.0) for edge in edges]))
         result[key] = Histogram(edges, np.diff(cumulative, prepend=0.0), sums.get(key, 0.0))
-    return result
+    return {key: histogram for key, histogram in result.items() if histogram.n > 0}
 
 
 def read_cells(source: Source) -> dict[tuple[str, Setting], Cell]:
@@ -87,22 +96,13 @@ def read_cells(source: Source) -> dict[tuple[str, Setting], Cell]:
         key = (voice, Setting(cfg, steps))
         return cells.setdefault(key, Cell(*key))
 
-    for point in source.growth(semconv.REQUESTS.prometheus, ("voice", "cfg", "steps", "status")):
-        labels = point.labels
-        if point.value > 0 and "voice" in labels:
-            found = cell(labels["voice"], labels.get("cfg", ""), labels.get("steps", ""))
-            found.statuses[labels.get("status", "")] = found.statuses.get(labels.get("status", ""), 0.0) + point.value
-    for key, histogram in read_histograms(
-        source, semconv.FIRST_AUDIO.prometheus, ("voice", "cfg", "steps", "text_length_range")
-    ).items():
-        if histogram.n > 0:
-            cell(*key[:3]).first_audio[key[3]] = histogram
-    for key, histogram in read_histograms(source, semconv.RTF.prometheus, ("voice", "cfg", "steps")).items():
-        if histogram.n > 0:
-            cell(*key).real_time = histogram
+    setting = ("voice", "cfg", "steps")
+    for (voice, cfg, steps, status), ended in growth(source, semconv.REQUESTS.prometheus, (*setting, "status")).items():
+        if voice and ended > 0:
+            cell(voice, cfg, steps).statuses[status] = ended
+    first_audio = read_histograms(source, semconv.FIRST_AUDIO.prometheus, (*setting, "text_length_range"))
+    for (voice, cfg, steps, length), histogram in first_audio.items():
+        cell(voice, cfg, steps).first_audio[length] = histogram
+    for (voice, cfg, steps), histogram in read_histograms(source, semconv.RTF.prometheus, setting).items():
+        cell(voice, cfg, steps).real_time = histogram
     return cells
-
-
-def by_voice(source: Source, series: str) -> dict[str, float]:
-    """A counter's growth for each voice."""
-    return {p.labels["voice"]: p.value for p in source.growth(series, ("voice",)) if "voice" in p.labels}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from vibevoice_otel import semconv
 from vibevoice_otel.insight import stats
 from vibevoice_otel.insight.arrays import Floats
-from vibevoice_otel.insight.cells import Cell, by_voice, read_cells, total
+from vibevoice_otel.insight.cells import Cell, Setting, by_voice, growth, read_cells, total
 from vibevoice_otel.insight.source import Origin, Source
 from vibevoice_otel.insight.stats import CONFIDENCE, Estimate, Quantile
 
@@ -39,10 +40,10 @@ class Sensitivity:
     effect.
     """
 
-    latency_per_step: Estimate | None
-    latency_per_cfg: Estimate | None
-    failure_odds_per_step: Estimate | None
-    failure_odds_per_cfg: Estimate | None
+    latency_per_step: Estimate | None = None
+    latency_per_cfg: Estimate | None = None
+    failure_odds_per_step: Estimate | None = None
+    failure_odds_per_cfg: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
             if present
             else "No speech request is recorded here: is the service instrumented, and is this the store it reports to?"
         )
-        return VoicesReport(
-            source.origin, CONFIDENCE, [], None, Sensitivity(None, None, None, None), slo_seconds, notes
-        )
+        return VoicesReport(source.origin, CONFIDENCE, [], None, Sensitivity(), slo_seconds, notes)
     audio = {voice: seconds / 60 for voice, seconds in by_voice(source, semconv.AUDIO_PRODUCED.prometheus).items()}
     underruns = by_voice(source, semconv.UNDERRUN.prometheus)
     defects = _by(source, semconv.DEFECTIVE_FRAMES, semconv.M_KIND)
@@ -129,8 +128,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     ranked = sorted((n for n in names if n in unhappy), key=lambda n: (unhappy[n].high, n))
     few = [n for n in names if n not in unhappy]
     profiles = []
-    spread_underruns = _dispersion([underruns.get(n, 0.0) for n in names], [audio.get(n, 0.0) for n in names])
-    spread_defects = _dispersion(list(counts.values()), [audio.get(n, 0.0) for n in names])
+    spread_underruns, spread_defects = (_dispersion(names, events, audio) for events in (underruns, counts))
     for name, group in ((n, mine[n]) for n in (*ranked, *few)):
         first = total(c.first() for c in group)
         speed = total(c.real_time for c in group)
@@ -181,8 +179,8 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
 def _by(source: Source, metric: semconv.Metric, label: semconv.Attribute) -> dict[str, dict[str, float]]:
     """Growth of a counter by voice and another label."""
     found: dict[str, dict[str, float]] = {}
-    for point in source.growth(metric.prometheus, ("voice", label.key)):
-        found.setdefault(point.labels.get("voice", ""), {})[point.labels.get(label.key, "")] = point.value
+    for (voice, value), grown in growth(source, metric.prometheus, ("voice", label.key)).items():
+        found.setdefault(voice, {})[value] = grown
     return found
 
 
@@ -209,10 +207,8 @@ def _unhappy(
     result, draws = {}, {}
     for name, (k, n) in tried.items():
         shape = (a + k, b + n - k)
-        tail = (1 - CONFIDENCE) / 2
-        result[name] = Estimate(
-            shape[0] / sum(shape), float(beta.ppf(tail, *shape)), float(beta.ppf(1 - tail, *shape)), n
-        )
+        low, high = beta.interval(CONFIDENCE, *shape)
+        result[name] = Estimate(shape[0] / sum(shape), float(low), float(high), n)
         draws[name] = rng.beta(*shape, size=_POSTERIOR_DRAWS)
     return result, draws
 
@@ -241,13 +237,13 @@ def _most_stable(
     return MostStable(best, probability, evidence, close)
 
 
-def _dispersion(events: Sequence[float], exposure: Sequence[float]) -> float:
+def _dispersion(names: Sequence[str], events: Mapping[str, float], exposure: Mapping[str, float]) -> float:
     """How much more than Poisson the voices' rates scatter, from the middle of the crowd so that an outlier does not
     hide itself.
     """
     from scipy.stats import chi2
 
-    rows = [(e, x) for e, x in zip(events, exposure, strict=True) if x > 0]
+    rows = [(events.get(name, 0.0), x) for name in names if (x := exposure.get(name, 0.0)) > 0]
     total_events = sum(e for e, _ in rows)
     if len(rows) < 4 or not total_events:
         return 1.0
@@ -268,20 +264,20 @@ def _outliers(
     tests: list[tuple[str, str, float, float]] = []
     enough = [n for n in names if sum(c.ended for c in cells if c.voice == n) >= LEAST_REQUESTS]
     for name in enough if len(enough) > 1 else []:
-        failing: dict[tuple[str, ...], list[float]] = {}
-        late: dict[tuple[str, ...], list[float]] = {}
+        # By stratum: (this voice's bad, all of its, the others' bad, all of theirs).
+        failing: dict[Setting, Floats] = defaultdict(lambda: np.zeros(4))
+        late: dict[tuple[Setting, str], Floats] = defaultdict(lambda: np.zeros(4))
         for cell in cells:
-            at = 0 if cell.voice == name else 2
-            key = (cell.setting.cfg, cell.setting.steps)
-            _add(failing, key, at, cell.failed, cell.ended)
+            whose = slice(0, 2) if cell.voice == name else slice(2, 4)
+            failing[cell.setting][whose] += cell.failed, cell.ended
             for length, histogram in cell.first_audio.items():
-                _add(late, (*key, length), at, histogram.above(slo), histogram.n)
-        for what, strata in (("errors", failing), ("late first audio", late)):
-            ratio, p = stats.stratified_excess([(s[0], s[1], s[2], s[3]) for s in strata.values()])
-            tests.append((name, what, ratio, p))
-        for what, events in (("underruns", underruns), ("defective frames", defects)):
-            ratio, p = _rate_excess(name, enough, events, audio)
-            tests.append((name, what, ratio, p))
+                late[cell.setting, length][whose] += histogram.above(slo), histogram.n
+        tests += [
+            (name, "errors", *stats.stratified_excess(failing.values())),
+            (name, "late first audio", *stats.stratified_excess(late.values())),
+            (name, "underruns", *_rate_excess(name, enough, underruns, audio)),
+            (name, "defective frames", *_rate_excess(name, enough, defects, audio)),
+        ]
     named: dict[str, list[Outlier]] = {}
     for (name, what, ratio, p), stands_out in zip(
         tests, stats.discoveries([t[3] for t in tests], FALSE_DISCOVERIES), strict=True
@@ -289,12 +285,6 @@ def _outliers(
         if stands_out:
             named.setdefault(name, []).append(Outlier(what, ratio, p))
     return named
-
-
-def _add(strata: dict[tuple[str, ...], list[float]], key: tuple[str, ...], at: int, bad: float, n: float) -> None:
-    row = strata.setdefault(key, [0.0, 0.0, 0.0, 0.0])
-    row[at] += bad
-    row[at + 1] += n
 
 
 def _rate_excess(
@@ -310,7 +300,7 @@ def _rate_excess(
     rest_exposure = sum(audio.get(v, 0.0) for v in voices_ if v != name)
     if not exposure or not rest_exposure or not mine:
         return 1.0, 1.0
-    spread = _dispersion([events.get(v, 0.0) for v in voices_], [audio.get(v, 0.0) for v in voices_])
+    spread = _dispersion(voices_, events, audio)
     k, n = math.floor(mine / spread), math.ceil((mine + rest) / spread)
     ratio = (mine / exposure) / (rest / rest_exposure) if rest else math.inf
     return ratio, float(binom.sf(k - 1, n, exposure / (exposure + rest_exposure)))
@@ -324,22 +314,22 @@ _EFFECTS = ("latency_per_step", "latency_per_cfg", "failure_odds_per_step", "fai
 def _sensitivities(mine: dict[str, list[Cell]]) -> tuple[Sensitivity, dict[str, Sensitivity]]:
     """Each voice's effects, pulled towards the fleet's by how much voices truly differ (DerSimonian and Laird)."""
     raw = {name: _slopes(cells) for name, cells in mine.items()}
-    fleet: dict[str, Estimate | None] = {}
-    per_voice: dict[str, dict[str, Estimate | None]] = {name: {} for name in mine}
+    fleet: dict[str, Estimate] = {}
+    per_voice: dict[str, dict[str, Estimate]] = {name: {} for name in mine}
     for effect in _EFFECTS:
         known = {name: slopes[effect] for name, slopes in raw.items() if effect in slopes}
+        if not known:
+            continue
         odds = effect.startswith("failure")
         centre, tau2, se = _pool(list(known.values()))
-        fleet[effect] = _estimate(centre, se, odds, len(known)) if known else None
-        for name, cells in mine.items():
-            if name not in known:
-                per_voice[name][effect] = None
-                continue
-            value, error = known[name]
+        fleet[effect] = _estimate(centre, se, odds, len(known))
+        for name, (value, error) in known.items():
             between = tau2 + se**2  # the fleet's own effect is not known exactly either
             weight = between / (between + error**2) if len(known) > 2 else 1.0
             shrunk = centre + weight * (value - centre)
-            per_voice[name][effect] = _estimate(shrunk, math.sqrt(weight) * error, odds, sum(c.ended for c in cells))
+            per_voice[name][effect] = _estimate(
+                shrunk, math.sqrt(weight) * error, odds, sum(c.ended for c in mine[name])
+            )
     return Sensitivity(**fleet), {name: Sensitivity(**values) for name, values in per_voice.items()}
 
 
@@ -352,8 +342,6 @@ def _estimate(value: float, se: float, odds: bool, n: float) -> Estimate:
 
 def _pool(effects: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """Random-effects mean, variance between voices, and the mean's standard error."""
-    if not effects:
-        return 0.0, 0.0, 0.0
     value, error = np.array(effects, dtype=np.float64).T
     weight = 1 / error**2
     mean = float(weight @ value / weight.sum())
@@ -366,38 +354,45 @@ def _pool(effects: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
 
 def _slopes(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
     """Effects of steps and cfg for one voice with standard errors, where its settings tell them apart."""
-    usable = [(c, numbers) for c in cells if (numbers := c.setting.numbers) is not None]
-    found: dict[str, tuple[float, float]] = {}
-    rows, means, variances, lengths = [], [], [], []
-    for cell, (cfg, steps) in usable:
-        for length, histogram in cell.first_audio.items():
-            if histogram.n >= 5:
-                rows.append((float(steps), cfg))
-                means.append(histogram.mean)
-                variances.append(max(histogram.variance(), 1e-8) / histogram.n)
-                lengths.append(length)
-    varying = _varying(rows)
-    if varying:
-        groups = sorted(set(lengths))
-        design = np.array(
-            [[*(float(l == g) for g in groups), *(r[i] for i in varying)] for r, l in zip(rows, lengths, strict=True)],
-            dtype=np.float64,
-        )
-        line = stats.weighted_line(design, np.array(means), np.array(variances))
-        if line is not None:
-            for at, index in enumerate(varying):
-                found[_EFFECTS[index]] = (float(line[0][len(groups) + at]), float(line[1][len(groups) + at]))
-    tried = [(c, (float(steps), cfg)) for c, (cfg, steps) in usable if c.ended >= 5]
-    varying = _varying([r for _, r in tried])
-    if varying and sum(c.ended for c, _ in tried) >= LEAST_REQUESTS:
-        design = np.array([[1.0, *(r[i] for i in varying)] for _, r in tried])
-        design[:, 1:] -= design[:, 1:].mean(axis=0)
-        odds = stats.logistic(design, np.array([c.failed for c, _ in tried]), np.array([c.ended for c, _ in tried]))
-        if odds is not None:
-            for at, index in enumerate(varying):
-                found[_EFFECTS[2 + index]] = (float(odds[0][1 + at]), float(odds[1][1 + at]))
+    usable = [(c, (float(numbers[1]), numbers[0])) for c in cells if (numbers := c.setting.numbers) is not None]
+    heard = [(at, length, h) for c, at in usable for length, h in c.first_audio.items() if h.n >= 5]
+    lengths = sorted({length for _, length, _ in heard})
+    means = np.array([h.mean for _, _, h in heard])
+    variances = np.array([max(h.variance(), 1e-8) / h.n for _, _, h in heard])
+    found = _effects(
+        _EFFECTS[:2],
+        [at for at, _, _ in heard],
+        np.array([[float(length == each) for each in lengths] for _, length, _ in heard]),
+        lambda design: stats.weighted_line(design, means, variances),
+    )
+    tried = [(c, at) for c, at in usable if c.ended >= 5]
+    failed, ended = np.array([c.failed for c, _ in tried]), np.array([c.ended for c, _ in tried])
+    if ended.sum() >= LEAST_REQUESTS:
+        ones, settings = np.ones((len(tried), 1)), [at for _, at in tried]
+        found |= _effects(_EFFECTS[2:], settings, ones, lambda design: stats.logistic(design, failed, ended))
     return found
 
 
-def _varying(rows: Sequence[tuple[float, float]]) -> list[int]:
-    return [i for i in (0, 1) if len({r[i] for r in rows}) > 1]
+def _effects(
+    names: Sequence[str],
+    settings: Sequence[tuple[float, float]],
+    base: Floats,
+    fit: Callable[[Floats], tuple[Floats, Floats] | None],
+) -> dict[str, tuple[float, float]]:
+    """Effects of those of steps and cfg that vary, with standard errors; none where they cannot be told apart.
+
+    Args:
+        names: of the two effects.
+        settings: (steps, cfg) of each cell.
+        base: the design's other columns, shape (cells, k).
+        fit: coefficients and their standard errors from the whole design.
+    """
+    varying = [i for i in (0, 1) if len({each[i] for each in settings}) > 1]
+    if not varying:
+        return {}
+    columns = np.array(settings)[:, varying]
+    fitted = fit(np.hstack([base, columns - columns.mean(axis=0)]))
+    if fitted is None:
+        return {}
+    values, errors = (each[base.shape[1] :] for each in fitted)
+    return {names[i]: (float(v), float(e)) for i, v, e in zip(varying, values, errors, strict=True)}

@@ -16,8 +16,7 @@ from vibevoice_otel.insight.source import Origin, Source
 
 #: The realtime server's own. Its cfg is the target for every text: a measurement of the realtime checkpoint by speech
 #: recognition found syllable loops from 1.1 to 1.4 and exact speech from 1.5 to 1.8 (wildminder/ComfyUI-VibeVoice).
-DEFAULT = Setting("1.5", "5")
-DEFAULT_CFG = 1.5
+DEFAULT_STEPS, DEFAULT_CFG = 5, 1.5
 Preference = Literal["model", "long-text"]
 #: What ``prefer="long-text"`` aims at for long texts: advice given for VibeVoice in general, which that measurement
 #: contradicts for the realtime checkpoint.
@@ -133,13 +132,11 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
     failing = max(1 - rails.success_ratio, common)
     settings = sorted({*mine, *rest})
     doubt = (1 - rails.sure) / max(len(settings), 1)  # many settings are judged at once (Bonferroni)
-    candidates = []
-    for setting in settings:
-        if (numbers := setting.numbers) is not None:
-            cfg, steps = numbers
-            candidates.append(
-                _judge(steps, cfg, mine.get(setting, []), rest.get(setting, []), length, rails, failing, doubt)
-            )
+    candidates = [
+        _judge(*numbers, mine.get(setting, []), rest.get(setting, []), length, rails, failing, doubt)
+        for setting in settings
+        if (numbers := setting.numbers) is not None
+    ]
     candidates.sort(key=lambda c: (-_quality(c.steps, c.cfg, target), -c.steps, c.cfg))
     notes = []
     if voice is not None and not mine:
@@ -162,12 +159,11 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         best = max(tried, key=lambda c: (_joint(c), -c.steps))
         reason = "no setting was seen to keep up for sure; this one is the likeliest to"
         return Recommendation(best.steps, best.cfg, False, reason, voice, length, candidates, notes)
-    cfg, steps = DEFAULT.numbers or (DEFAULT_CFG, 5)
     reason = (
         f"too little was seen for {length} text to tell (at least {rails.least_requests} requests at one setting): "
         "the server's default"
     )
-    return Recommendation(steps, cfg, None, reason, voice, length, candidates, notes)
+    return Recommendation(DEFAULT_STEPS, DEFAULT_CFG, None, reason, voice, length, candidates, notes)
 
 
 def _quality(steps: int, cfg: float, target: float) -> float:
@@ -183,8 +179,8 @@ def _within(steps: int, cfg: float, rails: Rails) -> bool:
 
 
 def _judge(
-    steps: int,
     cfg: float,
+    steps: int,
     mine: Sequence[Cell],
     rest: Sequence[Cell],
     length: str,
@@ -192,20 +188,13 @@ def _judge(
     failing: float,
     doubt: float,
 ) -> Candidate:
-    own, others = total(c.first([length]) for c in mine), total(c.first([length]) for c in rest)
-    basis, first = "this voice", own
-    enough = own is not None and own.n >= rails.least_requests
-    if not enough and others is not None:
-        basis, first, enough = (
-            "all voices",
-            total([own, others]),
-            (own.n if own else 0.0) + others.n >= rails.least_requests,
-        )
-    if not mine or basis == "all voices":
-        mine = [*mine, *rest]
+    basis, first = "this voice", total(c.first_audio.get(length) for c in mine)
+    if (first is None or first.n < rails.least_requests) and any(length in c.first_audio for c in rest):
+        basis, mine = "all voices", [*mine, *rest]
+        first = total(c.first_audio.get(length) for c in mine)
     n = first.n if first else 0.0
     outside = not _within(steps, cfg, rails)
-    if first is None or not enough or outside:
+    if first is None or n < rails.least_requests or outside:
         why = (
             f"outside the guard rails (steps {rails.steps[0]} to {rails.steps[1]}, cfg {rails.cfg[0]:g} to "
             f"{rails.cfg[1]:g})"
@@ -260,10 +249,8 @@ def _untried(best: Candidate, candidates: Sequence[Candidate], cells: Sequence[C
             by_steps.setdefault(numbers[1], []).append(cell)
     points = [(s, h.mean, h.n) for s, group in by_steps.items() if (h := total(c.real_time for c in group)) is not None]
     text = f"More than {most} steps were never tried"
-    if len(points) < 2:
-        return [f"{text}."]
-    steps, speed, n = np.array(points, dtype=np.float64).T
-    slope, base = np.polyfit(steps, speed, 1, w=np.sqrt(n))
+    steps, speed, n = np.array(points, dtype=np.float64).reshape(-1, 3).T
+    slope, base = np.polyfit(steps, speed, 1, w=np.sqrt(n)) if len(points) > 1 else (0.0, 0.0)
     if slope <= 0:
         return [f"{text}."]
     reach = min(int((rails.slowest - base) / slope), rails.steps[1])

@@ -6,7 +6,7 @@ scipy is imported where it is used: it takes longer to load than the rest of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +145,7 @@ def discoveries(p_values: Sequence[float], rate: float = 0.05) -> list[bool]:
     return [bool(p <= rate) for p in false_discovery_control(np.asarray(p_values, dtype=np.float64))]
 
 
-def stratified_excess(strata: Sequence[tuple[float, float, float, float]]) -> tuple[float, float]:
+def stratified_excess(strata: Iterable[Sequence[float] | Floats]) -> tuple[float, float]:
     """Does a group fail more often than the rest, compared only within like strata (Mantel and Haenszel)?
 
     Args:
@@ -157,33 +157,26 @@ def stratified_excess(strata: Sequence[tuple[float, float, float, float]]) -> tu
     """
     from scipy.stats import hypergeom, norm
 
-    observed = expected = variance = upper = lower = 0.0
-    informative = []
-    for bad, n, rest_bad, rest_n in strata:
-        total, events = n + rest_n, bad + rest_bad
-        if n < 1 or rest_n < 1 or events <= 0 or events >= total:
-            continue
-        informative.append((bad, n, rest_bad, rest_n))
-        observed += bad
-        expected += n * events / total
-        variance += n * rest_n * events * (total - events) / (total**2 * (total - 1))
-        upper += bad * (rest_n - rest_bad) / total
-        lower += rest_bad * (n - bad) / total
+    informative = [row for row in strata if row[1] >= 1 and row[3] >= 1 and 0 < row[0] + row[2] < row[1] + row[3]]
     if not informative:
         return 1.0, 1.0
+    bad, n, rest_bad, rest_n = np.array(informative, np.float64).T
+    total, events = n + rest_n, bad + rest_bad
+    variance = float((n * rest_n * events * (total - events) / (total**2 * (total - 1))).sum())
+    upper, lower = float((bad * (rest_n - rest_bad) / total).sum()), float((rest_bad * (n - bad) / total).sum())
     ratio = upper / lower if lower > 0 else math.inf
     if variance >= 5:
-        return ratio, float(norm.sf((observed - expected - 0.5) / math.sqrt(variance)))
+        excess = float((bad - n * events / total).sum())
+        return ratio, float(norm.sf((excess - 0.5) / math.sqrt(variance)))
     # The sum of independent hypergeometric counts, exactly, by convolution (Gart's exact conditional test of no
     # difference).
     mass = np.ones(1)
     offset = 0
-    for bad, n, rest_bad, rest_n in informative:
-        total, events, drawn = round(n + rest_n), round(bad + rest_bad), round(n)
-        first, last = max(0, drawn + events - total), min(events, drawn)
-        mass = np.convolve(mass, hypergeom.pmf(np.arange(first, last + 1), total, events, drawn))
+    for whole, marked, drawn in np.rint([total, events, n]).astype(np.int64).T:
+        first, last = max(0, drawn + marked - whole), min(marked, drawn)
+        mass = np.convolve(mass, hypergeom.pmf(np.arange(first, last + 1), whole, marked, drawn))
         offset += first
-    return ratio, float(min(mass[max(round(observed) - offset, 0) :].sum(), 1.0))
+    return ratio, float(min(mass[max(round(bad.sum()) - offset, 0) :].sum(), 1.0))
 
 
 def beta_prior(bad: Sequence[float], n: Sequence[float]) -> tuple[float, float]:
