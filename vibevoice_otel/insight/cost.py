@@ -75,7 +75,8 @@ def cost(source: Source, prices: Prices | None = None) -> CostReport:
     energy = by_card(source.history(semconv.HW_ENERGY.prometheus, ()) or [])
     present = power or energy
     if not present:
-        present = _by_device(source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or [])
+        devices = source.history(semconv.GPU_MEMORY_LIMIT.prometheus, ()) or ()
+        present = {f"{each.labels.get('instance', '')}/{each.labels.get('device_id', '')}": each for each in devices}
         if present:
             notes.append(
                 "NVML is not read (pip install 'vibevoice-otel[nvidia]'): no energy, and a card that two processes "
@@ -114,21 +115,15 @@ def _voice(
     money: float | None,
 ) -> VoiceCost:
     share = busy / total / minutes if total else 0.0
-
-    def part(value: float | None) -> float | None:
-        return None if value is None else value * share
-
-    return VoiceCost(
-        voice, minutes, busy / minutes, part(None if hours is None else hours * 3600), part(joules), part(money)
-    )
+    seconds = None if hours is None else hours * 3600
+    parts = (None if whole is None else whole * share for whole in (seconds, joules, money))
+    return VoiceCost(voice, minutes, busy / minutes, *parts)
 
 
 def _money(prices: Prices, hours: float | None, joules: float | None) -> float | None:
-    parts = []
-    if prices.card_hour is not None and hours is not None:
-        parts.append(prices.card_hour * hours)
-    if prices.kwh is not None and joules is not None:
-        parts.append(prices.kwh * joules / 3.6e6)
+    kwh = None if joules is None else joules / 3.6e6
+    both = ((prices.card_hour, hours), (prices.kwh, kwh))
+    parts = [price * used for price, used in both if price is not None and used is not None]
     return sum(parts) if parts else None
 
 
@@ -137,14 +132,9 @@ def by_card(tracks: Iterable[Track]) -> dict[str, Track]:
     found: dict[str, Track] = {}
     for track in tracks:
         card = track.labels.get(HW_ID, "")
-        known = found.get(card)
-        values = track.values if known is None else np.fmax(known.values, track.values)
+        values = np.fmax(found[card].values, track.values) if card in found else track.values
         found[card] = Track({"card": card}, track.times, values)
     return found
-
-
-def _by_device(tracks: Iterable[Track]) -> dict[str, Track]:
-    return {f"{track.labels.get('instance', '')}/{track.labels.get('device_id', '')}": track for track in tracks}
 
 
 def _seconds(track: Track) -> float:

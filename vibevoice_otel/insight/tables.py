@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from vibevoice_otel.insight.capacities import CapacityReport, CardAnswer, LimitAnswer
@@ -17,7 +17,7 @@ from vibevoice_otel.insight.compare.changes import Changes
 from vibevoice_otel.insight.compare.figures import shown
 from vibevoice_otel.insight.compare.report import Answer, Comparison, VoiceAnswer
 from vibevoice_otel.insight.cost import CostReport
-from vibevoice_otel.insight.profiles import VoiceProfile, VoicesReport
+from vibevoice_otel.insight.profiles import Sensitivity, VoiceProfile, VoicesReport
 from vibevoice_otel.insight.recommendation import Recommendation
 from vibevoice_otel.insight.stats import Estimate, Quantile
 
@@ -39,13 +39,16 @@ def _notes(console: Console, notes: Iterable[str]) -> None:
         console.print(grid)
 
 
-def _table(*columns: str, left: int = 1) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if index < left or index == len(columns) - 1 else "right", overflow="fold"
-        )
-    return table
+def _plain(*columns: Column) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+
+
+def _table(*names: str, left: int = 1) -> Table:
+    """Words in the ``left`` first columns and in the last one, numbers between."""
+    words = {*range(left), len(names) - 1}
+    return _plain(
+        *(Column(name, justify="left" if n in words else "right", overflow="fold") for n, name in enumerate(names))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- capacity
@@ -109,8 +112,7 @@ def _headline(report: CapacityReport, card: CardAnswer) -> Text:
 def _limit(limit: LimitAnswer) -> str:
     if limit.streams is None:
         return _NONE
-    prefix = "≥ " if limit.at_least else ""
-    return f"{prefix}{limit.streams:.{_digits(limit.streams)}f}"
+    return f"{'≥ ' if limit.at_least else ''}{limit.streams:.{_digits(limit.streams)}f}"
 
 
 def _digits(value: float) -> int:
@@ -167,14 +169,14 @@ def _voices(report: VoicesReport, console: Console) -> None:
 
 
 def _profile_table(profiles: Iterable[VoiceProfile]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name, justify in (
-        ("#", "right"), ("voice", "left"), ("requests", "right"), ("P50", "right"), ("P95", "right"), ("P99", "right"),
-        ("late %", "right"),
-        ("failed %", "right"), ("gaps %", "right"), ("cut off %", "right"), ("underruns\na minute", "right"),
-        ("defects\na minute", "right"), ("real-time\nfactor", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name == "voice")  # type: ignore[arg-type]
+    table = _plain(
+        Column("#", justify="right"),
+        Column("voice", no_wrap=True),
+        *(Column(name, justify="right") for name in (
+            "requests", "P50", "P95", "P99", "late %", "failed %", "gaps %", "cut off %", "underruns\na minute",
+            "defects\na minute", "real-time\nfactor",
+        )),
+    )  # fmt: skip
     for p in profiles:
         style = "red" if p.outlier_in else "dim" if p.rank is None else ""
         table.add_row(
@@ -221,27 +223,22 @@ def _estimate(estimate: Estimate | None, scale: float = 1.0, digits: int = 1) ->
 
 def _sensitivity_table(report: VoicesReport, console: Console) -> None:
     rows = [("all voices", report.fleet), *((p.voice, p.sensitivity) for p in report.voices)]
-    known = [
-        (name, s)
-        for name, s in rows
-        if any((s.latency_per_step, s.latency_per_cfg, s.failure_odds_per_step, s.failure_odds_per_cfg))
-    ]
-    if not known:
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("sensitivity")
-    for what in ("first audio, ms", "odds of failing, ×"):
-        table.add_column(f"{what}\na step more", justify="right")
-        table.add_column(f"{what}\n1.0 cfg more", justify="right")
-    for name, s in known:
-        table.add_row(
-            name,
-            _estimate(s.latency_per_step, 1000),
-            _estimate(s.latency_per_cfg, 1000),
-            _estimate(s.failure_odds_per_step, 1.0, 2),
-            _estimate(s.failure_odds_per_cfg, 1.0, 2),
-        )
-    console.print(table)
+    table = _plain(
+        Column("sensitivity"),
+        *(Column(f"{what}\n{more} more", justify="right") for what in ("first audio, ms", "odds of failing, ×")
+          for more in ("a step", "1.0 cfg")),
+    )  # fmt: skip
+    for name, s in rows:
+        if s != Sensitivity():
+            table.add_row(
+                name,
+                _estimate(s.latency_per_step, 1000),
+                _estimate(s.latency_per_cfg, 1000),
+                _estimate(s.failure_odds_per_step, 1.0, 2),
+                _estimate(s.failure_odds_per_cfg, 1.0, 2),
+            )
+    if table.rows:
+        console.print(table)
 
 
 # ------------------------------------------------------------------------------------------------------------ recommend
