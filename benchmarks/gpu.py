@@ -125,7 +125,7 @@ class Subject:
         from vibevoice_otel.service.faults import Faults
         from vibevoice_otel.service.model import schedule
         from vibevoice_otel.service.processor import ByteProcessor
-        from vibevoice_otel.service.streamer import AudioStreamer
+        from vibevoice_otel.service.streamer import AudioSampleIterator, AudioStreamer
         from vibevoice_otel.service.voices import load
 
         inputs = {
@@ -144,7 +144,7 @@ class Subject:
                 noise_scheduler=scheduler, num_diffusion_steps=STEPS, guidance_scale=1.5,
             )  # fmt: skip
         streamer.end()
-        return torch.cat([chunk.float().reshape(-1) for chunk in streamer.get_stream(0)])
+        return torch.cat([chunk.float().reshape(-1) for chunk in AudioSampleIterator(streamer)])
 
 
 # ---------------------------------------------------------------------------------------------------------- observation

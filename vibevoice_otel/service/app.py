@@ -14,7 +14,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,9 @@ async def _serve(
         await asyncio.wait({watcher})
 
 
-async def _send(session: Session, service: StreamingTTSService, chunks: Iterator[Any]) -> None:
+async def _send(session: Session, service: StreamingTTSService, chunks: Generator[Any, None, None]) -> None:
     """Send the chunks as they come, until the end or until the listener leaves."""
     end: Any = object()
-    first = True
     try:
         while not session.left.is_set():
             await asyncio.sleep(service.settings.faults.reader_delay)
@@ -173,14 +172,9 @@ async def _send(session: Session, service: StreamingTTSService, chunks: Iterator
             if chunk is end or session.left.is_set():
                 return
             await session.send_audio(service.chunk_to_pcm16(chunk))
-            if first:
-                session.log("backend_first_chunk_sent")
-                first = False
             await session.flush()
     finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            await asyncio.to_thread(close)  # joins the generation thread, so never on the event loop
+        await asyncio.to_thread(chunks.close)  # joins the generation thread, so never on the event loop
 
 
 def _asked(
@@ -239,20 +233,15 @@ def _admit_long_urls(max_text: int) -> None:
         http11.MAX_LINE_LENGTH = max(http11.MAX_LINE_LENGTH, url_bytes(max_text))
 
 
-class _WithoutQuery(logging.Filter):
-    """uvicorn logs a WebSocket's whole path, and with it the text."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                arg.split("?", 1)[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args
-            )
-        return True
-
-
-_FILTER = _WithoutQuery()
+def _without_query(record: logging.LogRecord) -> bool:
+    """A filter of log records: uvicorn logs a WebSocket's whole path, and with it the text."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            arg.split("?", 1)[0] if isinstance(arg, str) and arg.startswith("/") else arg for arg in record.args
+        )
+    return True
 
 
 def _keep_text_out_of_access_logs() -> None:
     for name in ("uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).addFilter(_FILTER)  # adding the same one again changes nothing
+        logging.getLogger(name).addFilter(_without_query)  # adding the same one again changes nothing

@@ -17,15 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 class Drain:
-    """Counts open streams, and knows whether new ones may come. For one event loop; ``begin`` from any thread."""
+    """Counts open streams, and knows whether new ones may come. For one event loop; ``begun`` is set by any thread.
+
+    Attributes:
+        begun: no new stream is taken from now on.
+        open: streams between acceptance and close.
+    """
 
     def __init__(self) -> None:
         self.begun = False
         self.open = 0
-
-    def begin(self) -> None:
-        """Take no new stream from now on."""
-        self.begun = True
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
@@ -58,7 +59,7 @@ class DrainingServer(uvicorn.Server):  # type: ignore[misc]
             super().handle_exit(sig, frame)
             return
         self._asked, self._deadline = (sig, frame), time.monotonic() + self._seconds
-        self._drain.begin()
+        self._drain.begun = True
 
     async def on_tick(self, counter: int) -> bool:
         """Stop once the last stream has ended, or the time is over; uvicorn asks ten times a second."""

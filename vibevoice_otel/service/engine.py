@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from vibevoice_otel.service.faults import pause
 from vibevoice_otel.service.model import StreamingVibeVoice, inject, random_model, schedule
 from vibevoice_otel.service.processor import VOCABULARY, ByteProcessor, CheckpointProcessor
 from vibevoice_otel.service.settings import ServiceSettings
-from vibevoice_otel.service.streamer import AudioStreamer
+from vibevoice_otel.service.streamer import AudioSampleIterator, AudioStreamer
 from vibevoice_otel.service.voices import Voice
 
 logger = logging.getLogger(__name__)
@@ -72,11 +72,9 @@ class StreamingTTSService:
 
     def load(self) -> None:
         """Make the model ready: cold the first time, at once after. Safe to call from any thread."""
-        if self.model is not None:
-            return
         with self._loading:
-            if self.model is not None:  # another thread loaded it meanwhile
-                return  # type: ignore[unreachable]
+            if self.model is not None:
+                return
             pause(self.settings.faults.load_delay)
             import diffusers  # noqa: PLC0415 - slow to import, and only a loaded model needs it
 
@@ -101,19 +99,13 @@ class StreamingTTSService:
         return CheckpointProcessor(AutoProcessor.from_pretrained(path)), model
 
     def _ensure_voice_cached(self, key: str) -> Voice:
-        if key not in self.voice_presets:
-            raise KeyError(f"no such voice: {key}")
-        voice = self._voice_cache.get(key)
-        if voice is None:
-            with self._voice_locks[key]:
-                voice = self._voice_cache.get(key)
-                if voice is None:
-                    voice = self._voice_cache[key] = voices.load(key, self.settings.faults)
-        return voice
+        with self._voice_locks[key]:
+            if key not in self._voice_cache:
+                self._voice_cache[key] = voices.load(key, self.settings.faults)
+            return self._voice_cache[key]
 
     def _get_voice_resources(self, requested_key: str | None) -> tuple[str, Voice]:
         key = requested_key if requested_key in self.voice_presets else self.default_voice_key
-        assert key is not None
         return key, self._ensure_voice_cached(key)
 
     def _prepare_inputs(self, text: str, resources: Voice) -> dict[str, Any]:
@@ -168,7 +160,7 @@ class StreamingTTSService:
         log_callback: Log | None = None,
         stop_event: threading.Event | None = None,
         deadline: float | None = None,
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Generator[NDArray[np.float32], None, None]:
         """Float32 chunks of shape (samples,), at 24 kHz, as they are made.
 
         The body runs on whichever thread takes the first chunk; generation has a thread of its own, which has ended
@@ -185,7 +177,7 @@ class StreamingTTSService:
         voice, resources = self._get_voice_resources(voice_key)
         steps = inference_steps if inference_steps is not None else self.settings.steps
         inputs = self._prepare_inputs(text, resources)
-        streamer = AudioStreamer(1, deadline)
+        streamer = AudioStreamer(deadline)
         errors: list[BaseException] = []
         stop = stop_event or threading.Event()
         thread = threading.Thread(
@@ -197,7 +189,7 @@ class StreamingTTSService:
         thread.start()
         samples = 0
         try:
-            for tensor in streamer.get_stream(0):
+            for tensor in AudioSampleIterator(streamer):
                 chunk: NDArray[np.float32] = tensor.to(torch.float32).numpy().reshape(-1)
                 samples += chunk.size
                 log("model_progress", generated_sec=samples / SAMPLE_RATE, chunk_sec=chunk.size / SAMPLE_RATE)
@@ -218,11 +210,6 @@ class StreamingTTSService:
     def chunk_to_pcm16(self, chunk: NDArray[np.float32]) -> bytes:
         """PCM16, little-endian; what is not a number is silence."""
         return (np.nan_to_num(np.clip(chunk, -1.0, 1.0)) * 32767.0).astype("<i2").tobytes()
-
-    def warm_up(self) -> None:
-        """Load, and generate one short text, so that the first listener does not wait for it."""
-        for _ in self.stream("warm up"):
-            pass
 
 
 def frames_of(text: str) -> int:

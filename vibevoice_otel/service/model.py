@@ -49,10 +49,10 @@ class StreamingVibeVoice(VibeVoiceForConditionalGeneration):  # type: ignore[mis
         output.audio.mul_(self.gain)
         streamer = getattr(self._thread, "streamer", None)
         if streamer is not None:
-            self._stream_frame(streamer, output.audio, diffusion_mask)
+            self._stream_frame(streamer, output.audio)
         return output
 
-    def _stream_frame(self, streamer: AudioStreamer, audio: torch.Tensor, mask: torch.Tensor) -> None:
+    def _stream_frame(self, streamer: AudioStreamer, audio: torch.Tensor) -> None:
         faults, frame = self.faults, self._thread.frame
         self._thread.frame = frame + 1
         if faults.hang_at_frame == frame:
@@ -65,10 +65,7 @@ class StreamingVibeVoice(VibeVoiceForConditionalGeneration):  # type: ignore[mis
             audio = torch.full_like(audio, float("nan"))
         if frame == 0:
             pause(faults.first_audio_delay)
-        if streamer.batch_size == 1:  # the service's own case; a mask of one is no question
-            streamer.put(audio, (0,))
-        else:
-            streamer.put(audio[mask], mask.nonzero().view(-1))
+        streamer.put(audio)
 
     def delay_of_step(self) -> float:
         return self.faults.step_delay + self.faults.slow_voices.get(getattr(self._thread, "voice", ""), 0.0)

@@ -44,7 +44,7 @@ class Session:
         self._entries.append((event, data))
 
     async def send_audio(self, payload: bytes) -> None:
-        """Send a chunk.
+        """Send a chunk, and queue a log message after the first.
 
         Raises:
             TimeoutError: when the listener reads too slowly for the request's time.
@@ -53,6 +53,7 @@ class Session:
         await self._in_time(self._socket.send_bytes(payload), self._deadline)
         if self._first_audio is None:
             self._first_audio = time.monotonic() - self._began
+            self.log("backend_first_chunk_sent")
         self._bytes += len(payload)
 
     def summary(self) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from queue import Empty, Queue
-from typing import Any
 
 import torch
 
@@ -13,43 +11,33 @@ STOP = None
 
 
 class AudioStreamer:
-    """One queue a sample of the batch. ``put`` and ``end`` are called by the generation thread, the iterators read.
+    """The queue of one request. ``put`` and ``end`` are called by the generation thread; an AudioSampleIterator reads.
 
     Args:
-        batch_size: number of samples generated at once.
-        deadline: time.monotonic() at which readers give up, None for never.
+        deadline: time.monotonic() at which the reader gives up, None for never.
+
+    Attributes:
+        audio_queues: as upstream's has it, a queue for each sample of the batch; a request is a batch of one.
     """
 
-    def __init__(self, batch_size: int = 1, deadline: float | None = None) -> None:
-        self.batch_size = batch_size
+    def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
-        self.audio_queues: list[Queue[torch.Tensor | None]] = [Queue() for _ in range(batch_size)]
-        self.finished_flags = [False] * batch_size
+        self.audio_queues: list[Queue[torch.Tensor | None]] = [Queue()]
 
-    def put(self, audio_chunks: torch.Tensor, sample_indices: Iterable[Any]) -> None:
-        """Queue ``audio_chunks[i]`` (any shape) for sample ``sample_indices[i]``, on the CPU."""
-        for row, sample in enumerate(sample_indices):
-            index = int(sample)
-            if index < self.batch_size and not self.finished_flags[index]:
-                self.audio_queues[index].put(audio_chunks[row].detach().cpu())
+    def put(self, audio: torch.Tensor) -> None:
+        """Queue ``audio`` (any shape), on the CPU."""
+        self.audio_queues[0].put(audio.detach().cpu())
 
     def end(self) -> None:
-        """Tell every reader that no more comes. Idempotent."""
-        for index, queue in enumerate(self.audio_queues):
-            if not self.finished_flags[index]:
-                self.finished_flags[index] = True
-                queue.put(STOP)
-
-    def get_stream(self, sample_index: int) -> AudioSampleIterator:
-        return AudioSampleIterator(self, sample_index)
+        """Tell the reader that no more comes."""
+        self.audio_queues[0].put(STOP)
 
 
 class AudioSampleIterator:
-    """Chunks of one sample, as they come."""
+    """The chunks of an AudioStreamer, as they come."""
 
-    def __init__(self, streamer: AudioStreamer, sample_index: int) -> None:
+    def __init__(self, streamer: AudioStreamer) -> None:
         self.streamer = streamer
-        self.sample_index = sample_index
 
     def __iter__(self) -> AudioSampleIterator:
         return self
@@ -66,7 +54,7 @@ class AudioSampleIterator:
         try:
             if wait is not None and wait <= 0:  # late is late, even with chunks at hand
                 raise Empty
-            chunk = self.streamer.audio_queues[self.sample_index].get(timeout=wait)
+            chunk = self.streamer.audio_queues[0].get(timeout=wait)
         except Empty:
             raise TimeoutError("the request took longer than the service allows") from None
         if chunk is STOP:
