@@ -114,7 +114,7 @@ class Hooks:
     def _renew(self) -> None:
         self._lock = threading.RLock()
 
-    def on_import(self, module: str, attach: Callable[[ModuleType], None]) -> None:
+    def on_import(self, module: str, attach: Callable[[ModuleType], object]) -> None:
         """Call ``attach(module)`` as soon as ``module`` is imported (now, if it is)."""
 
         def imported(loaded: ModuleType) -> None:

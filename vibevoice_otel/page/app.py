@@ -38,11 +38,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """An answer other than 200: status and a sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
+    """An answer other than 200. Its arguments: status and a sentence."""
 
 
 class PageApp:
@@ -81,9 +77,8 @@ class PageApp:
         try:
             await self._route(scope, headers, common, receive, send)
         except Refused as refusal:
-            await _answer(
-                send, refusal.status, json.dumps({"error": str(refusal)}).encode(), "application/json", common
-            )
+            status, sentence = refusal.args
+            await _answer(send, status, json.dumps({"error": sentence}).encode(), "application/json", common)
 
     async def _route(
         self, scope: Scope, headers: dict[str, str], common: Headers, receive: Receive, send: Send
@@ -130,10 +125,8 @@ class PageApp:
             raise Refused(404, "not here")
         body, kind, tag = found
         extra = [*common, (b"etag", tag.encode()), (b"cache-control", b"no-cache")]
-        if headers.get("if-none-match") == tag:
-            await _answer(send, 304, b"", kind, extra)
-        else:
-            await _answer(send, 200, body, kind, extra)
+        known = headers.get("if-none-match") == tag
+        await _answer(send, 304 if known else 200, b"" if known else body, kind, extra)
 
     def _meta(self) -> dict[str, Any]:
         chosen = self._settings
@@ -190,10 +183,10 @@ class PageApp:
             raise Refused(400, str(error)) from None
         except (ValueError, TypeError, KeyError):
             raise Refused(400, "a report is an object with trace, started, seconds, outcome and more") from None
-        if not self._listeners.callers.knows(trace_id):
+        if trace_id not in self._listeners.callers:
             raise Refused(404, "no request of this page has that trace")
         kept = await self._finished(f"{trace_id:032x}")
-        span_id = self._listeners.callers.take(trace_id)
+        span_id = self._listeners.callers.pop(trace_id, None)
         if span_id is None:
             raise Refused(404, "that request has been reported")
         heard = self._listeners.record(kept, span_id, report)

@@ -40,17 +40,15 @@ def trace_id(timeline: Timeline) -> str:
 
 def phase(timeline: Timeline) -> str:
     """What an open request is doing, in the page's words."""
-    if timeline.web_closed is not None and timeline.work_end is None and timeline.work_start is not None:
-        return "leaving"
-    if timeline.work_end is not None:
-        return "closing"
-    if timeline.first_send is not None:
-        return "speaking"
-    if timeline.generate_start is not None:
-        return "generating"
-    if timeline.work_start is not None:
-        return "preparing"
-    return "waiting" if timeline.accepted is not None else "arriving"
+    latest_first = {
+        "closing": timeline.work_end,
+        "leaving": timeline.web_closed if timeline.work_start is not None else None,
+        "speaking": timeline.first_send,
+        "generating": timeline.generate_start,
+        "preparing": timeline.work_start,
+        "waiting": timeline.accepted,
+    }
+    return next((word for word, at in latest_first.items() if at is not None), "arriving")
 
 
 class Feed:

@@ -107,36 +107,27 @@ def check(data: object, at: float) -> Report:
     )  # fmt: skip
 
 
-class Callers:
-    """The spans that requests named in their query string, so that only they are ever reported, and once."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[int, int] = OrderedDict()
-
-    def add(self, caller: Caller) -> None:
-        self._known[caller.trace_id] = caller.span_id
-        while len(self._known) > MAX_CALLERS:
-            self._known.popitem(last=False)
-
-    def knows(self, trace_id: int) -> bool:
-        return trace_id in self._known
-
-    def take(self, trace_id: int) -> int | None:
-        """The caller's span id, which is then forgotten; None when there is none."""
-        return self._known.pop(trace_id, None)
-
-
 class Listeners:
     """Turns reports into telemetry.
 
     Args:
         tracer: spans are made in its name.
         instruments: where the metrics go, None when the operator did not opt in.
+
+    Attributes:
+        callers: trace and span id that requests named in their query string, so that only they are ever reported; a
+            report takes its entry out.
     """
 
     def __init__(self, tracer: trace.Tracer, instruments: Instruments | None) -> None:
         self._tracer, self._instruments = tracer, instruments
-        self.callers = Callers()
+        self.callers: OrderedDict[int, int] = OrderedDict()
+
+    def expect(self, caller: Caller) -> None:
+        """A request came that names ``caller``: a report of it may come."""
+        self.callers[caller.trace_id] = caller.span_id
+        if len(self.callers) > MAX_CALLERS:
+            self.callers.popitem(last=False)
 
     def record(self, kept: Kept, span_id: int, report: Report) -> dict[str, Any]:
         """Emit the CLIENT span (if the request's trace is kept) and the metrics; returns what the page shows of it."""

@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import threading
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel import forking, traceparent
@@ -81,22 +80,18 @@ class LivePage:
     # ------------------------------------------------------------------------------------------------- the service seen
 
     def instrument(self) -> None:
-        self.hooks.on_import("uvicorn.server", self._attach)
+        what = "the service's address, for the live page"
+        self.hooks.on_import("uvicorn.server", lambda m: self.hooks.replace(m.Server, "startup", self._startup, what))
 
     def uninstrument(self) -> None:
         self.hooks.undo()
         self.stop()
 
-    def _attach(self, module: ModuleType) -> None:
-        self.hooks.replace(module.Server, "startup", self._startup, "the service's address, for the live page")
-
     def _startup(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        page = self
-
         async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
             result = await original(server, *args, **kwargs)
             if not getattr(server, OURS, False):
-                page._started(server)
+                self._started(server)
             return result
 
         return startup
@@ -122,7 +117,7 @@ class LivePage:
                     self._learn(scope.get("scheme", "ws"), *scope["server"])
                 caller = traceparent.adoption.caller(scope) if self._serving is not None else None
                 if caller is not None and self._listeners is not None and scope["path"] in self._routes:
-                    self._listeners.callers.add(caller)
+                    self._listeners.expect(caller)
         except Exception:  # noqa: BLE001 - a request is served whatever the page meets
             self._on_drop("hooks", "page_error", 1)
         return scope
@@ -170,6 +165,31 @@ class LivePage:
                 address,
             )
             return
+        app = PageApp(
+            self._settings, store, Feed(recorder, store), listeners, lambda: self._where, lambda: recorder.bounds.voices
+        )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            loop="asyncio",
+            server_header=False,
+            limit_concurrency=128,
+            timeout_keep_alive=30,
+            ssl_certfile=self._settings.page_cert or None,
+            ssl_keyfile=self._settings.page_key or None,
+        )
+        try:
+            config.load()
+        except OSError as error:  # ssl.SSLError is one
+            logger.error(  # noqa: TRY400
+                "VIBEVOICE_OTEL_PAGE_CERT and VIBEVOICE_OTEL_PAGE_KEY are not a certificate and its key (%s). "
+                "The service runs on without the page.",
+                error,
+            )
+            return
         try:
             listening = _bind(address)
         except OSError as error:
@@ -187,32 +207,6 @@ class LivePage:
             logger.warning(
                 "VIBEVOICE_OTEL_PAGE=%s is reached from other machines: set VIBEVOICE_OTEL_PAGE_TOKEN", address
             )
-        feed = Feed(recorder, store)
-        app = PageApp(self._settings, store, feed, listeners, lambda: self._where, lambda: recorder.bounds.voices)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            loop="asyncio",
-            server_header=False,
-            limit_concurrency=128,
-            timeout_keep_alive=30,
-            ssl_certfile=self._settings.page_cert or None,
-            ssl_keyfile=self._settings.page_key or None,
-        )
-        try:
-            config.load()
-        except OSError as error:  # ssl.SSLError is one
-            listening.close()
-            self.port = None
-            logger.error(  # noqa: TRY400
-                "VIBEVOICE_OTEL_PAGE_CERT and VIBEVOICE_OTEL_PAGE_KEY are not a certificate and its key (%s). "
-                "The service runs on without the page.",
-                error,
-            )
-            return
         self._serving = uvicorn.Server(config)
         setattr(self._serving, OURS, True)
         thread = threading.Thread(

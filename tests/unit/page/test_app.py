@@ -45,7 +45,7 @@ class Page:
         return await self.client.post("/api/listener", json=body)
 
     def spoken(self) -> None:
-        self.listeners.callers.add(Caller(TRACE, 0xB0B))
+        self.listeners.expect(Caller(TRACE, 0xB0B))
         self.store.consume(dataclasses.replace(finish(request()), trace_id=TRACE))
 
 
@@ -142,7 +142,7 @@ async def test_a_report_is_limited_in_size_kind_and_rate(page: Page) -> None:
 async def test_a_report_of_a_request_that_does_not_end_is_not_kept(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the records, not for ever."""
     monkeypatch.setattr(page_app, "FINISH_SECONDS", 0.05)
-    page.listeners.callers.add(Caller(TRACE, 1))
+    page.listeners.expect(Caller(TRACE, 1))
     assert (await page.report()).status_code == 409
 
 

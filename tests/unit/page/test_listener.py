@@ -18,7 +18,7 @@ from tests.support.metrics import by_name
 from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page import listener
-from vibevoice_otel.page.listener import Callers, Listeners, Report, ReportError, check
+from vibevoice_otel.page.listener import Listeners, Report, ReportError, check
 from vibevoice_otel.page.store import Kept, Store
 from vibevoice_otel.traceparent import Caller
 
@@ -68,19 +68,17 @@ def test_a_report_is_an_object(data: object) -> None:
         check(data, NOW)
 
 
-def test_a_caller_is_known_once_and_not_for_ever() -> None:
-    """Only requests that named their caller can be reported, each once, and the memory of them is bounded."""
-    callers = Callers()
-    for number in range(listener.MAX_CALLERS + 5):
-        callers.add(Caller(number + 1, 7))
-    assert not callers.knows(5)
-    assert callers.take(6) == 7
-    assert callers.take(6) is None
-
-
 @pytest.fixture
 def exporter() -> InMemorySpanExporter:
     return InMemorySpanExporter()
+
+
+def test_a_caller_is_not_known_for_ever(exporter: InMemorySpanExporter) -> None:
+    """Only requests that named their caller can be reported, and the memory of them is bounded: the latest stay."""
+    expecting = listeners(exporter, None)
+    for number in range(listener.MAX_CALLERS + 5):
+        expecting.expect(Caller(number + 1, 7))
+    assert list(expecting.callers.items()) == [(number + 1, 7) for number in range(5, listener.MAX_CALLERS + 5)]
 
 
 def listeners(exporter: InMemorySpanExporter, reader: InMemoryMetricReader | None) -> Listeners:
