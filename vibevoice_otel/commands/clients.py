@@ -18,8 +18,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import h11
+from websockets import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import connect
 
 from vibevoice_otel import __version__, semconv
 from vibevoice_otel.recording.outcome import INCOMPLETE, of_close, of_http
@@ -161,21 +165,6 @@ class Hearing:
             self.told = Told(trace_id, parts)
 
 
-class Client(Protocol):
-    """One way to ask a service for speech."""
-
-    #: The address without what it is asked.
-    where: str
-
-    async def hear(self, hearing: Hearing, text: str, voice: str | None, headers: Mapping[str, str]) -> Outcome:
-        """Ask for ``text`` and hear all of it.
-
-        Raises:
-            OSError: the network's.
-            Exception: another of the protocol's own, where the service does not keep to it.
-        """
-
-
 class WebSocketClient:
     """Upstream's demo and what speaks as it does.
 
@@ -189,9 +178,6 @@ class WebSocketClient:
         self.where = _where(address)
 
     async def hear(self, hearing: Hearing, text: str, voice: str | None, headers: Mapping[str, str]) -> Outcome:
-        from websockets import ConnectionClosed, InvalidStatus  # noqa: PLC0415 - belongs to the service extra
-        from websockets.asyncio.client import connect  # noqa: PLC0415
-
         query = {**self._query, "text": text, **({"voice": voice} if voice else {})}
         address = urlunsplit(self._parts._replace(query=urlencode(query)))
         try:
@@ -230,8 +216,6 @@ class HttpClient:
         self.where = _where(address)
 
     async def hear(self, hearing: Hearing, text: str, voice: str | None, headers: Mapping[str, str]) -> Outcome:
-        import h11  # noqa: PLC0415 - belongs to the service extra
-
         status, kind, reader = 0, "", None
         try:
             async with aclosing(self._exchange(self._speech.body(text, voice), headers)) as events:
@@ -260,8 +244,6 @@ class HttpClient:
 
     async def _exchange(self, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
         """The events of one exchange, h11's, as they come."""
-        import h11  # noqa: PLC0415
-
         parts, http = self._parts, h11.Connection(h11.CLIENT)
         port = parts.port or (443 if self._tls else 80)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -289,6 +271,11 @@ class HttpClient:
                 yield event
         finally:
             writer.close()
+
+
+#: One way to ask a service for speech. ``hear`` raises what the network raises, and the protocol's own exceptions where
+#: the service does not keep to it; ``where`` is the address without what it is asked.
+Client = WebSocketClient | HttpClient
 
 
 def client(address: str, speech: Speech | None = None) -> Client:

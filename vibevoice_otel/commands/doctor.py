@@ -20,7 +20,7 @@ from typing import Literal, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vibevoice_otel import __version__, config_file, semconv, settings
 from vibevoice_otel.commands import exporters
@@ -288,14 +288,14 @@ def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
         rows = [(point.part, point.where, "found" if point.found else "missing") for point in instrumentor.hook_points]
     finally:
         instrumentor.uninstrument()
-    missing = [row for row in rows if row[2] == "missing"]
     findings.extend(
         Finding(
             "wrong",
             "hook",
             f"{where} is not there: {part} is not measured; this model's version is newer or older than known",
         )
-        for part, where, _ in missing
+        for part, where, state in rows
+        if state == "missing"
     )
     return findings, rows
 
@@ -362,8 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         console.print(f"{sum(row[2] == 'found' for row in rows)} of {len(rows)} hooks found.")
     if arguments.hooks:
-        listing = Table("what is measured", "by hooking", "", box=None)
-        listing.columns[1].overflow = "fold"
+        listing = Table("what is measured", Column("by hooking", overflow="fold"), "", box=None)
         for row in sorted(rows):
             listing.add_row(*row)
         console.print(listing)

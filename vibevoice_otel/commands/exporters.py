@@ -19,6 +19,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
@@ -65,7 +67,6 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher meets it too
         report("wrong", "OpenTelemetry", f"{_named(error)}. {NOTHING}")
     report("ok", "", "")  # the last line: nothing was cut off
-    sys.stdout.flush()
     os._exit(0)  # exporters' threads and atexit handlers have nothing to do here
 
 
@@ -145,27 +146,22 @@ def _protocol_variable(signal: str, name: str, variable: str) -> str:
 
 
 def _exporter(signal: str, name: str) -> Any:
+    """An exporter; what would drive it is made too, for it reads variables of its own."""
     from opentelemetry.sdk import _configuration as sdk  # noqa: PLC0415
-
-    kind = sdk._get_exporter_entry_point(name, signal)  # type: ignore[arg-type]
-    (_, factory), *_ = sdk._import_config_components([kind], f"opentelemetry_{signal}_exporter")
-    made = factory()
-    _driven(signal, made)
-    return made
-
-
-def _driven(signal: str, exporter: Any) -> None:
-    """Make what would drive the exporter too: it reads variables of its own."""
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor  # noqa: PLC0415
     from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
+    kind = sdk._get_exporter_entry_point(name, signal)  # type: ignore[arg-type]
+    (_, factory), *_ = sdk._import_config_components([kind], f"opentelemetry_{signal}_exporter")
+    made = factory()
     if signal == "traces":
-        BatchSpanProcessor(exporter)
+        BatchSpanProcessor(made)
     elif signal == "logs":
-        BatchLogRecordProcessor(exporter)
-    elif isinstance(exporter, MetricExporter):
-        PeriodicExportingMetricReader(exporter)
+        BatchLogRecordProcessor(made)
+    elif isinstance(made, MetricExporter):
+        PeriodicExportingMetricReader(made)
+    return made
 
 
 def _of_file(report: Report) -> Made:
@@ -192,11 +188,11 @@ def _of_file(report: Report) -> Made:
         report("wrong", CONFIGURATION, f"{path}: disabled: true, so nothing is recorded")
         return
     yield "propagator", f"{path} propagator", lambda: _propagator.create_propagator(configuration.propagator)
-    parts: tuple[tuple[str, Any], ...] = (
-        ("traces", configuration.tracer_provider),
-        ("logs", configuration.logger_provider),
+    parts: tuple[tuple[str, Any, Any], ...] = (
+        ("traces", configuration.tracer_provider, _tracer_provider._create_span_exporter),
+        ("logs", configuration.logger_provider, _logger_provider._create_log_record_exporter),
     )
-    for name, provider in parts:
+    for name, provider, make in parts:
         if provider is None:
             report("note", name, f"{path} has no provider of {name}: none leave the process")
             continue
@@ -206,9 +202,6 @@ def _of_file(report: Report) -> Made:
                 f"{path} sampler",
                 partial(_sampler, _tracer_provider._create_sampler, provider.sampler, report),
             )
-        make: Any = (
-            _tracer_provider._create_span_exporter if name == "traces" else _logger_provider._create_log_record_exporter
-        )
         for processor in provider.processors:
             chosen = processor.batch or processor.simple
             if chosen is not None:
@@ -283,19 +276,10 @@ def _sent(signal: str, exporter: Any, heard: Heard) -> tuple[str, str, str]:
     """Send an export without content."""
     heard.messages.clear()
     heard.retries.clear()
-    results: list[Any] = []
-
-    def send() -> None:
-        try:
-            results.append(exporter.export(_nothing(signal)))
-        except Exception as error:  # noqa: BLE001
-            results.append(error)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
+    sending = ThreadPoolExecutor(1).submit(exporter.export, _nothing(signal))
     until = time.monotonic() + SECONDS + 0.5
-    while thread.is_alive() and not heard.retries.is_set() and time.monotonic() < until:
-        thread.join(0.02)
+    while not sending.done() and not heard.retries.is_set() and time.monotonic() < until:
+        wait([sending], 0.02)
     kind = (
         "grpc"
         if "grpc" in type(exporter).__module__
@@ -303,18 +287,19 @@ def _sent(signal: str, exporter: Any, heard: Heard) -> tuple[str, str, str]:
         if "http" in type(exporter).__module__
         else ""
     )
-    target = _clean(str(getattr(exporter, "_endpoint", "")))
+    endpoint = str(getattr(exporter, "_endpoint", ""))
+    target = re.sub(r"//[^/@]*@", "//", endpoint)
     name = f"OTLP ({kind}) to {target}" if kind else type(exporter).__name__
-    result = results[0] if results else None
+    result = (sending.exception() or sending.result()) if sending.done() else None
     said = " ".join(heard.messages)
     answers = set(re.findall(r"(?:code: (?:StatusCode\.)?|StatusCode\.)(\w+)", said))
     if getattr(result, "name", "") == "SUCCESS" or answers & REACHED:
         return "ok", signal, f"{name}: an empty export was taken"
-    why = _named(result) if isinstance(result, Exception) else said or f"no answer in {SECONDS:g} s"
+    why = _named(result) if isinstance(result, BaseException) else said or f"no answer in {SECONDS:g} s"
     return (
         "wrong",
         signal,
-        f"{name}: {_mend(signal, kind, str(getattr(exporter, '_endpoint', '')), exporter, answers, why)}",
+        f"{name}: {_mend(signal, kind, endpoint, exporter, answers, why)}",
     )
 
 
@@ -370,18 +355,14 @@ def spoken_at(endpoint: str) -> str:
     """What is spoken at an endpoint: nobody, http, grpc, tls, or nothing where that cannot be told."""
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return ""
-    if not host or parts.scheme == "unix":
-        return ""
-    port = port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((host, port), timeout=1) as connection:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if not parts.hostname or parts.scheme == "unix":
+            return ""
+        with socket.create_connection((parts.hostname, port), timeout=1) as connection:
             connection.settimeout(1)
             connection.sendall(b"GET / HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n")
             answer = connection.recv(200)
-    except TimeoutError:
+    except (ValueError, TimeoutError):
         return ""
     except ConnectionResetError:
         return "tls"
@@ -398,15 +379,9 @@ def _hurry() -> None:
     """Bound the exporters' own patience; a value that cannot be read is left for them to stumble over."""
     for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", *(f"OTEL_EXPORTER_OTLP_{each.upper()}_TIMEOUT" for each in SIGNALS)):
         text = os.environ.get(name)
-        try:
+        with suppress(ValueError):
             if (name == "OTEL_EXPORTER_OTLP_TIMEOUT" and not text) or (text and float(text) > SECONDS):
                 os.environ[name] = f"{SECONDS:g}"
-        except ValueError:
-            continue
-
-
-def _clean(endpoint: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", endpoint)
 
 
 def _named(error: BaseException | None) -> str:

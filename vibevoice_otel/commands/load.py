@@ -20,8 +20,9 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,9 +86,9 @@ class Found:
     predicted: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to drive, and what is good enough."""
+@dataclass
+class Driver:
+    """Runs steps against one service: what to drive, and what is good enough."""
 
     client: Client
     voices: tuple[str, ...]
@@ -97,16 +98,8 @@ class Plan:
     gap: float
     timeout: float
     headers: dict[str, str]
-    seed: int
-
-
-class Driver:
-    """Runs steps against one service."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._random = random.Random(plan.seed)  # noqa: S311 - traffic, not a secret
-        self.audio = 0.0  # mean seconds of a request, as calibrated
+    chance: random.Random
+    audio: float = 0.0  # mean seconds of a request, as calibrated
 
     async def calibrate(self) -> None:
         """Hear each text once, alone: how long requests are decides how often they must come.
@@ -114,10 +107,7 @@ class Driver:
         Raises:
             RuntimeError: when the service does not speak.
         """
-        heard = [
-            await self._request(self._plan.voices[0] if self._plan.voices else None, text, 0.0)
-            for text in self._plan.texts
-        ]
+        heard = [await self._request(self.voices[0] if self.voices else None, text, 0.0) for text in self.texts]
         failed = next((each for _, each in heard if each.status is not Status.SUCCESS), None)
         if failed is not None:
             raise RuntimeError(f"the service does not speak: {failed.came or failed.error_type or failed.status.value}")
@@ -130,9 +120,8 @@ class Driver:
         self.audio = sum(seconds) / len(seconds)
 
     async def step(self, streams: float, progress: Any = None) -> Step:
-        """Drive ``streams`` for the plan's seconds."""
-        rate = streams / self.audio
-        moments = list(self._moments(rate))
+        """Drive ``streams`` for as many seconds as a step has."""
+        moments = self._moments(streams / self.audio)
         began, running, heard, overrun = time.perf_counter(), set[asyncio.Task[Heard]](), list[Heard](), 0
 
         def ended(task: asyncio.Task[Heard]) -> None:
@@ -146,32 +135,28 @@ class Driver:
             if len(running) >= MOST_OPEN * max(1.0, streams):
                 overrun += 1
                 continue
-            voice = self._random.choice(self._plan.voices) if self._plan.voices else None
+            voice = self.chance.choice(self.voices) if self.voices else None
             late = max(0.0, time.perf_counter() - began - moment)
-            task = asyncio.create_task(self._request(voice, self._random.choice(self._plan.texts), late))
+            task = asyncio.create_task(self._request(voice, self.chance.choice(self.texts), late))
             running.add(task)
             task.add_done_callback(ended)
         while running:
             await asyncio.wait(set(running))
         return self._judge(streams, heard, overrun)
 
-    def _moments(self, rate: float) -> Iterator[float]:
-        """Arrivals of independent listeners within the plan's seconds."""
-        at, count = self._random.expovariate(rate), 0
-        while at < self._plan.seconds and count < MOST_REQUESTS:
-            yield at
-            count += 1
-            at += self._random.expovariate(rate)
+    def _moments(self, rate: float) -> list[float]:
+        """Arrivals of independent listeners within a step's seconds."""
+        between = (self.chance.expovariate(rate) for _ in range(MOST_REQUESTS))
+        return list(takewhile(lambda at: at < self.seconds, accumulate(between)))
 
     async def _request(self, voice: str | None, text: str, late: float) -> Heard:
-        plan = self._plan
-        return late, await clients.speak(plan.client, text, voice, plan.headers, plan.timeout)
+        return late, await clients.speak(self.client, text, voice, self.headers, self.timeout)
 
     def _judge(self, streams: float, heard: Sequence[Heard], overrun: int) -> Step:
-        plan, count, outcomes = self._plan, len(heard) + overrun, [outcome for _, outcome in heard]
+        count, outcomes = len(heard) + overrun, [outcome for _, outcome in heard]
         step = Step(streams, count, failed=sum(each.status is not Status.SUCCESS for each in outcomes) + overrun)
-        step.slow = overrun + sum(each.first_audio is None or each.first_audio > plan.slo for each in outcomes)
-        step.gaps = sum(each.worst_gap is not None and each.worst_gap > plan.gap for each in outcomes)
+        step.slow = overrun + sum(each.first_audio is None or each.first_audio > self.slo for each in outcomes)
+        step.gaps = sum(each.worst_gap is not None and each.worst_gap > self.gap for each in outcomes)
         firsts = sorted(each.first_audio for each in outcomes if each.first_audio is not None)
         if firsts:
             step.first_median, step.first_p95 = (
@@ -185,9 +170,9 @@ class Driver:
         else:
             missed = []
             if step.slow > (1 - semconv.SLO_FIRST_AUDIO_RATIO) * count:
-                missed.append(f"{step.slow / count:.1%} of first audio later than {plan.slo:g} s")
+                missed.append(f"{step.slow / count:.1%} of first audio later than {self.slo:g} s")
             if step.gaps > (1 - semconv.SLO_GAP_RATIO) * count:
-                missed.append(f"{step.gaps / count:.1%} with a gap above {plan.gap:g} s")
+                missed.append(f"{step.gaps / count:.1%} with a gap above {self.gap:g} s")
             step.verdict, step.why = ("broken", "; ".join(missed)) if missed else ("holds", "")
         return step
 
@@ -310,13 +295,14 @@ def main(argv: list[str] | None = None) -> int:
     if chosen.texts is not None:
         texts = tuple(line.strip() for line in chosen.texts.read_text().splitlines() if line.strip())[:1000] or TEXTS
     headers = dict(chosen.header) | ({} if chosen.count_them else {"baggage": SYNTHETIC_BAGGAGE})
-    plan = Plan(
+    driver = Driver(
         clients.chosen_client(chosen), tuple(chosen.voice), texts, chosen.seconds, chosen.slo,
-        chosen.gap, chosen.timeout, headers, chosen.seed,
+        chosen.gap, chosen.timeout, headers,
+        random.Random(chosen.seed),  # noqa: S311 - traffic, not a secret
     )  # fmt: skip
     began = time.time()
     try:
-        found = asyncio.run(_watched(Driver(plan), chosen.streams, chosen.refine, quiet=chosen.json))
+        found = asyncio.run(_watched(driver, chosen.streams, chosen.refine, quiet=chosen.json))
         if chosen.prometheus:
             found.predicted = predict(chosen.prometheus, time.time() - began, found)
     except Exception as error:  # noqa: BLE001 - said to the person at the terminal
@@ -327,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         show(found, Console())
     if chosen.plot is not None:
-        draw(found, plan, chosen.plot)
+        draw(found, driver.slo, chosen.plot)
     return 0 if found.holds is not None or found.breaks is not None else 1
 
 
@@ -336,7 +322,7 @@ async def _watched(driver: Driver, numbers: Sequence[int], refine: int, *, quiet
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
 
         def watch(streams: float) -> Any:
-            task = bar.add_task(f"{streams:g} streams", total=driver._plan.seconds)
+            task = bar.add_task(f"{streams:g} streams", total=driver.seconds)
             return lambda moment: bar.update(task, completed=moment)
 
         return await climb(driver, numbers, refine, watch)
@@ -374,7 +360,7 @@ def show(found: Found, console: Console) -> None:
             )
 
 
-def draw(found: Found, plan: Plan, path: Path) -> None:
+def draw(found: Found, slo: float, path: Path) -> None:
     """First audio against streams, with the objective."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - belongs to the insight extra
 
@@ -386,7 +372,7 @@ def draw(found: Found, plan: Plan, path: Path) -> None:
         ("P95", [each.first_p95 for each in steps]),
     ):
         axes.plot([each.streams for each in steps], values, marker="o", label=name)
-    axes.axhline(plan.slo, linestyle="--", color="tab:red", label="objective")
+    axes.axhline(slo, linestyle="--", color="tab:red", label="objective")
     if found.breaks is not None:
         axes.axvspan(found.holds or 0, found.breaks, alpha=0.15, label="it breaks here")
     axes.set(xlabel="streams", ylabel="first audio, s", ylim=(0, None), title="First audio against streams")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.support.http_speech import MP3, SECOND, WAV, http_service
 from vibevoice_otel import semconv
 from vibevoice_otel.commands import clients, load
 from vibevoice_otel.commands.clients import Outcome
-from vibevoice_otel.commands.load import Driver, Found, Heard, Plan, Step
+from vibevoice_otel.commands.load import Driver, Found, Heard, Step
 from vibevoice_otel.insight import capacities
 from vibevoice_otel.semconv import Status
 
@@ -53,12 +54,12 @@ def service(seen: list[str | None] | None = None) -> Iterator[str]:
             thread.join()
 
 
-def plan(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Plan:
+def driving(address: str = "ws://127.0.0.1:1/stream", **others: Any) -> Driver:
     values: dict[str, Any] = {
         "voices": ("en-Ann",), "texts": ("Good morning.",), "seconds": 6.0, "slo": 0.45, "gap": 0.1,
-        "timeout": 30.0, "headers": {}, "seed": 1,
+        "timeout": 30.0, "headers": {}, "chance": random.Random(1),
     }  # fmt: skip
-    return Plan(clients.client(address), **{**values, **others})
+    return Driver(clients.client(address), **{**values, **others})
 
 
 @pytest.mark.serial
@@ -67,7 +68,7 @@ def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
     above it.
     """
     with service() as address:
-        found = asyncio.run(load.climb(Driver(plan(address)), (4, 16), refine=1))
+        found = asyncio.run(load.climb(driving(address), (4, 16), refine=1))
     if any(step.verdict == "void" for step in found.steps):
         pytest.skip(f"needs a quiet machine; void, not failed: {[step.why for step in found.steps]}")
     assert [step.streams for step in found.steps] == [4, 16, 10]
@@ -77,7 +78,7 @@ def test_the_knee_lies_between_what_holds_and_what_breaks() -> None:
 
 def test_what_a_listener_lives_through_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """First audio and gaps by the objectives; few requests, and moments that were missed, judge nothing."""
-    driver = Driver(plan())
+    driver = driving()
 
     def heard(late: float, first: float, gap: float = 0.0) -> Heard:
         return late, Outcome(Status.SUCCESS, first, 1.0, worst_gap=gap)
@@ -100,10 +101,10 @@ def test_what_a_listener_lives_through_is_judged(monkeypatch: pytest.MonkeyPatch
 
 def test_moments_are_fixed_beforehand() -> None:
     """The same seed drives the same moments, as many as the rate says, whatever the service does."""
-    first, again = (list(Driver(plan(seconds=500.0))._moments(2.0)) for _ in range(2))
+    first, again = (driving(seconds=500.0)._moments(2.0) for _ in range(2))
     assert first == again
     assert len(first) == pytest.approx(1000, rel=0.15)
-    assert len(list(Driver(plan(seconds=1e6))._moments(1000.0))) == load.MOST_REQUESTS
+    assert len(driving(seconds=1e6)._moments(1000.0)) == load.MOST_REQUESTS
 
 
 def test_requests_are_marked_unless_they_shall_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +173,7 @@ def test_a_format_without_a_length_is_said(capsys: pytest.CaptureFixture[str]) -
 def test_http_is_driven_by_the_same_code() -> None:
     """A POST with the voice and the text of the plan, judged by what its body tells."""
     with http_service(200, "audio/wav", WAV, SECOND) as (address, asked):
-        driver = Driver(plan(address, seconds=0.5))
+        driver = driving(address, seconds=0.5)
         asyncio.run(driver.calibrate())
         late, heard = asyncio.run(driver._request("en-Ann", "Good morning.", 0.25))
     assert driver.audio == 1.0

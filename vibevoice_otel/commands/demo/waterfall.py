@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from vibevoice_otel import semconv
@@ -32,11 +32,10 @@ def render(console: Console, spans: Sequence[ReceivedSpan], frames: int = 2) -> 
         children.setdefault(span.parent_id, []).append(span)
     total = max(1, max(s.end for s in spans) - top.start)
     width = max(24, min(72, console.width - 62))
-    table = Table(box=None, padding=(0, 1), show_header=True, header_style="bold")
-    table.add_column("span", no_wrap=True)
-    table.add_column("start ms", justify="right")
-    table.add_column("ms", justify="right")
-    table.add_column(f"0 … {total / 1e6:.0f} ms", no_wrap=True)
+    table = Table(
+        Column("span", no_wrap=True), Column("start ms", justify="right"), Column("ms", justify="right"),
+        Column(f"0 … {total / 1e6:.0f} ms", no_wrap=True), box=None, padding=(0, 1), header_style="bold",
+    )  # fmt: skip
 
     def line(label: str, start: int, end: int, name: str) -> None:
         left = min(width - 1, round((start - top.start) / total * width))
