@@ -13,13 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from vibevoice_otel import semconv
-from vibevoice_otel.insight.source import SourceError, parse_bytes, parse_duration
-
-if TYPE_CHECKING:
-    from vibevoice_otel.insight.source import Source
+from vibevoice_otel import insight, semconv
+from vibevoice_otel.insight.source import Source, SourceError, parse_bytes, parse_duration
 
 PROMETHEUS = "http://127.0.0.1:9090"
 EXPORTER = "http://127.0.0.1:9464/metrics"
@@ -30,12 +27,9 @@ TOKEN_VARIABLE = "VIBEVOICE_OTEL_PROMETHEUS_TOKEN"  # noqa: S105 the variable's 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer one question. Returns 0 when there is an answer (which may be that the data does not suffice), else 1."""
     arguments = _parser().parse_args(argv)
-    arguments.progress = progress = Progress(sys.stderr)
     try:
-        try:
+        with contextlib.closing(Progress(sys.stderr)) as arguments.progress:
             report = _ask(arguments)
-        finally:
-            progress.end()
         if arguments.plot:
             from vibevoice_otel.insight import plots
 
@@ -78,7 +72,7 @@ class Progress:
             self._stream.write(f"\r\x1b[2Kreading {series} (query {self._queries}, {taken:.0f} s)")
             self._stream.flush()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Wipe the line."""
         if self._shown and self._queries:
             self._stream.write("\r\x1b[2K")
@@ -118,9 +112,7 @@ def _ask(arguments: argparse.Namespace) -> Any:
 
         return changes(source, opened, margin=arguments.margin)
     if arguments.question == "capacity":
-        from vibevoice_otel.insight.capacities import capacity
-
-        return capacity(
+        return insight.capacity(
             source,
             streams=arguments.streams,
             gpu_memory=arguments.gpu_memory,
@@ -129,13 +121,9 @@ def _ask(arguments: argparse.Namespace) -> Any:
             slo_seconds=arguments.slo,
         )
     if arguments.question == "voices":
-        from vibevoice_otel.insight.profiles import voices
-
-        return voices(source, slo_seconds=arguments.slo)
-    from vibevoice_otel.insight.recommendation import Rails, recommend
-
-    rails = Rails(slo_seconds=arguments.slo, prefer=arguments.prefer)
-    return recommend(source, text_length=arguments.text_length, voice=arguments.voice, rails=rails)
+        return insight.voices(source, slo_seconds=arguments.slo)
+    rails = insight.Rails(slo_seconds=arguments.slo, prefer=arguments.prefer)
+    return insight.recommend(source, text_length=arguments.text_length, voice=arguments.voice, rails=rails)
 
 
 #: Labels that the series themselves carry; any other is looked for on target_info and vibevoice_build_info.
@@ -174,15 +162,11 @@ def _source(arguments: argparse.Namespace, span: Span | None = None, chosen: dic
         token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
     common = {"match": match, "token": token, "headers": dict(arguments.header), "ca_file": arguments.ca_file}
     if arguments.scrape:
-        from vibevoice_otel.insight.snapshot import SnapshotSource
-
-        return SnapshotSource.scrape(arguments.scrape, **common)
-    from vibevoice_otel.insight.prometheus import PrometheusSource
-
+        return insight.SnapshotSource.scrape(arguments.scrape, **common)
     url = arguments.prometheus or os.environ.get(URL_VARIABLE) or PROMETHEUS
     window, end = (arguments.window, arguments.at) if span is None else (span.end - span.begin, span.end)
     of = {name: value for name, value in chosen.items() if name not in ON_SERIES}
-    return PrometheusSource(url, window=window, end=end, of=of, progress=arguments.progress, **common)
+    return insight.PrometheusSource(url, window=window, end=end, of=of, progress=arguments.progress, **common)
 
 
 def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:

@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.arrays import Blocks, Floats
-from vibevoice_otel.insight.source import Point
+from vibevoice_otel.insight.source import Point, Track
 
 #: Seconds before an edge in which a series' sample still counts as its value there: Prometheus' own lookback.
 LOOKBACK = 300
 #: (job, instance): what one process reports under.
 Process = tuple[str, str]
-#: Rows of a range query: (expression, times of the first and the last point, seconds between two).
-Range = Callable[[str, float, float, float], list[dict[str, Any]]]
+#: Asks what an expression was at given times, which are so many seconds apart.
+Range = Callable[[str, Floats, float], list[Track]]
 #: Growth of a series by labels, over so many seconds until a time, of the instances that a regular expression names.
 Exact = Callable[[str, Sequence[str], int, float, str], list[Point]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Series:
-    labels: Mapping[str, str]
-    process: Process
-    values: Floats  # at each edge, NaN where it is absent; shape (blocks + 1,)
 
 
 class Edges:
@@ -67,24 +59,18 @@ class Edges:
         self._infos = of(step)
         self._blocks, self._step = blocks, step
         self.times = end - step * np.arange(blocks, -1, -1, dtype=np.float64)
-        self._read: dict[str, list[_Series]] = {}
+        self._read: dict[str, list[Track]] = {}
 
     def growth(self, series: str, by: Sequence[str]) -> dict[tuple[str, ...], Floats]:
         """Growth by the labels ``by``, shape (blocks,) each."""
-        rows = self._series(series)
-        restless = {process: blocks.copy() for process, blocks in self._restless.items()}
-        grown = []
-        for row in rows:
-            moved, broken = self._differences(row.values)
-            grown.append(moved)
-            if broken.any():
-                restless[row.process] = restless.get(row.process, np.zeros(self._blocks, bool)) | broken
+        grown = [(row, *self._differences(row.values)) for row in self._series(series)]
+        restless = self._no_blocks(self._restless)
+        for row, _, broken in grown:
+            restless[row.process] = restless[row.process] | broken
         found: dict[tuple[str, ...], Floats] = {}
-        for row, moved in zip(rows, grown, strict=True):
+        for row, moved, _ in grown:
             key = tuple(row.labels.get(name, "") for name in by)
-            kept = self._counts(row.process)
-            if row.process in restless:
-                kept = kept & ~restless[row.process]
+            kept = self._counts(row.process) & ~restless[row.process]
             found[key] = found.get(key, 0.0) + np.where(kept, moved, 0.0)
         self._add_exact(series, by, restless, found)
         return found
@@ -118,29 +104,22 @@ class Edges:
             broken[gone] = True
         return moved, broken
 
-    def _series(self, series: str) -> list[_Series]:
+    def _series(self, series: str) -> list[Track]:
+        """The values at the edges, NaN where a series is absent."""
         if series not in self._read:
-            self._read[series] = self._at_edges(f"last_over_time({self._select(series)}[{LOOKBACK}s])", first=0)
+            expression = f"last_over_time({self._select(series)}[{LOOKBACK}s])"
+            self._read[series] = self._query(expression, self.times, self._step)
         return self._read[series]
 
-    def _at_edges(self, expression: str, first: int) -> list[_Series]:
-        """Values at the edges from the ``first`` on, NaN at those before."""
-        begin = float(self.times[first])
-        found = []
-        for row in self._query(expression, begin, float(self.times[-1]), float(self._step)):
-            values = np.full(len(self.times), np.nan)
-            for moment, value in row["values"]:
-                values[first + round((float(moment) - begin) / self._step)] = float(value)
-            labels = {key: value for key, value in row["metric"].items() if key != "__name__"}
-            found.append(_Series(labels, (labels.get("job", ""), labels.get("instance", "")), values))
-        return found
+    def _no_blocks(self, but: Mapping[Process, Blocks] | None = None) -> defaultdict[Process, Blocks]:
+        """Process -> blocks: none, but those given."""
+        return defaultdict(lambda: np.zeros(self._blocks, bool), but or {})
 
-    def _in_blocks(self, expression: str) -> dict[Process, Blocks]:
+    def _in_blocks(self, expression: str) -> defaultdict[Process, Blocks]:
         """Process -> the blocks for which the expression has a value."""
-        found: dict[Process, Blocks] = {}
-        for row in self._at_edges(expression, first=1):
-            here = ~np.isnan(row.values[1:])
-            found[row.process] = found.get(row.process, np.zeros(self._blocks, bool)) | here
+        found = self._no_blocks()
+        for row in self._query(expression, self.times[1:], self._step):
+            found[row.process] = found[row.process] | ~np.isnan(row.values)
         return found
 
     @cached_property
@@ -151,15 +130,15 @@ class Edges:
         of = "by (job, instance)"
         found = self._in_blocks(f"max {of} (resets({counted}[{step}s])) > 0")
         seen = self._in_blocks(f"count {of} (last_over_time({info}[{step}s]) or last_over_time({counted}[{step}s]))")
-        there = self._at_edges(
-            f"count {of} (last_over_time({info}[{LOOKBACK}s]) or last_over_time({counted}[{LOOKBACK}s]))", first=0
+        there = self._query(
+            f"count {of} (last_over_time({info}[{LOOKBACK}s]) or last_over_time({counted}[{LOOKBACK}s]))",
+            self.times,
+            self._step,
         )
         at = {row.process: ~np.isnan(row.values) for row in there}
         for process, blocks in seen.items():
             edges = at.get(process, np.zeros(self._blocks + 1, bool))
-            within = blocks & ~edges[:-1] & ~edges[1:]
-            if within.any():
-                found[process] = found.get(process, np.zeros(self._blocks, bool)) | within
+            found[process] = found[process] | (blocks & ~edges[:-1] & ~edges[1:])
         return found
 
     @cached_property

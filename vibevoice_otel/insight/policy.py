@@ -111,10 +111,9 @@ class Policy:
         decision = self._known(voice, semconv.text_length_range(max(text_length, 0)))
         outcome = None
         if decision.steps is not None and decision.cfg is not None and (decision.steps, decision.cfg) != self._default:
-            drawn = self.watch.draw(decision.steps, decision.cfg)
-            outcome = drawn.outcome
-            if not drawn.applied:
-                decision = Decision(None, None, drawn.why)
+            outcome, why = self.watch.draw(decision.steps, decision.cfg)
+            if outcome != "applied":
+                decision = Decision(None, None, why)
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(semconv.RECOMMENDATION_REASON.key, decision.reason)
@@ -160,9 +159,9 @@ def _publish(policy: Policy) -> None:
 
 def _taken_back(_: CallbackOptions) -> Iterable[Observation]:
     found = {
-        (f"{each.cfg:.1f}", str(each.steps), each.harm.value)
+        (f"{cfg:.1f}", str(steps), back.harm.value)
         for policy in list(_LIVE)
-        for each in policy.watch.taken_back.values()
+        for (steps, cfg), back in policy.watch.taken_back.items()
     }
     labels = semconv.RECOMMENDATION_TAKEN_BACK.attributes
     return [

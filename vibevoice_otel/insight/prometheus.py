@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,13 @@ class PrometheusSource:
     ) -> None:
         self._progress = progress
         self._of = sorted((of or {}).items())
-        self._base, self._opener = endpoint(url, ca_file)
+        self._base, self._fetch = endpoint(
+            url, accept="application/json", token=token, headers=headers, ca_file=ca_file, timeout=timeout
+        )
         self._window = max(1, round(window))
         self._end = time.time() if end is None else end
-        self._names = sorted(match or {})
-        self._matchers = [labelled(name, (match or {})[name]) for name in self._names]
+        self._matchers = {name: labelled(name, value) for name, value in sorted((match or {}).items())}
         self._cut: dict[int, Edges] = {}
-        self._headers = {"Accept": "application/json", **(headers or {})}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = timeout
 
     @property
@@ -96,7 +95,7 @@ class PrometheusSource:
         """What was read at the edges of so many blocks is kept: several figures rest on one series."""
         if blocks not in self._cut:
             self._cut[blocks] = Edges(
-                self._range, self._exact, self._select, self._whole, self._infos,
+                self._tracks, self._exact, self._select, self._whole, self._infos,
                 blocks=blocks, step=max(1, self._window // blocks), end=self._end,
             )  # fmt: skip
         return self._cut[blocks]
@@ -145,8 +144,12 @@ class PrometheusSource:
         return self._tracks(f"sum without ({','.join(drop)}) ({chosen})", times, step)
 
     def _tracks(self, expression: str, times: Floats, step: float) -> list[Track]:
+        """What the expression was at ``times``, which are ``step`` seconds apart."""
         tracks = []
-        for row in self._range(expression, float(times[0]), float(times[-1]), step):
+        for row in self._ask(
+            "query_range", query=expression, start=f"{times[0]:.3f}", end=f"{times[-1]:.3f}", step=f"{step:g}",
+            nocache="1",  # VictoriaMetrics moves the points of a query that it may cache
+        ):  # fmt: skip
             values = np.full(len(times), np.nan)
             samples = np.array(row["values"], dtype=np.float64)
             values[np.rint((samples[:, 0] - times[0]) / step).astype(int)] = samples[:, 1]
@@ -160,18 +163,13 @@ class PrometheusSource:
         return int(rows[0].value) if rows else 0
 
     def _select(self, series: str, instances: str | None = None) -> str:
-        return _selector(series, *self._matchers, "" if instances is None else f"instance=~{json.dumps(instances)}")
+        named = "" if instances is None else f"instance=~{json.dumps(instances)}"
+        return _selector(series, *self._matchers.values(), named)
 
     def _whole(self, series: str, more: str) -> str:
         """A selector by those labels alone that all series of a process have."""
-        common = (matcher for name, matcher in zip(self._names, self._matchers, strict=True) if name not in _OWN)
+        common = (matcher for name, matcher in self._matchers.items() if name not in _OWN)
         return _selector(series, *common, more)
-
-    def _range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
-        # VictoriaMetrics moves the points of a query that it may cache.
-        return self._ask(
-            "query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}", nocache="1"
-        )
 
     def _instant(self, expression: str, time: float | None = None) -> list[Point]:
         rows = self._ask("query", query=expression, time=f"{self._end if time is None else time:.3f}")
@@ -181,7 +179,7 @@ class PrometheusSource:
         self._progress((_SERIES.search(form["query"]) or [form["query"]])[0])
         form["timeout"] = f"{self._timeout:g}s"
         body = urllib.parse.urlencode(form).encode()
-        raw = fetch(self._opener, f"{self._base}/api/v1/{path}", self._headers, self._timeout, body)[0]
+        raw, _ = self._fetch(f"{self._base}/api/v1/{path}", body)
         try:
             answer = json.loads(raw)
             if answer["status"] != "success":
@@ -204,8 +202,14 @@ def _labels(row: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in row["metric"].items() if key != "__name__"}
 
 
-def endpoint(url: str, ca_file: str | None) -> tuple[str, urllib.request.OpenerDirector]:
-    """The checked base address and what opens it.
+#: Fetches an address, with the form that is posted to it, if any: the answer's body and content type.
+Fetch = Callable[..., tuple[bytes, str]]
+
+
+def endpoint(
+    url: str, *, accept: str, token: str, headers: Mapping[str, str] | None, ca_file: str | None, timeout: float
+) -> tuple[str, Fetch]:
+    """The checked base address and what fetches from it.
 
     Raises:
         SourceError: when the address or the certificate file cannot be used.
@@ -221,8 +225,9 @@ def endpoint(url: str, ca_file: str | None) -> tuple[str, urllib.request.OpenerD
         context = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
     except (OSError, ssl.SSLError) as error:
         raise SourceError(f"the certificate authority file {ca_file!r} cannot be read: {error}") from error
-    handler = urllib.request.HTTPSHandler(context=context)
-    return url.rstrip("/"), urllib.request.build_opener(handler, _NoRedirect())
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect())
+    send = {"Accept": accept, **(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
+    return url.rstrip("/"), partial(_fetch, opener, send, timeout)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -232,11 +237,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def fetch(
+def _fetch(
     opener: urllib.request.OpenerDirector,
-    url: str,
-    headers: Mapping[str, str],
+    headers: dict[str, str],
     timeout: float,
+    url: str,
     body: bytes | None = None,
 ) -> tuple[bytes, str]:
     """The answer's body and content type.
@@ -244,7 +249,7 @@ def fetch(
     Raises:
         SourceError: when there is no answer, or it is not a success.
     """
-    request = urllib.request.Request(url, data=body, headers=dict(headers))  # noqa: S310 endpoint() allows http and https alone
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 endpoint() allows http and https alone
     try:
         with opener.open(request, timeout=timeout) as response:
             return response.read(), response.headers.get_content_type()

@@ -7,10 +7,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from vibevoice_otel.insight.prometheus import endpoint, fetch
+from vibevoice_otel.insight.prometheus import endpoint
 from vibevoice_otel.insight.source import Origin, Point, SourceError, Track
-
-_ACCEPT = "text/plain; version=0.0.4"
 
 
 class SnapshotSource:
@@ -55,11 +53,10 @@ class SnapshotSource:
         Raises:
             SourceError: when it cannot be reached or is no metrics page.
         """
-        base, opener = endpoint(url, ca_file)
-        send = {"Accept": _ACCEPT, **(headers or {})}
-        if token:
-            send["Authorization"] = f"Bearer {token}"
-        body, kind = fetch(opener, base, send, timeout)
+        base, fetch = endpoint(
+            url, accept="text/plain; version=0.0.4", token=token, headers=headers, ca_file=ca_file, timeout=timeout
+        )
+        body, kind = fetch(base)
         if kind == "text/html":
             raise SourceError(
                 f"{base} is a web page, not Prometheus metrics: the exporter's page usually ends in /metrics"

@@ -47,6 +47,11 @@ class Track:
     times: Floats
     values: Floats
 
+    @property
+    def process(self) -> tuple[str, str]:
+        """What its process reports under: job and instance."""
+        return self.labels.get("job", ""), self.labels.get("instance", "")
+
 
 class Source(Protocol):
     """What the three questions need of a store. Names are Prometheus series names (``..._total``, ``..._bucket``)."""

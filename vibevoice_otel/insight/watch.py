@@ -106,21 +106,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """A setting that is applied no more, and the evidence."""
+    """Why a setting is applied no more."""
 
-    steps: int
-    cfg: float
     harm: Harm
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What becomes of one request: whether the setting is applied, and why not."""
-
-    applied: bool
-    outcome: str
-    why: str = ""
 
 
 class Watch:
@@ -152,17 +141,17 @@ class Watch:
         self._blind = False
         self.taken_back: dict[tuple[int, float], TakenBack] = {}
 
-    def draw(self, steps: int, cfg: float) -> Drawn:
-        """Whether the request that is being served gets the setting. Never waits for the store or a lock that is held
-        for long.
+    def draw(self, steps: int, cfg: float) -> tuple[str, str]:
+        """Whether the request that is being served gets the setting: "applied", or another outcome and why not. Never
+        waits for the store or a lock that is held for long.
         """
         setting = steps, cfg
         back = self.taken_back.get(setting)
         if back is not None:
-            return Drawn(False, "taken_back", f"steps {steps} with cfg {cfg:g} was taken back: {back.why}")
+            return "taken_back", f"steps {steps} with cfg {cfg:g} was taken back: {back.why}"
         trial = self._trials.get(setting) or self._begin(setting)
         if trial is None:
-            return Drawn(False, "left", f"more than {MAX_SETTINGS} settings were tried in this process")
+            return "left", f"more than {MAX_SETTINGS} settings were tried in this process"
         changed = self._chance() >= self._control
         request = here()
         if request is not None:
@@ -174,8 +163,8 @@ class Watch:
                 "Start the service with opentelemetry-instrument"
             )
         if changed:
-            return Drawn(True, "applied")
-        return Drawn(False, "left", f"left as it was: {self._control:.0%} of requests are, to hold the others against")
+            return "applied", ""
+        return "left", f"left as it was: {self._control:.0%} of requests are, to hold the others against"
 
     def _begin(self, setting: tuple[int, float]) -> Trial | None:
         with self._lock:
@@ -194,7 +183,7 @@ class Watch:
 
     def _take_back(self, setting: tuple[int, float], harm: Harm, why: str) -> None:
         steps, cfg = setting
-        self.taken_back = {**self.taken_back, setting: TakenBack(steps, cfg, harm, why)}
+        self.taken_back = {**self.taken_back, setting: TakenBack(harm, why)}
         _log.warning(
             "the recommended setting steps=%d cfg=%g is taken back: %s. Requests get the service's own setting until "
             "this process restarts. Look at traces with vibevoice.recommendation.outcome=applied, and stop sending "

@@ -206,7 +206,7 @@ def test_nothing_grows_with_requests_or_settings(recorder: Recorder, caplog: pyt
     assert gone() is None
     watch = Watch(chance=lambda: 1.0)
     with caplog.at_level(logging.WARNING, "vibevoice_otel.insight.watch"):
-        applied = [watch.draw(steps, 1.5).applied for steps in range(2, 2 + MAX_SETTINGS + 3)]
+        applied = [watch.draw(steps, 1.5)[0] == "applied" for steps in range(2, 2 + MAX_SETTINGS + 3)]
     assert applied == [True] * MAX_SETTINGS + [False] * 3
     assert len([record for record in caplog.records if "unwatched" in record.getMessage()]) == 1
 

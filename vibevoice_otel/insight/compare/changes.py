@@ -84,8 +84,7 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
 
 def _processes(tracks: Iterable[Track], label: str, value: str) -> frozenset[tuple[str, str]]:
     """The processes that carried a label's value at some time in the window."""
-    of = (track.labels for track in tracks if track.labels.get(label) == value)
-    return frozenset((labels.get("job", ""), labels.get("instance", "")) for labels in of)
+    return frozenset(track.process for track in tracks if track.labels.get(label) == value)
 
 
 def _found(tracks: Iterable[Track]) -> Iterable[Change]:

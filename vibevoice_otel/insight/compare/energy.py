@@ -47,13 +47,11 @@ def read(source: Source, blocks: int) -> Side:
     """Joules, seconds of audio and requests by voice; no voice where the processes report no energy."""
     nothing = side((), blocks, {}, {})
     growths = source.growths(semconv.AUDIO_PRODUCED.prometheus, _PROCESS, blocks)
-    speaking = {_process(track) for track in growths if np.nansum(track.values) > 0}
+    speaking = {track.process for track in growths if np.nansum(track.values) > 0}
     if not speaking:
         return nothing
     of = {name: sorted({key[place] for key in speaking}) for place, name in enumerate(_PROCESS)}
-    metered = [
-        each for each in source.history(semconv.HW_ENERGY.prometheus, (), of) or () if _process(each) in speaking
-    ]
+    metered = [each for each in source.history(semconv.HW_ENERGY.prometheus, (), of) or () if each.process in speaking]
     if not metered:
         return nothing
     cards = by_card(metered)
@@ -63,7 +61,7 @@ def read(source: Source, blocks: int) -> Side:
     )
     strata = sorted(voice for voice in audio if audio[voice].sum() > 0 and voice in busy)
     why = ""
-    if {_process(track) for track in metered} != speaking:
+    if {track.process for track in metered} != speaking:
         why = "not every process reports its card's energy"
     elif _foreign(source, sorted(cards), speaking):
         why = "other processes share the cards"
@@ -137,14 +135,10 @@ def _drawn(cards: Collection[Track], ends: Floats) -> tuple[Floats, Floats]:
 
 def _foreign(source: Source, cards: Sequence[str], mine: Collection[Key]) -> bool:
     users = source.history(semconv.HW_ENERGY.prometheus, (), {HW_ID: cards}) or ()
-    return any(_process(track) not in mine for track in users)
+    return any(track.process not in mine for track in users)
 
 
 def _generated(source: Source, of: Mapping[str, Sequence[str]], mine: Collection[Key]) -> float:
     """Seconds that the processes generated for all their requests."""
     busy = source.history(semconv.GENERATE_BUSY.prometheus, ("voice",), of) or ()
-    return sum(float(increments(track.values).sum()) for track in busy if _process(track) in mine)
-
-
-def _process(track: Track) -> Key:
-    return tuple(track.labels.get(name, "") for name in _PROCESS)
+    return sum(float(increments(track.values).sum()) for track in busy if track.process in mine)
