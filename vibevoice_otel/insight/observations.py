@@ -18,23 +18,29 @@ Key = frozenset[tuple[str, str]]
 Labels = Mapping[str, str]
 
 
-@dataclass(slots=True)
-class Process:
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What counters grew by in each stretch of time, (stretches,) each."""
+
+    requests: Floats  # that got their turn, so all but the rejected
+    rejected: Floats
+    busy: Floats
+    audio: Floats
+    first_audio: Floats  # (buckets, stretches), not cumulative
+    waits: Floats
+    waits_sum: Floats
+    waits_felt: Floats  # waits above the smallest that a person could notice
+    device_seconds: Floats  # NaN throughout where no device clock reported
+
+
+@dataclass(slots=True, kw_only=True)
+class Process(Counts):
     """One observed process. Counters are increments a grid step; gauges as sampled, NaN where absent. Arrays are
     (steps,).
     """
 
     labels: dict[str, str]
     active: Floats
-    requests: Floats  # that got their turn, so all but the rejected
-    rejected: Floats
-    busy: Floats
-    audio: Floats
-    first_audio: Floats  # (buckets, steps), not cumulative
-    waits: Floats
-    waits_sum: Floats
-    waits_felt: Floats  # waits above the smallest that a person could notice
-    device_seconds: Floats  # NaN throughout where no device clock reported
     #: Seconds of frames by semconv.Limit, and (sum, count) of kernels' shares of sampled frames: of the window as a
     #: whole.
     limits: dict[str, float] = field(default_factory=dict)
@@ -126,19 +132,19 @@ def observe(source: Source) -> Window | None:
     device = _device_seconds(source, zeros)
     processes = {
         key: Process(
-            dict(track.labels),
-            track.values,
-            sum((each[key] for each in served), zeros[key]),
-            rejected[key],
-            busy[key],
-            audio[key],
-            np.maximum(np.diff(np.array([buckets[e][key] for e in edges]), axis=0, prepend=0.0), 0.0)
+            labels=dict(track.labels),
+            active=track.values,
+            requests=sum((each[key] for each in served), zeros[key]),
+            rejected=rejected[key],
+            busy=busy[key],
+            audio=audio[key],
+            first_audio=np.maximum(np.diff(np.array([buckets[e][key] for e in edges]), axis=0, prepend=0.0), 0.0)
             if edges.size
             else np.empty((0, len(times))),
-            waits[key],
-            waits_sum[key],
-            np.maximum(waits[key] - below[key], 0.0),
-            device[key],
+            waits=waits[key],
+            waits_sum=waits_sum[key],
+            waits_felt=np.maximum(waits[key] - below[key], 0.0),
+            device_seconds=device[key],
         )
         for key, track in by_key.items()
     }
@@ -146,9 +152,7 @@ def observe(source: Source) -> Window | None:
     limited = counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), lambda labels: labels.get("limit"))
     for key, process in processes.items():
         process.limits = {each.value: float(limited.get(each.value, zeros)[key].sum()) for each in semconv.Limit}
-    whole = [semconv.SharePart.FRAME.value]
-    share = semconv.KERNEL_SHARE.prometheus
-    sums, counts = (_last(source, f"{share}_{suffix}", ("device_id",), whole) for suffix in ("sum", "count"))
+    sums, counts = (_kernel_share(source, part) for part in ("sum", "count"))
     for key, process in processes.items():
         process.kernel_shares = sums.get(key, 0.0), counts.get(key, 0.0)
     step = float(times[1] - times[0]) if len(times) > 1 else 1.0
@@ -181,12 +185,14 @@ def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> 
                 processes[key].at_work[series] = own if before is None else before + own
 
 
-def _last(source: Source, series: str, drop: Sequence[str], parts: Sequence[str]) -> dict[Key, float]:
-    """What each process's rare counter showed last: its first observation counts, which no increment shows."""
+def _kernel_share(source: Source, part: str) -> dict[Key, float]:
+    """What each process's histogram of whole frames showed last: its first observation counts, which no increment
+    shows.
+    """
     found: dict[Key, float] = {}
-    for track in source.history(series, drop) or ():
+    for track in source.history(f"{semconv.KERNEL_SHARE.prometheus}_{part}", ("device_id",)) or ():
         known = track.values[~np.isnan(track.values)]
-        if known.size and track.labels.get("frame_part") in parts:
+        if known.size and track.labels.get("frame_part") == semconv.SharePart.FRAME:
             found[_key(track)] = found.get(_key(track), 0.0) + float(known[-1])
     return found
 
@@ -230,10 +236,9 @@ def block_steps(window: Window, processes: Sequence[Process]) -> int:
 
 
 def blocks(values: Floats, size: int) -> Floats:
-    """Sums over consecutive blocks of ``size`` steps, (..., blocks); a last, incomplete block is left out, NaN counts
-    as zero.
+    """Sums over consecutive blocks of ``size`` steps, (..., blocks); a last, incomplete block is left out. NaN counts
+    as zero, unless there is nothing else.
     """
     count = values.shape[-1] // size
     kept = np.nan_to_num(values[..., : count * size])
-    result: Floats = kept.reshape(*values.shape[:-1], count, size).sum(axis=-1)
-    return result
+    return np.where(np.isnan(values).all(), np.nan, kept.reshape(*values.shape[:-1], count, size).sum(axis=-1))

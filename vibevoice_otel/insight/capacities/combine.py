@@ -107,12 +107,9 @@ def _kinds(processes: Sequence[Process]) -> dict[str, list[Process]]:
     """Processes by the sizes of the cards that they report, to a quarter of a GiB."""
     groups: dict[str, list[Process]] = {}
     for process in processes:
-        sizes = []
-        for device in process.devices.values():
-            size = memory.most(device.limit)
-            sizes.append(f"{round(size / 2**28) / 4:g} GiB" if size else "size not reported")
-        name = " + ".join(sorted(sizes)) if sizes else "no GPU reported"
-        groups.setdefault(name, []).append(process)
+        sizes = [memory.most(device.limit) for device in process.devices.values()]
+        names = sorted(f"{round(size / 2**28) / 4:g} GiB" if size else "size not reported" for size in sizes)
+        groups.setdefault(" + ".join(names) or "no GPU reported", []).append(process)
     return dict(sorted(groups.items()))
 
 

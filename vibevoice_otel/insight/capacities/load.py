@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities.answers import Limit, LimitAnswer
-from vibevoice_otel.insight.observations import DCGM, ENGINE_ACTIVE, Process, Window, blocks
+from vibevoice_otel.insight.observations import DCGM, ENGINE_ACTIVE, Counts, Process, Window, blocks
 from vibevoice_otel.insight.stats import CONFIDENCE
 
 LEAST_BLOCKS = 8
@@ -29,20 +29,11 @@ QUIET_WAIT = 0.005  # a mean wait below this is the hand-off of a request, not a
 Found = tuple[LimitAnswer, "Floats | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Block sums of one kind of card, (blocks,) each; ``moments`` (blocks, ...) feed the resampling."""
+@dataclass(slots=True, kw_only=True)
+class Load(Counts):
+    """Block sums of one kind of card, (blocks,) each, which are resampled together."""
 
     seconds: Floats
-    requests: Floats
-    rejected: Floats
-    busy: Floats
-    audio: Floats
-    first: Floats  # (buckets, blocks)
-    waits: Floats
-    waits_sum: Floats
-    waits_felt: Floats
-    device_seconds: Floats
     engine_seconds: Floats  # with the next one, by dcgm-exporter; NaN where it told nothing
     sm_seconds: Floats
     told_audio: Floats  # made while it told
@@ -70,7 +61,7 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
     per_cell = max(60.0, 5 * seconds / requests) if requests else 60.0
     cell = min(size, max(1, round(per_cell / window.step)))
     size = cell * max(1, round(size / cell))
-    parts: list[list[Floats]] = []
+    parts: list[dict[str, Floats]] = []
     for p in group:
         n_cells, b_cells = blocks(p.requests, cell), blocks(p.busy, cell)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,45 +69,25 @@ def block_sums(window: Window, group: Sequence[Process], size: int, cap: float =
         jump = np.append(np.diff(n_cells) ** 2 / 2, 0.0) if n_cells.size else n_cells
         per_block = size // cell
         present = (~np.isnan(p.active)).astype(np.float64)
-        rows = [
-            blocks(present * window.step, size),
-            blocks(p.requests, size),
-            blocks(p.rejected, size),
-            blocks(p.busy, size),
-            blocks(p.audio, size),
-            blocks(p.first_audio, size),
-            blocks(p.waits, size),
-            blocks(p.waits_sum, size),
-            blocks(p.waits_felt, size),
-            blocks(p.device_seconds, size)
-            if not np.isnan(p.device_seconds).all()
-            else np.full(len(present) // size, np.nan),
-            *_at_work(p, size),
-            blocks(square, per_block),
-            blocks((n_cells > 0).astype(np.float64), per_block),
-            blocks(jump, per_block),
-            blocks(np.minimum(p.active, cap), size),
-            blocks(np.minimum(p.active, cap) ** 2, size),
-            blocks(_cross(p, cell, cap, window.step), per_block),
-        ]
-        count = min(row.shape[-1] for row in rows)
-        keep = rows[0][:count] > 0
-        parts.append([row[..., :count][..., keep] for row in rows])
-    return Load(*(np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)))
-
-
-def _at_work(process: Process, size: int) -> list[Floats]:
-    """Seconds at work of the process's cards and the audio made meanwhile, of the moments for which dcgm-exporter told
-    of them.
-    """
-    nothing = np.full(len(process.active), np.nan)
-    engine, sm = (process.at_work.get(series, nothing) for series in DCGM)
-    told = ~np.isnan(engine if ENGINE_ACTIVE in process.at_work else sm)
-    audio = np.where(told, process.audio, 0.0)
-    return [
-        blocks(each, size) if not np.isnan(each).all() else np.full(len(each) // size, np.nan)
-        for each in (engine, sm, audio)
-    ]
+        engine, sm = (p.at_work.get(series, np.full(len(present), np.nan)) for series in DCGM)
+        told = ~np.isnan(engine if ENGINE_ACTIVE in p.at_work else sm)
+        rows = {
+            **{each.name: blocks(getattr(p, each.name), size) for each in fields(Counts)},
+            "seconds": blocks(present * window.step, size),
+            "engine_seconds": blocks(engine, size),
+            "sm_seconds": blocks(sm, size),
+            "told_audio": blocks(np.where(told, p.audio, 0.0), size),
+            "busy2": blocks(square, per_block),
+            "cells": blocks((n_cells > 0).astype(np.float64), per_block),
+            "jumps": blocks(jump, per_block),
+            "active": blocks(np.minimum(p.active, cap), size),
+            "active2": blocks(np.minimum(p.active, cap) ** 2, size),
+            "cross": blocks(_cross(p, cell, cap, window.step), per_block),
+        }
+        count = min(row.shape[-1] for row in rows.values())
+        keep = rows["seconds"][:count] > 0
+        parts.append({name: row[..., :count][..., keep] for name, row in rows.items()})
+    return Load(**{name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]})
 
 
 def bootstrap(n_blocks: int, draws: int, rng: np.random.Generator) -> Floats:

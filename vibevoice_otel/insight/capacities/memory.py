@@ -10,8 +10,8 @@ import numpy as np
 
 from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities.answers import LimitAnswer, MemoryCurve, floor
-from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, inflate, interval
-from vibevoice_otel.insight.observations import Device, Process, blocks
+from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, bootstrap, inflate, interval
+from vibevoice_otel.insight.observations import Process, blocks
 from vibevoice_otel.insight.source import gib
 
 Z_MEMORY = 2.326  # the line is drawn where 99 % of moments lie below
@@ -69,43 +69,31 @@ def fit(
 
     ``slots``: how many requests the service works on at once, where known: those that still wait hold no memory.
     """
-    moments, raw_n, raw_m = [], [], []
-    seen: list[Device] = []
-    first = [
-        d.allocated
-        for p in processes
-        if (d := p.devices.get(device_id)) is not None and not np.isnan(d.allocated).all()
-    ]
-    origin = (
-        float(np.nanmean(np.concatenate(first))) / _SCALE if first else 0.0
-    )  # powers of what is far from zero lose digits
-    for process in processes:
-        device = process.devices.get(device_id)
-        if device is None:
-            continue
-        both = ~np.isnan(process.active) & ~np.isnan(device.allocated)
-        n = np.where(both, np.minimum(process.active, slots) if slots else process.active, 0.0)
-        m = np.where(both, device.allocated / _SCALE - origin, 0.0)
-        seen.append(device)
-        raw_n.append(n[both])
-        raw_m.append(m[both])
-        one = both.astype(np.float64)
-        moments.append(blocks(np.where(both, _powers(one, n, m), 0.0), size))
-    if not seen or not sum(len(n) for n in raw_n):
+    seen = [(p.active, d) for p in processes if (d := p.devices.get(device_id)) is not None]
+    known = [device.allocated for _, device in seen if not np.isnan(device.allocated).all()]
+    if not known:
+        return None
+    origin = float(np.nanmean(np.concatenate(known))) / _SCALE  # powers of what is far from zero lose digits
+    moments, raw = [], []
+    for active, device in seen:
+        both = ~np.isnan(active) & ~np.isnan(device.allocated)
+        n, m = np.minimum(active, slots or np.inf), device.allocated / _SCALE - origin
+        raw.append(np.array([n, m])[:, both])
+        moments.append(blocks(np.where(both, _powers(n, m), 0.0), size))
+    n_all, m_all = np.concatenate(raw, axis=1)
+    if not n_all.size:
         return None
     block = np.concatenate(moments, axis=1)
     block = block[:, block[0] > 0]
-    n_all, m_all = np.concatenate(raw_n), np.concatenate(raw_m)
-    count = block.shape[1]
-    if count < 2:
-        block, count = _powers(np.ones_like(n_all), n_all, m_all), len(n_all)
-    weights = np.vstack([np.ones(count), rng.multinomial(count, np.full(count, 1 / count), size=draws)])
+    if block.shape[1] < 2:
+        block = _powers(n_all, m_all)
+    weights = bootstrap(block.shape[1], draws, rng)
     base, slope, noise, spread, skew = _moments_to_line(block @ weights.T)
     base, m_all = base + origin, m_all + origin
-    peak = max(most(d.peak) for d in seen) / _SCALE
+    peak = max(most(d.peak) for _, d in seen) / _SCALE
     peak = max(peak, float(m_all.max()))
-    pools = [most(d.reserved) / max(most(d.peak), most(d.allocated)) for d in seen if most(d.reserved) > 0]
-    limits = [most(d.limit) for d in seen if most(d.limit) > 0]
+    pools = [most(d.reserved) / max(most(d.peak), most(d.allocated)) for _, d in seen if most(d.reserved) > 0]
+    limits = [most(d.limit) for _, d in seen if most(d.limit) > 0]
     seen_at_once = float(n_all.max())
     # The highest of many moments lies above their 99 % quantile by chance alone; only beyond that is a peak
     # unexplained.
@@ -134,8 +122,8 @@ def most(values: Floats) -> float:
     return float(np.nanmax(values)) if not np.isnan(values).all() else 0.0
 
 
-def _powers(one: Floats, n: Floats, m: Floats) -> Floats:
-    return np.stack([one, n, n**2, n**3, m, n * m, n**2 * m, m**2, n * m**2, m**3])
+def _powers(n: Floats, m: Floats) -> Floats:
+    return np.stack([np.ones_like(n), n, n**2, n**3, m, n * m, n**2 * m, m**2, n * m**2, m**3])
 
 
 def _moments_to_line(sums: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
@@ -223,12 +211,9 @@ def _curve(fit: MemoryFit, device_id: str, group: Sequence[Process], limit: floa
     far = max(fit.most, min(capacity_, 50 * max(fit.most, 1.0)) if math.isfinite(capacity_) else fit.most) * 1.1
     grid = np.linspace(0, far, 40)
     bands = np.array([fit.quantile(float(n)) for n in grid])
-    pairs: list[tuple[float, float]] = []
-    for process in group:
-        device = process.devices.get(device_id)
-        if device is not None:
-            both = ~np.isnan(process.active) & ~np.isnan(device.allocated)
-            pairs += zip(process.active[both].tolist(), (device.allocated[both] / 2**30).tolist(), strict=True)
-    thin = pairs[:: max(1, len(pairs) // 1500)]
+    devices = ((p.active, d.allocated) for p in group if (d := p.devices.get(device_id)) is not None)
+    pairs = np.concatenate([np.array([active, allocated / _SCALE]) for active, allocated in devices], axis=1)
+    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    thin = [(float(n), float(m)) for n, m in pairs.T[:: max(1, pairs.shape[1] // 1500)]]
     low, high = np.quantile(bands[:, 1:], [0.025, 0.975], axis=1)
     return MemoryCurve(thin, grid.tolist(), bands[:, 0].tolist(), low.tolist(), high.tolist(), limit)

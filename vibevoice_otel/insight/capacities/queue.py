@@ -76,7 +76,7 @@ def answer_queue(
     rejects = float(load.rejected.sum()) > 0 and float(load.waits_sum.sum()) < QUIET_WAIT * max(
         float(load.waits.sum()), 1.0
     )
-    counts = load.first @ weights.T  # (buckets, draws)
+    counts = load.first_audio @ weights.T  # (buckets, draws)
     service, arrival = service_variation(weights, load), arrival_variation(weights, load)
     variability = (arrival + service) / 2 * np.exp(np.append(0.0, rng.normal(0, MODEL_ERROR, weights.shape[0] - 1)))
     allowed = 1 - question.slo_ratio

@@ -66,8 +66,7 @@ def at_work(arrivals: Floats, work: Floats, base: Floats, slope: Floats, slots: 
 def slowdown(base: Floats, slope: Floats, count: int) -> Floats:
     """How much slower than alone a stream runs with 1, 2, ... ``count`` at work: (count, ...)."""
     n = np.arange(1, count + 1).reshape(-1, *([1] * np.ndim(base)))
-    result: Floats = (base + slope * n) / np.maximum(base + slope, 1e-12)
-    return result
+    return (base + slope * n) / np.maximum(base + slope, 1e-12)
 
 
 def late_share(
@@ -99,5 +98,4 @@ def late_share(
     last = np.log(full / np.maximum(base + slope, 1e-12))
     own = np.exp((centre + last)[..., None] + sigma[..., None] * z)
     waited = np.exp(-np.maximum(limit - own, 0.0) / np.maximum(positive, 1e-9)[..., None]).mean(axis=-1)
-    late: Floats = np.where(utilisation < 1, (1 - chance) * at_once + chance * waited, 1.0)
-    return late
+    return np.where(utilisation < 1, (1 - chance) * at_once + chance * waited, 1.0)

@@ -47,7 +47,7 @@ def answer_speed(
     base, slope = contention(weights, load, np.exp(np.append(0.0, rng.normal(0, MODEL_ERROR, len(weights) - 1))))
     held, note = _compute(base, slope, slots)
     compute = answer("compute", held, n_blocks, note)
-    if not load.first.size or not load.first.sum():
+    if not load.first_audio.sum():
         return compute, (LimitAnswer("queue", None, None, None, "no first-audio latency was recorded"), None)
     queue = answer_queue(weights, load, window, work, base, slope, slots, question, rng, notes)
     return compute, queue
