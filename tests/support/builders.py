@@ -61,8 +61,8 @@ def request(frames: int = 2, steps: int = 2, *, opened: int = 0) -> Timeline:
         **{semconv.CACHE.key: "miss", semconv.VOICE.key: "en-Carter_man"},
     )
     t.note(semconv.PREPROCESS, opened + 5 * MS, opened + 6 * MS, **{semconv.CACHE.key: "miss"})
-    run = t.runs[0]
-    run.taken, run.start = True, opened + 7 * MS
+    run = t.free.pop()
+    run.start = opened + 7 * MS
     run.leaves[Leaf.PREFILL].extend((opened + 8 * MS, opened + 10 * MS))
     at = opened + 10 * MS
     for _ in range(frames):

@@ -46,7 +46,7 @@ class GenAi:
         )
 
     def consume(self, batch: Batch) -> None:
-        root = next((each for each in batch.operations if each.span is semconv.SYNTHESIZE), None)
+        root = batch.operation(semconv.SYNTHESIZE)
         if root is None:
             return
         common: dict[str, str] = {semconv.GEN_AI_OPERATION.key: OPERATION, semconv.GEN_AI_PROVIDER.key: PROVIDER}

@@ -107,10 +107,6 @@ class Assembly:
         self._made = 0  # batches
         self._taking = False  # while one is made, what is known of the request is in two places
 
-    def without_trace(self, root_id: int) -> None:
-        """There is no valid trace (no SDK): records get ids all the same, and nothing is exported."""
-        self._trace = (0, root_id, 0, False, False)
-
     # ---------------------------------------------------------------------------------------------------------- batches
 
     def drain(self) -> Batch | None:
@@ -142,10 +138,12 @@ class Assembly:
         """The request alone, as an error, where :meth:`finish` could not make its records."""
         batch = self._empty(final=True)
         batch.status, batch.error_type = semconv.Status.ERROR, semconv.ErrorType.ASSEMBLER
-        root_id, server_id = self._trace[1:3]
-        root = self._operation(semconv.SYNTHESIZE, self.timeline.opened, end, server_id, root_id)
-        root.attributes, root.error_type = {semconv.STATUS.key: batch.status.value}, batch.error_type
-        batch.operations.append(root)
+        status: dict[str, AttributeValue] = {semconv.STATUS.key: batch.status.value}
+        batch.operations.append(
+            self._operation(
+                semconv.SYNTHESIZE, self.timeline.opened, end, batch.server_id, batch.root_id, status, batch.error_type
+            )
+        )
         return batch
 
     def peek(self, at: int) -> Batch | None:
@@ -194,7 +192,7 @@ class Assembly:
             run = generation.run
             limit = end if end is not None else cuts[generation]
             until = min(run.end, limit) if end is not None and run.end is not None else limit
-            batch.device_id = run.device.device_id if run.device is not None else batch.device_id
+            batch.device_id = run.device.device.id if run.device is not None else batch.device_id
             made.append((generation, generation.blocks(limit, until, self._parts, final=batch.final)))
             batch.generate_seconds += generation.seconds_until(until)
             ends[generation] = max(until, generation.device_until)  # the host may be done before the device
@@ -232,11 +230,18 @@ class Assembly:
         )
 
     def _operation(
-        self, span: semconv.Span, start: int, end: int, parent: int, span_id: int | None = None
+        self,
+        span: semconv.Span,
+        start: int,
+        end: int,
+        parent: int,
+        span_id: int | None = None,
+        attributes: dict[str, AttributeValue] | None = None,
+        error_type: str | None = None,
     ) -> Operation:
         to_wall = self.timeline.anchor.to_wall
         own = span_id if span_id is not None else int(self._ids.take(1)[0])
-        return Operation(span, to_wall(start), to_wall(end), own, parent)
+        return Operation(span, to_wall(start), to_wall(end), own, parent, attributes or {}, error_type)
 
     # --------------------------------------------------------------------------------------------- everything around it
 
@@ -244,12 +249,12 @@ class Assembly:
         t = self.timeline
         notes: list[Note] = t.notes[:]
         del t.notes[: len(notes)]
-        _, root_id, *_ = self._trace
         for note in notes:
-            operation = self._operation(note.span, note.start, note.end, root_id)
-            operation.attributes.update(note.attributes)
-            operation.error_type = note.error_type
-            batch.operations.append(operation)
+            batch.operations.append(
+                self._operation(
+                    note.span, note.start, note.end, batch.root_id, None, note.attributes.copy(), note.error_type
+                )
+            )
             if note.span in NOTE_PARTS and self._parts is not None:
                 self._parts.add(((note.start, note.end, NOTE_PARTS[note.span]),))
 
@@ -339,7 +344,7 @@ class Assembly:
         sends = t.sends[: len(t.sends) // 3 * 3]
         if self._first_send is None and sends:
             self._first_send = sends[1]
-            batch.operations.append(self._operation(semconv.FIRST_CHUNK, t.begun, self._first_send, self._trace[1]))
+            batch.operations.append(self._operation(semconv.FIRST_CHUNK, t.begun, self._first_send, batch.root_id))
             if self._parts is not None:
                 batch.first_audio_parts = self._parts.divide(t.begun, self._first_send)
                 self._parts = None
@@ -353,28 +358,31 @@ class Assembly:
 
     def _close(self, batch: Batch, end: int, ends: dict[Generation, int], *, shutdown: bool) -> None:
         t = self.timeline
-        root_id, server_id = self._trace[1:3]
         spent = 0
         for generation, until in ends.items():
             run = generation.run
             assert run.start is not None
-            operation = self._operation(semconv.GENERATE, run.start, max(run.start, until), root_id, generation.span_id)
-            operation.error_type = run.error
             spent += max(0, until - run.start)
-            uncovered = max(0, until - run.start - generation.covered) / 1e9
-            operation.attributes = {semconv.FRAMES.key: generation.frames, semconv.UNATTRIBUTED.key: uncovered}
-            if run.device is not None:
-                operation.attributes.update(run.device.summary)
-            batch.operations.append(operation)
+            attributes: dict[str, AttributeValue] = {
+                semconv.FRAMES.key: generation.frames,
+                semconv.UNATTRIBUTED.key: max(0, until - run.start - generation.covered) / 1e9,
+                **(run.device.summary if run.device is not None else {}),
+            }
+            batch.operations.append(
+                self._operation(
+                    semconv.GENERATE, run.start, max(run.start, until), batch.root_id, generation.span_id, attributes,
+                    run.error,
+                )
+            )  # fmt: skip
         status, error = outcome.decide(t, shutdown=shutdown)
         batch.status, batch.error_type, batch.tenant = status, error, t.tenant
         if status in UNFINISHED:
             left = t.cancelled if status is semconv.Status.CANCELLED else t.web_closed
             batch.underruns += self._playback.give_up(left if left is not None else end)
-        root = self._operation(semconv.SYNTHESIZE, t.opened, end, server_id, root_id)
-        root.error_type = error
-        root.attributes = self._root_attributes(status, spent / 1e9, max(ends.values(), default=end))
-        batch.operations.append(root)
+        told = self._root_attributes(status, spent / 1e9, max(ends.values(), default=end))
+        batch.operations.append(
+            self._operation(semconv.SYNTHESIZE, t.opened, end, batch.server_id, batch.root_id, told, error)
+        )
 
     def _asked_voice(self) -> str:
         """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text

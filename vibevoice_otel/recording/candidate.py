@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from vibevoice_otel import forking
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 #: Attribute of an object that was made for a request, and the key of a request in OpenTelemetry's context.
 REQUEST = "_vibevoice_otel_request"
 _opening = threading.Lock()
-_USED = tuple(each.name for each in fields(Used))
 
 
 #: The requests that are being served and are not known to be speech: each leaves when it is answered.
@@ -77,8 +75,7 @@ class Candidate:
                     return None
                 timeline.notes.extend(self.notes)
                 if self._used is not None:
-                    for name in _USED:
-                        setattr(timeline.used, name, getattr(self._used, name))
+                    timeline.used = timeline.runs[0].used = self._used
                 self.timeline = timeline
                 waiting.discard(self)
             return self.timeline

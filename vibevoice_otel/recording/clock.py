@@ -22,15 +22,9 @@ class Anchor:
     @classmethod
     def take(cls) -> Anchor:
         """Read both clocks as close together as three tries allow (the pair with the least time between them)."""
-        best: tuple[int, int, int] | None = None
-        for _ in range(3):
-            before = now()
-            wall = time.time_ns()
-            after = now()
-            if best is None or after - before < best[0]:
-                best = (after - before, wall, (before + after) // 2)
-        assert best is not None
-        return cls(best[1], best[2])
+        tries = [(now(), time.time_ns(), now()) for _ in range(3)]
+        before, wall, after = min(tries, key=lambda read: read[2] - read[0])
+        return cls(wall, (before + after) // 2)
 
     def to_wall(self, monotonic: int) -> int:
         """Nanoseconds since 1970 of a monotonic instant."""

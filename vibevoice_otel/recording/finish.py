@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum, auto
 
 from vibevoice_otel.recording.timeline import Timeline
@@ -19,22 +18,9 @@ class End(Enum):
     UNFINISHED = auto()  # the budget or something else ended it before the model did
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The answer of one generation, read when the request is assembled: until then it may lie on a device.
-
-    Args:
-        values: what the generation returned for each sample; None while the device has not delivered it.
-        meaning: what these values say.
-    """
-
-    values: Callable[[], Sequence[object] | None]
-    meaning: Callable[[Sequence[object]], End]
-
-    def read(self) -> End | None:
-        """None when it is not known."""
-        values = self.values()
-        return None if values is None else self.meaning(values)
+#: What one generation answers when the request is assembled: until then it may lie on a device. None when it is not
+#: known.
+Ending = Callable[[], End | None]
 
 
 def decide(timeline: Timeline) -> FinishReason | None:
@@ -52,7 +38,7 @@ def decide(timeline: Timeline) -> FinishReason | None:
         or (timeline.cancelled is not None and timeline.cancelled < ended)
         or (timeline.abandoned is not None and timeline.abandoned < ended)
     )
-    return _of([run.ending.read() if run.ending is not None else None for run in started], stopped=stopped)
+    return _of([run.ending() if run.ending is not None else None for run in started], stopped=stopped)
 
 
 def _of(ends: list[End | None], *, stopped: bool) -> FinishReason | None:

@@ -29,36 +29,17 @@ CANCELLED = "CancelledError"
 INCOMPLETE = "incomplete_response"
 #: Ends of a WebSocket that are no failure: RFC 6455 section 7.4.1 and the IANA registry.
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})
-_REJECTED, _ERROR = Status.REJECTED, Status.ERROR
-
-
-def _http(code: int, status: Status = Status.REJECTED, error_type: str | None = None) -> tuple[Status, str | None]:
-    return status, error_type or f"{ErrorType.HTTP}{code}"
-
-
-def _close(code: int, status: Status = Status.REJECTED, error_type: str | None = None) -> tuple[Status, str | None]:
-    return status, error_type or f"{ErrorType.CLOSE_CODE}{code}"
-
-
-#: The one table of what a code means where nothing had been generated: HTTP's (RFC 9110; 499 is nginx's) ...
+_BUSY = (Status.REJECTED, ErrorType.BUSY)
+#: What a code means where nothing had been generated, if it is not what the rest of its kind means: HTTP's (RFC 9110;
+#: 499 is nginx's; 503 is a service at its limit, without a model it is an error: decide) ...
 HTTP: dict[int, tuple[Status, str | None]] = {
-    **{code: _http(code) for code in (400, 401, 403, 404, 405, 409, 413, 415, 422)},
-    429: _http(429, error_type=ErrorType.BUSY),
-    499: (Status.CANCELLED, None),
-    500: _http(500, _ERROR),
-    501: _http(501, _ERROR),
-    502: _http(502, _ERROR),
-    503: _http(503, error_type=ErrorType.BUSY),  # at its limit; without a model it is an error (decide)
-    504: _http(504, Status.TIMEOUT),
-}
+    429: _BUSY, 499: (Status.CANCELLED, None), 503: _BUSY, 504: (Status.TIMEOUT, f"{ErrorType.HTTP}504"),
+}  # fmt: skip
 #: ... and a WebSocket's close codes (IANA's registry; 44xx are those by which services stand for HTTP's).
 CLOSES: dict[int, tuple[Status, str | None]] = {
     **dict.fromkeys(NORMAL_CLOSE, (Status.SUCCESS, None)),
-    **{code: _close(code) for code in (1003, 1008, 1009, 3000, 3003, 4401, 4403)},
-    1011: _close(1011, _ERROR),
-    1012: _close(1012, _ERROR),
-    1013: _close(1013, error_type=ErrorType.BUSY),
-    4429: _close(4429, error_type=ErrorType.BUSY),
+    **{code: (Status.REJECTED, f"{ErrorType.CLOSE_CODE}{code}") for code in (1003, 1008, 1009, 3000, 3003, 4401, 4403)},
+    **dict.fromkeys((1013, 4429), _BUSY),
 }
 
 
@@ -66,12 +47,12 @@ def of_http(code: int) -> tuple[Status, str | None]:
     """Status and ``error.type`` of an answer with ``code`` before any work; below 400 it is a success."""
     if code < 400:
         return Status.SUCCESS, None
-    return HTTP.get(code) or _http(code, _REJECTED if code < 500 else _ERROR)
+    return HTTP.get(code) or (Status.REJECTED if code < 500 else Status.ERROR, f"{ErrorType.HTTP}{code}")
 
 
 def of_close(code: int) -> tuple[Status, str | None]:
     """Status and ``error.type`` of a WebSocket that the service closed with ``code`` before any work."""
-    return CLOSES.get(code) or _close(code, _ERROR)
+    return CLOSES.get(code) or (Status.ERROR, f"{ErrorType.CLOSE_CODE}{code}")
 
 
 def peer_gone(error: BaseException) -> bool:
@@ -129,7 +110,7 @@ def _refused(timeline: Timeline, code: int | None) -> tuple[Status, str | None] 
     if timeline.http_status is not None:
         status, error = of_http(timeline.http_status)
         if timeline.http_status == 503 and (not timeline.model_ready or timeline.web_error is not None):
-            status, error = _http(503, _ERROR)
+            status, error = Status.ERROR, f"{ErrorType.HTTP}503"
     elif code is not None:
         status, error = of_close(code)
     else:

@@ -96,7 +96,8 @@ class Recorder:
         profile = settings.gpu_profile
         self.sampler = None if profile is None else Sampler(profile or None, lambda: len(self._open))
         self._breathed = 0
-        self._stopped = False
+        #: Nothing is recorded any more.
+        self.gone = False
         #: The service is stopping: a request that is cut off from now on was cut off by it.
         self.closing = False
         self.models = Models()
@@ -121,11 +122,6 @@ class Recorder:
         """The requests that are open now, and those that have just ended (they have no parts)."""
         with self._lock:
             return list(self._open)
-
-    @property
-    def gone(self) -> bool:
-        """Whether nothing is recorded any more."""
-        return self._stopped
 
     def __contains__(self, timeline: Timeline) -> bool:
         return timeline in self._open
@@ -163,12 +159,12 @@ class Recorder:
         server = trace.get_current_span(context).get_span_context()
         timeline.context = trace.set_span_in_context(span, context)
         timeline.parts.add(part)
+        # No SDK, or tracing is off: the records still need an id of their own for the metrics' sake.
+        root_id = own.span_id if own.is_valid else int(self._ids.take(1)[0])
         assembly = Assembly(
-            timeline, own.trace_id, own.span_id, server.span_id if server.is_valid else 0, self.bounds, self._ids,
+            timeline, own.trace_id, root_id, server.span_id if server.is_valid else 0, self.bounds, self._ids,
             sampled=own.trace_flags.sampled, recording=span.is_recording(), ahead=self.settings.playback_buffer,
         )  # fmt: skip
-        if not own.is_valid:  # no SDK, or tracing is off: the records still need ids of their own for the metrics' sake
-            assembly.without_trace(int(self._ids.take(1)[0]))
         with self._lock:
             if self._closed() is not None:
                 return timeline
@@ -181,7 +177,7 @@ class Recorder:
 
     def _closed(self) -> str | None:
         """Why no request can be opened now; None when one can."""
-        return "stopped" if self._stopped else "too_many_open" if len(self._open) >= MAX_OPEN else None
+        return "stopped" if self.gone else "too_many_open" if len(self._open) >= MAX_OPEN else None
 
     def hold(self, timeline: Timeline, part: str) -> bool:
         """Another thread of control now works for the request; False, and counted, when that is gone: what it notes is
@@ -248,7 +244,7 @@ class Recorder:
         """Start the thread. Where the system refuses one, requests wait,
         and the next that begins or ends tries again.
         """
-        if self._thread is not None or self._stopped:
+        if self._thread is not None or self.gone:
             return
         with self._lock:
             if self._thread is None:
@@ -412,7 +408,7 @@ class Recorder:
         """
         if self._open:
             self._ensure_thread()
-        self._stopped = True
+        self.gone = True
         self._ask(_Ask(self._end_open if judge else self._drop_open, stop=True), timeout)
         if self._checker is not None:
             self._checker.stop()

@@ -160,10 +160,7 @@ class Batch:
 
     def operation(self, span: semconv.Span) -> Operation | None:
         """The first operation of this kind, if any."""
-        for operation in self.operations:
-            if operation.span is span:
-                return operation
-        return None
+        return next((operation for operation in self.operations if operation.span is span), None)
 
     def block(self, span: semconv.Span) -> Block | None:
         """The block of this kind, if any."""

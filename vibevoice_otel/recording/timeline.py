@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vibevoice_otel import forking, semconv
+from vibevoice_otel import semconv
 from vibevoice_otel.recording.clock import Anchor, now
 from vibevoice_otel.recording.interval import Leaf
 
@@ -64,7 +64,6 @@ class Used:
     steps_sticky: bool = False
     model: str | None = None
     revision: str | None = None
-    adapter: str | None = None
     on_end: Callable[[Batch], None] | None = None  # told of the request's final records, on the recorder's thread
 
 
@@ -75,13 +74,12 @@ class Run:
 
     __slots__ = (
         "bases", "decoded", "device", "end", "ending", "error", "frames", "leaves", "negative", "pass_run",
-        "pass_start", "prefilling", "request", "returned", "start", "steps", "taken", "used",
+        "pass_start", "prefilling", "request", "returned", "start", "steps", "used",
     )  # fmt: skip
 
     def __init__(self, request: int, used: Used) -> None:
         self.request = request
         self.used = used  # the request's
-        self.taken = False  # a thread makes it, or has made it
         self.start: int | None = None
         self.end: int | None = None
         self.error: str | None = None
@@ -113,9 +111,9 @@ class Timeline:
     __slots__ = (
         "__weakref__", "abandoned", "accepted", "anchor", "asked", "audio_high", "audio_low", "audio_samples",
         "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
-        "events_blocked", "first_send", "heard", "http_status", "last_progress", "leading_silence", "model_ready",
-        "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said", "sends",
-        "service_closed", "silent", "streams_active", "tenant", "unread", "unseen", "used",
+        "events_blocked", "first_send", "free", "heard", "http_status", "last_progress", "leading_silence",
+        "model_ready", "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said",
+        "sends", "service_closed", "silent", "streams_active", "tenant", "unread", "unseen", "used",
         "warm_up", "web_closed", "web_error", "work_end",
         "work_error", "work_start",
     )  # fmt: skip
@@ -178,6 +176,7 @@ class Timeline:
         self.runs: list[Run] = [
             Run(request, self.used)
         ]  # the first waits for its generate; a loop over sentences adds more
+        self.free: list[Run] = self.runs[:]  # those that no thread makes or has made
         # Live state, read at collection.
         self.last_progress = opened
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
@@ -259,25 +258,13 @@ def unseen(timeline: Timeline | None = None) -> Iterator[None]:
         current.reset(token)
 
 
-_taking = threading.Lock()
-
-
-def _renew() -> None:
-    global _taking  # noqa: PLW0603 - the module is the object
-    _taking = threading.Lock()
-
-
-forking.renew_in_child(_renew)
-
-
 def _take_run(timeline: Timeline) -> Run:
     """The request's run that no thread makes or has made; a new one where there is none."""
-    with _taking:
-        run = timeline.runs[-1]
-        if run.taken:
-            run = Run(timeline.request, timeline.used)
-            timeline.runs.append(run)
-        run.taken = True
+    try:
+        return timeline.free.pop()  # which gives a run to one thread alone
+    except IndexError:
+        run = Run(timeline.request, timeline.used)
+        timeline.runs.append(run)
         return run
 
 
@@ -292,6 +279,7 @@ def bound(timeline: Timeline) -> Iterator[Run]:
         yield run
     finally:
         thread.timeline, thread.run, thread.step = before
-        run.taken = run.end is not None  # what has not ended may be gone on with, from the beginning of a pass
         run.negative = run.prefilling = False
         run.pass_start, run.pass_run = 0, None
+        if run.end is None:  # it may be gone on with, from the beginning of a pass
+            timeline.free.append(run)

@@ -24,7 +24,7 @@ def _sentences(pause: int = 50 * MS) -> Timeline:
     for _ in range(SENTENCES - 1):
         run = Run(t.request, t.used)
         t.runs.append(run)
-        run.taken, run.start = True, at + pause
+        run.start = at + pause
         run.leaves[Leaf.PREFILL].extend((run.start + 1 * MS, run.start + 2 * MS))
         for frame in range(2):
             add_frame(t, run.start + (2 + 10 * frame) * MS, 2)
@@ -110,6 +110,7 @@ def test_two_threads_of_a_request_never_share_a_run() -> None:
     """A run that a thread makes, or has made, is not taken by the next; one that never began is."""
     t = request()
     t.runs[:] = [Run(t.request, t.used)]
+    t.free[:] = t.runs
     with bound(t):
         pass
     with bound(t) as first:
@@ -132,7 +133,7 @@ def test_frames_past_the_end_of_speech_are_no_audio() -> None:
         if sentence:
             t.runs.append(Run(t.request, t.used))
         run = t.runs[-1]
-        run.taken, run.start, run.end = True, (20 + 90 * sentence) * MS, None
+        run.start, run.end = (20 + 90 * sentence) * MS, None
         for frame in range(8):
             add_frame(t, run.start + (1 + 10 * frame) * MS, 2)
             run.decoded += 3200

@@ -23,28 +23,25 @@ def _ending(model: Any, kwargs: dict[str, Any], result: Any) -> Ending | None:
         result, "reach_max_step_sample", None
     )  # upstream's models: True for each sample that the budget cut off
     if flags is not None:
-        return _made(flags, lambda values: End.LENGTH if any(values) else End.NOT_LENGTH)
+        return _later(flags, lambda values: End.LENGTH if any(values) else End.NOT_LENGTH)
     tokens = getattr(result, "sequences", None)  # transformers' model, with return_dict_in_generate
     config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
     over = {each for name in ("eos_token_id", "pad_token_id") for each in _ids(getattr(config, name, None))}
     if tokens is None or not over:
         return None
-    return _made(tokens[:, -1], lambda values: End.SPOKEN if over.issuperset(values) else End.UNFINISHED)
+    return _later(tokens[:, -1], lambda values: End.SPOKEN if over.issuperset(values) else End.UNFINISHED)
 
 
 def _ids(value: Any) -> tuple[int, ...]:
     return () if value is None else tuple(value) if isinstance(value, list | tuple) else (int(value),)
 
 
-def _made(tensor: Any, meaning: Callable[[Sequence[object]], End]) -> Ending | None:
-    values = _later(tensor)
-    return None if values is None else Ending(values, meaning)
-
-
-def _later(tensor: Any) -> Callable[[], Sequence[object] | None] | None:
-    """Reads ``tensor`` later, on another thread, and without waiting; None where that cannot be done."""
+def _later(tensor: Any, meaning: Callable[[Sequence[object]], End]) -> Ending | None:
+    """Reads later, on another thread and without waiting, what the values of ``tensor`` mean; None where that cannot be
+    done.
+    """
     if tensor.is_cpu:
-        return lambda: _list(tensor)
+        return lambda: meaning(_list(tensor))
     if tensor.device.type != "cuda" or captures.active:
         return None
     torch = sys.modules["torch"]
@@ -53,9 +50,9 @@ def _later(tensor: Any) -> Callable[[], Sequence[object] | None] | None:
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(tensor.device))
 
-    def read() -> Sequence[object] | None:
+    def read() -> End | None:
         with captures.reading() as allowed:
-            return _list(host) if allowed and copied.query() else None
+            return meaning(_list(host)) if allowed and copied.query() else None
 
     return read
 

@@ -7,11 +7,9 @@ host's and there is no memory to tell of.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from vibevoice_otel import forking
 from vibevoice_otel.recording.device import cuda, mps
 from vibevoice_otel.recording.device.interface import Device, Memory
 from vibevoice_otel.recording.device.notes import StreamNotes
@@ -24,35 +22,21 @@ __all__ = ["OPENERS", "Device", "Memory", "StreamNotes", "attach", "known", "not
 #: Device type, as torch names it -> what opens the device of an index.
 OPENERS: dict[str, Callable[[int], Device]] = {"cuda": cuda.open_device, "mps": mps.open_device}
 _devices: dict[tuple[str, int], Device] = {}
-_lock = threading.Lock()
-
-
-def _renew() -> None:
-    global _lock  # noqa: PLW0603 - the module is the object
-    _lock = threading.Lock()
-
-
-forking.renew_in_child(_renew)
 
 
 def opened(kind: str, index: int) -> Device | None:
     """The device, opened once; None for a type without a clock and an allocator of its own."""
-    opener = OPENERS.get(kind)
-    if opener is None:
+    if kind not in OPENERS:
         return None
-    with _lock:
-        device = _devices.get((kind, index))
-        if device is None:
-            device = _devices[kind, index] = opener(index)
-        return device
+    # Of two threads that open one at once, both get the one that was kept.
+    return _devices.get((kind, index)) or _devices.setdefault((kind, index), OPENERS[kind](index))
 
 
 def known() -> list[Device]:
     """The devices in use: those on which a model generated, and every GPU on which torch has allocated."""
     for index in cuda.in_use():
         opened("cuda", index)
-    with _lock:
-        return list(_devices.values())
+    return list(_devices.values())
 
 
 def notes_for(run: Run, model: Any) -> StreamNotes | None:

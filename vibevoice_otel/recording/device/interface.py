@@ -6,6 +6,7 @@ on torch; tests bring one whose truth they know.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -67,17 +68,18 @@ class Memory:
 
 
 class Device(Protocol):
-    """One accelerator of this process."""
+    """One accelerator of this process. What stands here with a value is that of one that tells of its memory alone."""
 
     id: str
-    timed: bool  # it has events; without, times stay the host's
-    resolution: int  # ns within which an event's time is true
-    drift: float  # by how much its clock may run faster or slower than the host's (1e-5 is 10 us a second)
+    timed: bool = False  # it has events; without, times stay the host's
+    resolution: int = 0  # ns within which an event's time is true
+    drift: float = 0.0  # by how much its clock may run faster or slower than the host's (1e-5 is 10 us a second)
     pool: Pool
     generations: Generations
 
     def hardware(self) -> tuple[str | None, str | None]:
         """(UUID, PCI bus id) of the card, by which its driver knows it; None for what is not known."""
+        return None, None
 
     def stream(self) -> Stream:
         """The stream in which the calling thread works now."""
@@ -86,20 +88,24 @@ class Device(Protocol):
         """Whether nothing may be recorded or read now: a graph is being captured.
         Asked by the thread that generates.
         """
+        return True
 
     def reading(self) -> Any:
         """A context manager within which the recorder's thread may query; its value is False while a graph is being
         captured.
         """
+        return contextlib.nullcontext(False)
 
     def profiler(self) -> Profiler | None:
         """The one profiler; None while another uses it, a graph is being captured, or the device has none."""
+        return None
 
     def allocated(self) -> int:
         """Bytes that the allocator has handed out; cheap enough to ask between two steps."""
 
     def peak(self) -> int | None:
         """The most that it ever had handed out."""
+        return None
 
     def memory(self) -> Memory:
         """All counters, the driver's among them: for the collection thread, and for what ran out of memory."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
 from vibevoice_otel.recording.device.interface import Device, Event, Generations, Memory, Pool, Stream
 
 
-class MpsDevice:
+class MpsDevice(Device):
     """The one GPU there is."""
 
     id = "0"
-    timed = False
-    resolution = 0
-    drift = 0.0
 
     def __init__(self, mps: Any) -> None:
         self._mps = mps
@@ -25,26 +21,11 @@ class MpsDevice:
     def _event(self) -> Event:
         raise NotImplementedError("torch.mps has no event that can be queried without waiting")
 
-    def hardware(self) -> tuple[str | None, str | None]:
-        return None, None
-
     def stream(self) -> Stream:
         raise NotImplementedError("torch.mps has no streams")
 
-    def paused(self) -> bool:
-        return True
-
-    def reading(self) -> contextlib.AbstractContextManager[bool]:
-        return contextlib.nullcontext(False)
-
-    def profiler(self) -> None:
-        return None
-
     def allocated(self) -> int:
         return int(self._mps.current_allocated_memory())
-
-    def peak(self) -> int | None:
-        return None
 
     def memory(self) -> Memory:
         limit = getattr(self._mps, "recommended_max_memory", None)

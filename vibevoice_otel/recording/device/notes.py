@@ -31,15 +31,6 @@ _new = tuple.__new__
 MEMORY_EVERY = 8
 
 
-def allocator_state(memory: Memory) -> dict[semconv.Attribute, int | None]:
-    """What an error span says of the memory that ran out."""
-    return {
-        semconv.MEMORY_ALLOCATED: memory.allocated, semconv.MEMORY_RESERVED: memory.reserved,
-        semconv.MEMORY_FRAGMENTED: memory.reserved - memory.allocated, semconv.MEMORY_FREE: memory.free,
-        semconv.MEMORY_LIMIT: memory.limit, semconv.MEMORY_RETRIES: memory.retries, semconv.MEMORY_OOMS: memory.ooms,
-    }  # fmt: skip
-
-
 class StreamNotes:
     """Notes of one run on one device. Its columns are appended to by the thread that generates, emptied by the
     recorder's.
@@ -96,10 +87,6 @@ class StreamNotes:
         self.device.generations.end(self._run.request)
 
     @property
-    def device_id(self) -> str:
-        return self.device.id
-
-    @property
     def summary(self) -> dict[str, AttributeValue]:
         """Attributes of vibevoice.generate: the device, the request's peak, and the allocator's state if memory ran
         out.
@@ -108,8 +95,14 @@ class StreamNotes:
             semconv.DEVICE_ID: self.device.id,
             semconv.REQUEST_MEMORY_PEAK: self.request_peak,
         }
-        if self.memory is not None:
-            values.update(allocator_state(self.memory))
+        memory = self.memory
+        if memory is not None:
+            values |= {
+                semconv.MEMORY_ALLOCATED: memory.allocated, semconv.MEMORY_RESERVED: memory.reserved,
+                semconv.MEMORY_FRAGMENTED: memory.reserved - memory.allocated, semconv.MEMORY_FREE: memory.free,
+                semconv.MEMORY_LIMIT: memory.limit, semconv.MEMORY_RETRIES: memory.retries,
+                semconv.MEMORY_OOMS: memory.ooms,
+            }  # fmt: skip
         return {attribute.key: value for attribute, value in values.items() if value is not None}
 
     # ------------------------------------------------------------------------------------------------------- each frame
