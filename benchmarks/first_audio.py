@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from tools.otlp import Receiver
 from vibevoice_otel import semconv
 from vibevoice_otel.commands.clients import WebSocketClient, speak
-from vibevoice_otel.commands.demo.receiver import Receiver
 from vibevoice_otel.commands.demo.run import Service
 
 GOAL_MS = 5.0

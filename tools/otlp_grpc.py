@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 from typing_extensions import Self
 
-from vibevoice_otel.commands.demo.receiver import Received
+from tools.otlp import Received
 
 
 class GrpcReceiver(Received, rpc.TraceServiceServicer):

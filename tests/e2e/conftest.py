@@ -24,8 +24,9 @@ import pytest
 import websockets
 
 from tests.support.swallowed import swallowed
+from tools.otlp import Receiver
 from tools.ports import free_port
-from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver
+from vibevoice_otel.commands.demo.receiver import ReceivedSpan
 from vibevoice_otel.commands.demo.whole import SERVER_KIND, whole
 
 ROOT = "vibevoice.synthesize"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vibevoice_otel.commands.demo.receiver import Receiver
+from tools.otlp import Receiver
 
 from .conftest import Running
 

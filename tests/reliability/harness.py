@@ -30,8 +30,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from tests.support.swallowed import swallowed
+from tools.otlp import Receiver
 from tools.ports import free_port
-from vibevoice_otel.commands.demo.receiver import Receiver, attributes
+from vibevoice_otel.commands.demo.receiver import attributes
 
 HERE = Path(__file__).parent
 ROOT = "vibevoice.synthesize"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Receiver, attributes
+from tools.otlp import Receiver
+from vibevoice_otel.commands.demo.receiver import ReceivedSpan, attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,9 +28,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from tests.support.builders import bounds, finish, request
 from tests.support.metrics import by_name
+from tools.otlp import Receiver
 from tools.otlp_grpc import GrpcReceiver
 from vibevoice_otel import semconv
-from vibevoice_otel.commands.demo.receiver import Receiver
 from vibevoice_otel.metrics.from_spans import FromSpans
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.sdk import exporters, histograms, spans

@@ -30,9 +30,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 
 from tests.support.builders import assembly, finish, request
+from tools.otlp import Received, Receiver
 from tools.otlp_grpc import GrpcReceiver
 from vibevoice_otel import semconv
-from vibevoice_otel.commands.demo.receiver import Received, Receiver
 from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
