@@ -8,19 +8,17 @@ request the calls cost more than the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.clock import Anchor
-from vibevoice_otel.recording.device.times import OnDevice, Timed
+from vibevoice_otel.recording.device.times import OnDevice, by_clock
 from vibevoice_otel.recording.first_audio import FirstAudioParts
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.records import AttributeValue, Block, Column, Ids, IdSource, Ints
+from vibevoice_otel.recording.records import Block, Column, Ids, IdSource, Ints
 from vibevoice_otel.recording.timeline import Run
 from vibevoice_otel.semconv import Branch, Part
 
@@ -36,18 +34,6 @@ LEAVES: dict[Leaf, tuple[semconv.Span, dict[str, str], str]] = {
 #: Intervals of a leaf that may lie before the first audio.
 EARLY = 4
 NO_TIMES: Ints = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What all blocks of a batch share."""
-
-    on_device: OnDevice
-    frame_starts: Ints
-    frame_ends: Ints
-    frame_ids: Ids
-    shared: dict[str, AttributeValue]
-    parts: FirstAudioParts | None
 
 
 class Generation:
@@ -83,43 +69,35 @@ class Generation:
         if not self.span_id:
             self.span_id = int(self.ids.take(1)[0])
         starts, bases, step_ends, *leaves = self._take(limit, final=final)
-        frame_starts = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
-        ends = np.append(frame_starts[1:], max(until, int(frame_starts[-1]))) if len(frame_starts) else NO_TIMES
-        shared: dict[str, AttributeValue] = {} if final else {semconv.STREAM_PARTIAL.key: True}
-        batch = _Batch(
-            OnDevice(self.run.device.placing.placed if self.run.device is not None else None),
-            frame_starts,
-            ends,
-            self.ids.take(len(frame_starts)),
-            shared,
-            parts,
-        )
-        frames = batch.on_device.frames(frame_starts, ends)
-        frame = np.searchsorted(frame_starts, step_ends, "right") - 1
-        if len(frame) and frame[0] < 0:  # steps of no frame that is known
-            step_ends, frame = step_ends[frame >= 0], frame[frame >= 0]
-        steps_of = np.bincount(frame, minlength=len(frame_starts))
-        made = list(self._steps(batch, frames, bases, step_ends, frame, steps_of)) if len(frame) else []
-        if len(frame_starts):
-            numbers = np.arange(self.frames, self.frames + len(frame_starts))
-            attributes: dict[str, Column] = {
-                semconv.FRAME_INDEX.key: numbers, semconv.FRAME_STEPS.key: steps_of, **shared, **frames.attributes,
-            }  # fmt: skip
-            parents = np.full(len(frame_starts), self.span_id, np.uint64)
-            made.append(
-                Block(
-                    semconv.FRAME,
-                    self._wall(frames.starts),
-                    self._wall(frames.ends),
-                    batch.frame_ids,
-                    parents,
-                    attributes,
-                    measures=dict(frames.measures),
-                )
+        entries = starts if len(starts) else bases  # a model whose frame hook is missing still shows its steps
+        ends = np.append(entries[1:], max(until, int(entries[-1]))) if len(entries) else NO_TIMES
+        frames = Block(
+            semconv.FRAME, entries, ends, self.ids.take(len(entries)), np.full(len(entries), self.span_id, np.uint64),
+            {semconv.FRAME_INDEX.key: np.arange(self.frames, self.frames + len(entries))},
+        )  # fmt: skip
+        self.frames += len(frames)
+        steps, frame = self._steps(frames, bases, step_ends)
+        on_device = OnDevice(self.run.device.placing.placed if self.run.device is not None else None)
+        on_device.frames(frames)
+        made = []
+        if len(steps):
+            by_device = on_device.steps(steps, frame)
+            firsts = steps.attributes[semconv.STEP_INDEX.key] == 0
+            # A frame's own preparation, under the frame's name, and its steps.
+            self.covered += int(
+                (steps.start[firsts] - frames.start[frame[firsts]]).sum() + (steps.end - steps.start).sum()
             )
-            self.frames += len(frame_starts)
-        made.extend(self._leaves(batch, leaves))
-        self.device_until = max(self.device_until, batch.on_device.last)
+            if parts is not None and frame[0] == 0:
+                parts.add(((int(steps.start[0]), int(steps.end[frame == 0][-1]), Part.DIFFUSION),))
+            made += by_clock(steps, by_device)
+        if len(frames):
+            made.append(frames)
+        made += self._leaves(on_device, entries, frames.span_id, leaves, parts)
+        for block in made:
+            block.start, block.end = block.start + self._to_wall, block.end + self._to_wall
+            if not final:
+                block.attributes[semconv.STREAM_PARTIAL.key] = True
+        self.device_until = max(self.device_until, on_device.last)
         return made
 
     def _take(self, limit: int, *, final: bool) -> list[Ints]:
@@ -141,85 +119,56 @@ class Generation:
         columns = np.array(taken, np.int64)  # one conversion for all
         return [columns[first:last] for first, last in pairwise([0, *ends])]
 
-    def _wall(self, times: Ints) -> Ints:
-        return times + self._to_wall
-
-    def _steps(
-        self,
-        batch: _Batch,
-        frames: Timed,
-        bases: Ints,
-        step_ends: Ints,
-        frame: NDArray[np.intp],
-        steps_of: NDArray[np.intp],
-    ) -> Iterator[Block]:
-        """Steps, ``frame`` the place of each one's frame, of which there are ``steps_of`` each."""
+    def _steps(self, frames: Block, bases: Ints, ends: Ints) -> tuple[Block, NDArray[np.intp]]:
+        """Steps by the host's clock, and the place of each one's frame. Steps of no known frame are left out."""
+        frame = np.searchsorted(frames.start, ends, "right") - 1
+        if len(frame) and frame[0] < 0:
+            ends, frame = ends[frame >= 0], frame[frame >= 0]
+        steps_of = np.bincount(frame, minlength=len(frames))
+        frames.attributes[semconv.FRAME_STEPS.key] = steps_of
         first_of = np.cumsum(steps_of) - steps_of
-        index = np.arange(len(frame)) - first_of[frame]
         firsts = first_of[steps_of > 0]
-        before = np.empty_like(step_ends)
-        before[1:] = step_ends[:-1]
-        before[firsts] = _base_of_frame(batch.frame_starts, batch.frame_ends, bases)[frame[firsts]]
+        before = np.empty_like(ends)
+        before[1:] = ends[:-1]
+        before[firsts] = _base_of_frame(frames.start, frames.end, bases)[frame[firsts]]
         # A base that came after the first step is not that step's: its set_timesteps went unseen.
-        starts = np.where(before <= step_ends, before, batch.frame_starts[frame])
-        steps = batch.on_device.steps(starts, step_ends, frame)
-        # A frame's own preparation, under the frame's name, and its steps.
-        self.covered += int(
-            (steps.starts[firsts] - frames.starts[frame[firsts]]).sum() + (steps.ends - steps.starts).sum()
-        )
-        if batch.parts is not None and frame[0] == 0:
-            batch.parts.add(((int(steps.starts[0]), int(steps.ends[steps_of[0] - 1]), Part.DIFFUSION),))
-        ids = self.ids.take(len(frame))
-        yield from self._split(
-            semconv.STEP, steps, ids, batch.frame_ids[frame], {semconv.STEP_INDEX.key: index, **batch.shared}
-        )
+        starts = np.where(before <= ends, before, frames.start[frame])
+        index = np.arange(len(frame)) - first_of[frame]
+        ids, parents = self.ids.take(len(frame)), frames.span_id[frame]
+        return Block(semconv.STEP, starts, ends, ids, parents, {semconv.STEP_INDEX.key: index}), frame
 
-    def _leaves(self, batch: _Batch, columns: list[Ints]) -> Iterator[Block]:
-        """Each leaf's column of (start, end), all computed together."""
+    def _leaves(
+        self, on_device: OnDevice, entries: Ints, frame_ids: Ids, columns: list[Ints], parts: FirstAudioParts | None
+    ) -> list[Block]:
+        """Each leaf's column of (start, end), all computed together; ``entries`` and ``frame_ids`` are the frames'."""
         counts = [len(column) // 2 for column in columns]
         if not any(counts):
-            return
+            return []
         pairs = np.concatenate(columns).reshape(-1, 2)
-        starts, ends = pairs[:, 0], pairs[:, 1]
-        frame = np.searchsorted(batch.frame_starts, starts, "right") - 1
-        timed = batch.on_device.leaves(counts, starts, ends, frame)
-        self.covered += int((timed.ends - timed.starts).sum())
-        parents = np.full(len(starts), self.span_id, np.uint64)
-        if len(batch.frame_ids):
+        frame = np.searchsorted(entries, pairs[:, 0], "right") - 1
+        parents = np.full(len(pairs), self.span_id, np.uint64)
+        if len(frame_ids):
             inside = frame >= 0
             inside[: counts[Leaf.PREFILL]] = False
-            np.copyto(parents, batch.frame_ids[frame], where=inside)
-        ids = self.ids.take(len(starts))
-        first = 0
-        for leaf, count in zip(Leaf, counts, strict=True):
-            if not count:
+            np.copyto(parents, frame_ids[frame], where=inside)
+        every = Block(semconv.PREFILL, pairs[:, 0], pairs[:, 1], self.ids.take(len(pairs)), parents)
+        by_device = on_device.leaves(every, counts, frame)
+        self.covered += int((every.end - every.start).sum())
+        made: list[Block] = []
+        for leaf, (first, last) in zip(Leaf, pairwise(accumulate(counts, initial=0)), strict=True):
+            if first == last:
                 continue
-            rows = slice(first, first + count)
-            first += count
-            span, fixed, part = LEAVES[leaf]
-            attributes: dict[str, Column] = {**fixed, **batch.shared}
+            own = every.take(slice(first, last))
+            own.span, fixed, part = LEAVES[leaf]
+            own.attributes |= fixed
             if leaf is Leaf.PREFILL:
-                attributes = {semconv.WINDOW_INDEX.key: np.arange(self._windows, self._windows + count)}
-                self._windows += count
-            own = timed.rows(rows)
-            if batch.parts is not None:
-                early = zip(own.starts[:EARLY].tolist(), own.ends[:EARLY].tolist(), strict=True)
-                batch.parts.add((start, end, part) for start, end in early)
-            yield from self._split(span, own, ids[rows], parents[rows], attributes)
-
-    def _split(
-        self, span: semconv.Span, timed: Timed, ids: Ids, parents: Ids, attributes: dict[str, Column]
-    ) -> Iterator[Block]:
-        """A block of the records that the host timed, and one of those that the device did."""
-        starts, ends = self._wall(timed.starts), self._wall(timed.ends)
-        for rows, own, measures in timed.parts():
-            if rows is None:
-                yield Block(span, starts, ends, ids, parents, attributes, measures=dict(measures))
-                return
-            values = {k: v[rows] if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
-            yield Block(
-                span, starts[rows], ends[rows], ids[rows], parents[rows], {**values, **own}, measures=dict(measures)
-            )
+                own.attributes[semconv.WINDOW_INDEX.key] = np.arange(self._windows, self._windows + last)
+                self._windows += last
+            if parts is not None:
+                early = zip(own.start[:EARLY].tolist(), own.end[:EARLY].tolist(), strict=True)
+                parts.add((start, end, part) for start, end in early)
+            made += by_clock(own, by_device[first:last])
+        return made
 
 
 def _base_of_frame(frame_starts: Ints, frame_ends: Ints, bases: Ints) -> Ints:

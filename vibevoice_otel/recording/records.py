@@ -98,6 +98,18 @@ class Block:
             for row in range(len(self.start[rows]))
         ]
 
+    def take(self, rows: slice | NDArray[np.bool_]) -> Block:
+        """Those of ``rows``, with the attributes that any of them has."""
+        return Block(
+            self.span, self.start[rows], self.end[rows], self.span_id[rows], self.parent_id[rows],
+            {
+                key: column[rows] if isinstance(column, np.ndarray) else column
+                for key, column in self.attributes.items() if not _unknown(column, rows)
+            },
+            None if self.exported is None else self.exported[rows],
+            {name: values[rows] for name, values in self.measures.items()},
+        )  # fmt: skip
+
     def rows(self) -> list[tuple[int, int, int, int, dict[str, AttributeValue]]]:
         """The exported rows as (start, end, span_id, parent_id, attributes) of Python values."""
         times = (self.start.tolist(), self.end.tolist(), self.span_id.tolist(), self.parent_id.tolist())
@@ -108,6 +120,11 @@ class Block:
     def seconds(self) -> NDArray[np.float64]:
         """Durations, shape (n,)."""
         return (self.end - self.start) / 1e9
+
+
+def _unknown(column: Column, rows: slice | NDArray[np.bool_]) -> bool:
+    """Whether a column says nothing of these rows."""
+    return isinstance(column, np.ndarray) and column.dtype.kind == "f" and bool(np.isnan(column[rows]).all())
 
 
 @dataclass(frozen=True, slots=True)

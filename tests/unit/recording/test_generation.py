@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.support.builders import MS, CountingIds, request
 from vibevoice_otel import semconv
-from vibevoice_otel.recording.device.times import Timed
+from vibevoice_otel.recording.device.times import by_clock
 from vibevoice_otel.recording.generation import Generation, joined
 from vibevoice_otel.recording.records import Block, Column, Ids, Ints
 
@@ -65,18 +65,20 @@ def test_blocks_that_differ_stay_apart() -> None:
 
 def test_the_two_clocks_are_two_blocks() -> None:
     """Each with the rows, ids and measures of its own; the clock's error stands on the device's rows alone."""
-    run = request().runs[0]
-    made = Generation(run, request().anchor, CountingIds())
-    rows = Timed(
+    rows = Block(
+        semconv.STEP,
         whole(0, 10, 20),
         whole(4, 14, 24),
-        np.array([True, False, True]),
-        {"clock.error": np.array([0.1, np.nan, 0.3])},
-        {"memory_increase": np.array([1.0, 2.0, 3.0])},
+        ids(7, 8, 9),
+        ids(1, 1, 2),
+        {
+            INDEX: whole(0, 1, 0),
+            semconv.STREAM_PARTIAL.key: True,
+            "clock.error": np.array([0.1, np.nan, 0.3]),
+        },
+        measures={"memory_increase": np.array([1.0, 2.0, 3.0])},
     )
-    device, host = made._split(
-        semconv.STEP, rows, ids(7, 8, 9), ids(1, 1, 2), {INDEX: whole(0, 1, 0), semconv.STREAM_PARTIAL.key: True}
-    )
+    device, host = by_clock(rows, np.array([True, False, True]))
     assert (device.start.tolist(), device.end.tolist()) == ([0, 20], [4, 24])
     assert (host.start.tolist(), host.end.tolist()) == ([10], [14])
     assert (device.span_id.tolist(), device.parent_id.tolist()) == ([7, 9], [1, 2])

@@ -6,8 +6,8 @@ whole frame stays on the host's. Records of the two clocks never share a block, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,56 +16,29 @@ from vibevoice_otel import semconv
 from vibevoice_otel.recording.device.limits import FrameLimits
 from vibevoice_otel.recording.device.placing import Interval, Placed, PlacedFrame, PlacedStep
 from vibevoice_otel.recording.interval import Leaf
-from vibevoice_otel.recording.records import Column, Ints
+from vibevoice_otel.recording.records import Block
 from vibevoice_otel.semconv import Clock
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 NONE: Mask = np.empty(0, bool)
+NO_LIMITS = FrameLimits(*[math.nan] * len(FrameLimits._fields))
+NO_FRAME = PlacedFrame(0, 0, math.nan, math.nan, last=False, limits=None)
 
 
-@dataclass(slots=True)
-class Timed:
-    """Times of n records (monotonic nanoseconds) and which of them the device's clock gave; ``attributes`` of those
-    that did.
-
-    ``device`` is empty where no device times anything.
+def by_clock(block: Block, device: Mask) -> list[Block]:
+    """A block of the rows that the device's clock timed, and one of those that the host's did. ``device`` says which,
+    and is empty where no device times anything.
     """
-
-    starts: Ints
-    ends: Ints
-    device: Mask
-    attributes: dict[str, Column] = field(default_factory=dict)
-    measures: dict[str, Floats] = field(default_factory=dict)
-
-    @property
-    def any(self) -> bool:
-        return bool(len(self.device)) and bool(self.device.any())
-
-    def rows(self, rows: slice) -> Timed:
-        """Those of ``rows``."""
-        starts, ends = self.starts[rows], self.ends[rows]
-        if not len(self.device):
-            return Timed(starts, ends, NONE)
-        attributes = {
-            k: v[rows] if isinstance(v, np.ndarray) else v for k, v in self.attributes.items() if not _unknown(v, rows)
-        }
-        return Timed(starts, ends, self.device[rows], attributes, {k: v[rows] for k, v in self.measures.items()})
-
-    def parts(self) -> Iterator[tuple[Mask | None, dict[str, Column], dict[str, Floats]]]:
-        """The rows of each block to make: those of the device's clock, and those of the host's; None for all where that
-        timed them all.
-        """
-        if not self.any:
-            yield None, {}, self.measures
-            return
-        shared = {key: value for key, value in self.attributes.items() if isinstance(value, str)}
-        for rows, attributes in ((self.device, shared), (~self.device, {semconv.CLOCK.key: Clock.HOST})):
-            if rows.any():
-                columns = {
-                    k: v[rows] for k, v in self.attributes.items() if rows is self.device and isinstance(v, np.ndarray)
-                }
-                yield rows, {**attributes, **columns}, {name: values[rows] for name, values in self.measures.items()}
+    if not len(device) or not device.any():
+        return [block]
+    made = []
+    for rows, clock in ((device, Clock.DEVICE), (~device, Clock.HOST)):
+        if rows.any():
+            part = block.take(rows)
+            part.attributes[semconv.CLOCK.key] = clock
+            made.append(part)
+    return made
 
 
 def _shares(found: list[PlacedFrame | None]) -> dict[str, Floats]:
@@ -84,14 +57,18 @@ def _shares(found: list[PlacedFrame | None]) -> dict[str, Floats]:
     return columns
 
 
-def _unknown(column: Column, rows: slice) -> bool:
-    """Whether a column says nothing of these rows."""
-    return isinstance(column, np.ndarray) and column.dtype.kind == "f" and bool(np.isnan(column[rows]).all())
+def _told(frame: PlacedFrame) -> tuple[float, ...]:
+    """(clock error, least idle share, device wait, host bound, and each of the limits); nan for what is unknown."""
+    limits = frame.limits or NO_LIMITS
+    return frame.error, frame.idle, limits.device_wait, limits.host_bound, *limits
 
 
 class OnDevice:
     """One batch's look at what has been placed; what it took is gone from there. ``placed`` is None where there is no
     device clock.
+
+    Each method puts the device's times in the place of the host's, with what they are worth, and returns which rows
+    have them.
     """
 
     def __init__(self, placed: Placed | None) -> None:
@@ -99,96 +76,82 @@ class OnDevice:
         self._frames: Mask = NONE
         self.last = 0  # the latest moment that any record got
 
-    def frames(self, starts: Ints, ends: Ints) -> Timed:
+    def frames(self, frames: Block) -> None:
         """Frames, each from the device's coming by its entry to its coming by the next one's."""
         if self._placed is None:
-            return Timed(starts, ends, NONE)
-        found = [self._placed.frames.pop(start, None) for start in starts.tolist()]
-        timed = self._timed(starts, ends, found)
-        self._frames = timed.device
-        if timed.any:
-            error, idle, wait, host = np.full((4, len(starts)), np.nan)
-            limits = np.full((len(FrameLimits._fields), len(starts)), np.nan)
-            for row, frame in enumerate(found):
-                if frame is not None:
-                    error[row], idle[row] = frame.error, frame.idle
-                    if frame.limits is not None:
-                        wait[row], host[row] = frame.limits.device_wait, frame.limits.host_bound
-                        limits[:, row] = frame.limits
-                    if frame.last:  # what follows the last mark is the host's alone
-                        timed.ends[row] = max(frame.end, int(ends[row]))
-            clock = np.where(timed.device, Clock.DEVICE, Clock.HOST)
+            return
+        found = [self._placed.frames.pop(start, None) for start in frames.start.tolist()]
+        ended = [  # what follows the last mark is the host's alone
+            each._replace(end=max(each.end, end)) if each is not None and each.last else each
+            for each, end in zip(found, frames.end.tolist(), strict=True)
+        ]
+        self._frames = self._timed(frames, ended)
+        if self._frames.any():
+            error, idle, wait, host, *limits = np.array([_told(each or NO_FRAME) for each in found]).T
             shares = _shares(found)
-            timed.attributes = {
-                semconv.CLOCK.key: clock,
+            frames.attributes |= {
+                semconv.CLOCK.key: np.where(self._frames, Clock.DEVICE, Clock.HOST),
                 semconv.CLOCK_ERROR.key: error,
                 semconv.FRAME_DEVICE_WAIT.key: wait,
                 semconv.FRAME_HOST_BOUND.key: host,
                 semconv.FRAME_IDLE_SHARE.key: idle,
                 **{semconv.KERNEL_SHARES[name].key: values for name, values in shares.items()},
             }
-            timed.measures = {**dict(zip(FrameLimits._fields, limits, strict=True)), **shares}
-        self._seen(timed)
-        return timed
+            frames.measures = {**dict(zip(FrameLimits._fields, limits, strict=True)), **shares}
 
-    def steps(self, starts: Ints, ends: Ints, frame: Ints) -> Timed:
+    def steps(self, steps: Block, frame: NDArray[np.intp]) -> Mask:
         """Diffusion steps; ``frame`` is the place of each one's frame among those of :meth:`frames`."""
         if self._placed is None:
-            return Timed(starts, ends, NONE)
-        names = ends.tolist()
+            return NONE
+        names, host = steps.end.tolist(), steps.seconds
         found = [self._placed.steps.pop(name, None) for name in names]
-        allowed = self._frames[frame]
-        timed = self._timed(
-            starts, ends, [step if ok else None for step, ok in zip(found, allowed.tolist(), strict=True)]
-        )
-        for name, dry in (("launch_latency", True), ("queue_latency", False)):
-            values = [s.latency if s is not None and s.dry is dry else np.nan for s in found]
-            if timed.any:
-                timed.measures[name] = np.where(timed.device, values, np.nan)
+        device = self._timed(steps, found, self._frames[frame])
+        if device.any():
+            steps.attributes[semconv.HOST_DURATION.key] = np.where(device, host, np.nan)
+            for name, dry in (("launch_latency", True), ("queue_latency", False)):
+                values = [s.latency if s is not None and s.dry is dry else np.nan for s in found]
+                steps.measures[name] = np.where(device, values, np.nan)
         growth = np.array([self._placed.growth.pop(name, np.nan) for name in names], np.float64)
         if not np.isnan(growth).all():
-            timed.measures["memory_increase"], timed.measures["memory_decrease"] = (
+            steps.measures["memory_increase"], steps.measures["memory_decrease"] = (
                 np.maximum(growth, 0),
                 np.maximum(-growth, 0),
             )
-        self._seen(timed)
-        return timed
+        return device
 
-    def leaves(self, counts: list[int], starts: Ints, ends: Ints, frame: Ints) -> Timed:
+    def leaves(self, every: Block, counts: list[int], frame: NDArray[np.intp]) -> Mask:
         """Intervals of all leaves, ``counts`` of each, one leaf after the other; ``frame`` as for steps, -1 for those
         outside any frame.
         """
         if self._placed is None:
-            return Timed(starts, ends, NONE)
+            return NONE
         leaves = [leaf for leaf, count in zip(Leaf, counts, strict=True) for _ in range(count)]
-        names = list(zip(leaves, starts.tolist(), strict=True))
+        names, host = list(zip(leaves, every.start.tolist(), strict=True)), every.seconds
         inside = frame >= 0
         allowed = ~inside if not len(self._frames) else ~inside | self._frames[np.maximum(frame, 0)]
-        found = [self._placed.leaves.pop(name, None) for name in names]
-        timed = self._timed(
-            starts, ends, [each if ok else None for each, ok in zip(found, allowed.tolist(), strict=True)]
-        )
+        device = self._timed(every, [self._placed.leaves.pop(name, None) for name in names], allowed)
         errors = np.array([self._placed.errors.pop(name, np.nan) for name in names])
-        if timed.any:
-            errors[counts[Leaf.PREFILL] :] = np.nan  # the others have their frame's
-            timed.attributes[semconv.CLOCK_ERROR.key] = errors
-        self._seen(timed)
-        return timed
-
-    def _seen(self, timed: Timed) -> None:
-        if timed.any:
-            self.last = max(self.last, int(timed.ends[timed.device].max()))
-
-    @staticmethod
-    def _timed(
-        starts: Ints, ends: Ints, found: list[PlacedFrame | None] | list[PlacedStep | None] | list[Interval | None]
-    ) -> Timed:
-        device = np.array([each is not None for each in found], bool)
-        timed = Timed(starts, ends, device)
         if device.any():
-            timed.starts, timed.ends = starts.copy(), ends.copy()
-            for row, each in enumerate(found):
-                if each is not None:
-                    timed.starts[row], timed.ends[row] = each.start, each.end
-            timed.attributes = {semconv.CLOCK.key: Clock.DEVICE, semconv.HOST_DURATION.key: (ends - starts) / 1e9}
-        return timed
+            errors[counts[Leaf.PREFILL] :] = np.nan  # the others have their frame's
+            every.attributes |= {
+                semconv.CLOCK_ERROR.key: np.where(device, errors, np.nan),
+                semconv.HOST_DURATION.key: np.where(device, host, np.nan),
+            }
+        return device
+
+    def _timed(
+        self,
+        block: Block,
+        found: Sequence[PlacedFrame | PlacedStep | Interval | None],
+        allowed: Mask | None = None,
+    ) -> Mask:
+        """Give the rows that are ``allowed`` to have them the times that were ``found``."""
+        device = np.array([each is not None for each in found], bool)
+        if allowed is not None:
+            device &= allowed
+        if device.any():
+            block.start, block.end = block.start.copy(), block.end.copy()
+            for row in np.flatnonzero(device).tolist():
+                block.start[row], block.end[row] = found[row].start, found[row].end
+            self.last = max(self.last, int(block.end[device].max()))
+        return device
