@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vibevoice_otel import semconv
+from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.source import Source
 from vibevoice_otel.insight.stats import Histogram
 
 FAILED = (semconv.Status.ERROR.value, semconv.Status.TIMEOUT.value)
 ENDED = (semconv.Status.SUCCESS.value, *FAILED)
+#: Values of labels, in the order in which they were asked for; an absent one is an empty string.
+Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,9 +65,18 @@ def total(histograms: Iterable[Histogram | None]) -> Histogram | None:
     return sum(present[1:], present[0]) if present else None
 
 
-def growth(source: Source, series: str, by: Sequence[str]) -> dict[tuple[str, ...], float]:
-    """A counter's growth by the labels ``by``; a label that is absent reads as an empty string."""
+def growth(source: Source, series: str, by: Sequence[str]) -> dict[Key, float]:
+    """A counter's growth by the labels ``by``."""
     return {tuple(p.labels.get(name, "") for name in by): p.value for p in source.growth(series, by)}
+
+
+def growths(source: Source, series: str, by: Key, blocks: int) -> dict[Key, Floats]:
+    """A counter's growth by the labels ``by`` in blocks of time, shape (blocks,) each; an absent stretch is nothing."""
+    found: dict[Key, Floats] = {}
+    for track in source.growths(series, by, blocks):
+        key = tuple(track.labels.get(name, "") for name in by)
+        found[key] = found.get(key, 0.0) + np.nan_to_num(track.values)
+    return found
 
 
 def by_voice(source: Source, series: str) -> dict[str, float]:
@@ -72,20 +84,29 @@ def by_voice(source: Source, series: str) -> dict[str, float]:
     return {voice: grown for (voice,), grown in growth(source, series, ("voice",)).items() if voice}
 
 
-def read_histograms(source: Source, series: str, by: tuple[str, ...]) -> dict[tuple[str, ...], Histogram]:
+def bucketed(grown: Mapping[Key, Floats | float]) -> tuple[list[Key], Floats, Floats]:
+    """The histograms of a ``_bucket`` series from its growth, by labels of which ``le`` is the last.
+
+    Returns:
+        strata (the other labels), edges, and counts between the edges, shape (strata, edges) or, in blocks of time,
+        (strata, edges, blocks).
+    """
+    strata = {key: place for place, key in enumerate(sorted({key[:-1] for key in grown}))}
+    edges = {edge: place for place, edge in enumerate(sorted({float(key[-1]) for key in grown}))}
+    cumulative = np.zeros((len(strata), len(edges), *np.shape(next(iter(grown.values()), 0.0))))
+    for key, values in grown.items():
+        cumulative[strata[key[:-1]], edges[float(key[-1])]] = values
+    # A process with other bounds lacks some edges; there the count is at least that of the edge below.
+    counts = np.diff(np.maximum.accumulate(cumulative, axis=1), axis=1, prepend=0.0)
+    return list(strata), np.array(list(edges), np.float64), counts
+
+
+def read_histograms(source: Source, series: str, by: Key) -> dict[Key, Histogram]:
     """Histograms by the labels ``by``, where they hold anything."""
-    buckets: dict[tuple[str, ...], dict[float, float]] = {}
-    for (*labels, edge), grown in growth(source, f"{series}_bucket", (*by, "le")).items():
-        if edge:
-            buckets.setdefault(tuple(labels), {})[float(edge)] = grown
+    strata, edges, counts = bucketed(growth(source, f"{series}_bucket", (*by, "le")))
     sums = growth(source, f"{series}_sum", by)
-    edges = np.array(sorted({edge for row in buckets.values() for edge in row}), dtype=np.float64)
-    result = {}
-    for key, row in buckets.items():
-        # A process with other bounds lacks some edges; there the count is at least that of the edge below.
-        cumulative = np.maximum.accumulate(np.array([row.get(edge, 0.0) for edge in edges]))
-        result[key] = Histogram(edges, np.diff(cumulative, prepend=0.0), sums.get(key, 0.0))
-    return {key: histogram for key, histogram in result.items() if histogram.n > 0}
+    found = {key: Histogram(edges, row, sums.get(key, 0.0)) for key, row in zip(strata, counts, strict=True)}
+    return {key: histogram for key, histogram in found.items() if histogram.n > 0}
 
 
 def read_cells(source: Source) -> dict[tuple[str, Setting], Cell]:

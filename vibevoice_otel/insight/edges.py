@@ -70,7 +70,7 @@ class Edges:
         found: dict[tuple[str, ...], Floats] = {}
         for row, moved, _ in grown:
             key = tuple(row.labels.get(name, "") for name in by)
-            kept = self._counts(row.process) & ~restless[row.process]
+            kept = np.all([~restless[row.process], *(blocks[row.process] for blocks in self._counting)], axis=0)
             found[key] = found.get(key, 0.0) + np.where(kept, moved, 0.0)
         self._add_exact(series, by, restless, found)
         return found
@@ -142,16 +142,9 @@ class Edges:
         return found
 
     @cached_property
-    def _counting(self) -> dict[Process, Blocks]:
-        """The blocks in which a process is one of those asked for."""
-        each = [self._in_blocks(f"count by (job, instance) ({infos})") for infos in self._infos]
-        common = set.intersection(*(set(one) for one in each))
-        return {one: np.logical_and.reduce([found[one] for found in each]) for one in common}
-
-    def _counts(self, process: Process) -> Blocks:
-        if not self._infos:
-            return np.ones(self._blocks, bool)
-        return self._counting.get(process, np.zeros(self._blocks, bool))
+    def _counting(self) -> list[defaultdict[Process, Blocks]]:
+        """For each label that was asked for, the blocks in which a process carried it."""
+        return [self._in_blocks(f"count by (job, instance) ({infos})") for infos in self._infos]
 
 
 def labelled(label: str, value: str) -> str:

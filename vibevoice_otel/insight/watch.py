@@ -78,7 +78,7 @@ class Trial:
         self._enough = 1 / alpha
         self._requests = [0, 0]  # left, changed
 
-    def saw(self, harms: Iterable[Harm], *, changed: bool) -> str | None:
+    def saw(self, harms: Iterable[Harm], *, changed: bool) -> TakenBack | None:
         """A request has ended; why the setting is to be taken back, or None."""
         self._requests[changed] += 1
         for harm in harms:
@@ -90,17 +90,14 @@ class Trial:
         """The mean of all harms' capital, which is an e-process itself: several harms are watched at one rate."""
         return sum(each.value for each in self._evidence.values()) / len(self._evidence)
 
-    @property
-    def worst(self) -> Harm:
+    def _verdict(self) -> TakenBack:
         """What speaks most against the setting."""
-        return max(self._evidence, key=lambda harm: self._evidence[harm].value)
-
-    def _verdict(self) -> str:
-        harm = self.worst
-        found, (left, changed) = self._evidence[harm], self._requests
-        return (
+        harm, found = max(self._evidence.items(), key=lambda item: item[1].value)
+        left, changed = self._requests
+        return TakenBack(
+            harm,
             f"{harm.words}: {found.changed} of {changed} requests that it changed, {found.left} of {left} that were "
-            f"left (evidence {self.value:.0f}, enough is {self._enough:.0f})"
+            f"left (evidence {self.value:.0f}, enough is {self._enough:.0f})",
         )
 
 
@@ -176,22 +173,16 @@ class Watch:
     def _ended(self, setting: tuple[int, float], changed: bool, batch: Batch) -> None:
         if batch.synthetic or batch.warm_up or batch.profiled or setting in self.taken_back:
             return
-        trial = self._trials[setting]
-        why = trial.saw(harms(batch, self._slo), changed=changed)
-        if why is not None:
-            self._take_back(setting, trial.worst, why)
-
-    def _take_back(self, setting: tuple[int, float], harm: Harm, why: str) -> None:
-        steps, cfg = setting
-        self.taken_back = {**self.taken_back, setting: TakenBack(harm, why)}
-        _log.warning(
-            "the recommended setting steps=%d cfg=%g is taken back: %s. Requests get the service's own setting until "
-            "this process restarts. Look at traces with vibevoice.recommendation.outcome=applied, and stop sending "
-            "requests that ask for this setting, so that it leaves the data that recommendations rest on",
-            steps,
-            cfg,
-            why,
-        )
+        back = self._trials[setting].saw(harms(batch, self._slo), changed=changed)
+        if back is not None:
+            self.taken_back = {**self.taken_back, setting: back}
+            _log.warning(
+                "the recommended setting steps=%d cfg=%g is taken back: %s. Requests get the service's own setting "
+                "until this process restarts. Look at traces with vibevoice.recommendation.outcome=applied, and stop "
+                "sending requests that ask for this setting, so that it leaves the data that recommendations rest on",
+                *setting,
+                back.why,
+            )
 
 
 def harms(batch: Batch, slo_seconds: float) -> list[Harm]:

@@ -9,13 +9,14 @@ and the interval is Student's with Welch and Satterthwaite's degrees of freedom.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from vibevoice_otel.insight.arrays import Blocks, Floats
+from vibevoice_otel.insight.cells import Key
 
 Scale = Literal["ratio", "difference"]
 #: A stratum that has fewer requests on a side is left out: it says nothing of the side, and its weight would be noise.
@@ -36,7 +37,7 @@ class Side:
         edges: the histogram's upper edges, shape (K,).
     """
 
-    strata: tuple[tuple[str, ...], ...]
+    strata: tuple[Key, ...]
     numerator: Floats
     count: Floats
     denominator: Floats | None = None
@@ -52,6 +53,22 @@ class Side:
 
     def in_blocks(self, blocks: Blocks) -> Side:
         return Side(self.strata, self.numerator[blocks], self.count[blocks], self.under[blocks], self.edges)
+
+
+def side(
+    strata: Sequence[Key],
+    blocks: int,
+    numerator: Mapping[Key, Floats],
+    count: Mapping[Key, Floats],
+    under: Mapping[Key, Floats] | None = None,
+) -> Side:
+    """One figure of one side from its counters' growth, shape (blocks,) each; what is absent is nothing."""
+
+    def columns(values: Mapping[Key, Floats]) -> Floats:
+        rows = [values.get(key, np.zeros(blocks)) for key in strata]
+        return np.stack(rows, axis=1) if rows else np.zeros((blocks, 0))
+
+    return Side(tuple(strata), columns(numerator), columns(count), None if under is None else columns(under))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +88,6 @@ class Effect:
     n_a: float
     n_b: float
     compared: float  # share of both sides' requests that lie in strata which both have
-
-    def more(self, margin: float) -> float:
-        """How many times the requests would narrow the interval to ``margin`` either way (it shrinks with their square
-        root).
-        """
-        return (max(self.high - self.change, self.change - self.low) / margin) ** 2
 
 
 class TooLittle(ValueError):  # noqa: N818 - an answer, not an error

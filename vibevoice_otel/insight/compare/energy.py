@@ -15,8 +15,8 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.arrays import Floats
-from vibevoice_otel.insight.compare.effect import Side, TooLittle
-from vibevoice_otel.insight.compare.growth import Key, side, table
+from vibevoice_otel.insight.cells import Key, growths
+from vibevoice_otel.insight.compare.effect import Side, TooLittle, side
 from vibevoice_otel.insight.cost import by_card, counted
 from vibevoice_otel.insight.observations import HW_ID, increments
 from vibevoice_otel.insight.source import Source, Track
@@ -46,8 +46,8 @@ class Energy(Side):
 def read(source: Source, blocks: int) -> Side:
     """Joules, seconds of audio and requests by voice; no voice where the processes report no energy."""
     nothing = side((), blocks, {}, {})
-    growths = source.growths(semconv.AUDIO_PRODUCED.prometheus, _PROCESS, blocks)
-    speaking = {track.process for track in growths if np.nansum(track.values) > 0}
+    spoken = source.growths(semconv.AUDIO_PRODUCED.prometheus, _PROCESS, blocks)
+    speaking = {track.process for track in spoken if np.nansum(track.values) > 0}
     if not speaking:
         return nothing
     of = {name: sorted({key[place] for key in speaking}) for place, name in enumerate(_PROCESS)}
@@ -55,9 +55,9 @@ def read(source: Source, blocks: int) -> Side:
     if not metered:
         return nothing
     cards = by_card(metered)
-    busy = table(source, semconv.GENERATE_BUSY.prometheus, ("voice",), blocks)
+    busy = growths(source, semconv.GENERATE_BUSY.prometheus, ("voice",), blocks)
     audio, requests = (
-        table(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
+        growths(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
     )
     strata = sorted(voice for voice in audio if audio[voice].sum() > 0 and voice in busy)
     why = ""
@@ -67,7 +67,7 @@ def read(source: Source, blocks: int) -> Side:
         why = "other processes share the cards"
     elif sum(float(grown.sum()) for grown in busy.values()) < WHOLE * _generated(source, of, speaking):
         why = "the cards served requests besides those compared"
-    joules, seconds = _drawn(cards.values(), growths[0].times)
+    joules, seconds = _drawn(cards.values(), spoken[0].times)
     return allocated(side(strata, blocks, busy, requests, audio), joules, seconds, cards, why)
 
 

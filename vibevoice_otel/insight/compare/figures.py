@@ -11,10 +11,9 @@ import numpy as np
 
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.arrays import Floats
-from vibevoice_otel.insight.cells import ENDED, FAILED
+from vibevoice_otel.insight.cells import ENDED, FAILED, Key, bucketed, growths
 from vibevoice_otel.insight.compare import energy
-from vibevoice_otel.insight.compare.effect import Scale, Side
-from vibevoice_otel.insight.compare.growth import Key, side, table
+from vibevoice_otel.insight.compare.effect import Scale, Side, side
 from vibevoice_otel.insight.observations import TIMED
 from vibevoice_otel.insight.source import Source
 from vibevoice_otel.semconv import Clock
@@ -48,15 +47,9 @@ class Figure:
 
 def histogram(metric: str, by: Key, source: Source, blocks: int) -> Side:
     """The whole histogram in each stratum."""
-    buckets = table(source, f"{metric}_bucket", (*by, "le"), blocks)
-    edges = sorted({float(key[-1]) for key in buckets})
-    strata = sorted({key[:-1] for key in buckets})
-    cumulative = np.zeros((blocks, len(strata), len(edges)))
-    for key, values in buckets.items():
-        cumulative[:, strata.index(key[:-1]), edges.index(float(key[-1]))] = values
-    # A process with other bounds lacks some edges; there the count is at least that of the edge below.
-    counts = np.diff(np.maximum.accumulate(cumulative, axis=2), axis=2, prepend=0.0)
-    return Side(tuple(strata), counts, counts.sum(axis=2), edges=np.array(edges))
+    strata, edges, found = bucketed(growths(source, f"{metric}_bucket", (*by, "le"), blocks))
+    counts = np.moveaxis(found.reshape(*found.shape[:2], blocks), 2, 0)
+    return Side(tuple(strata), counts, counts.sum(axis=2), edges=edges)
 
 
 def above(metric: str, by: Key, limit: float, source: Source, blocks: int) -> Side:
@@ -69,7 +62,7 @@ def above(metric: str, by: Key, limit: float, source: Source, blocks: int) -> Si
 
 def mean(metric: str, by: Key, source: Source, blocks: int) -> Side:
     """The mean of a histogram's values: its sum over its count, exact."""
-    sums, counts = (table(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
+    sums, counts = (growths(source, f"{metric}_{part}", by, blocks) for part in ("sum", "count"))
     return side(sorted(counts), blocks, sums, counts)
 
 
@@ -79,7 +72,7 @@ def part(
     """The share of a counter's events whose ``label`` is in ``bad``, among those in ``of`` (None for all)."""
     numerator: dict[Key, Floats] = {}
     count: dict[Key, Floats] = {}
-    for (*stratum, value), grown in table(source, metric, (*by, label), blocks).items():
+    for (*stratum, value), grown in growths(source, metric, (*by, label), blocks).items():
         key = tuple(stratum)
         if of is None or value in of:
             count[key] = count.get(key, 0.0) + grown
@@ -89,8 +82,8 @@ def part(
 
 def per(metric: str, under: str, by: Key, source: Source, blocks: int) -> Side:
     """One counter over another, weighted by requests."""
-    upper, lower = (table(source, name, by, blocks) for name in (metric, under))
-    requests = table(source, semconv.REQUESTS.prometheus, by, blocks)
+    upper, lower = (growths(source, name, by, blocks) for name in (metric, under))
+    requests = growths(source, semconv.REQUESTS.prometheus, by, blocks)
     strata = sorted(key for key in lower if lower[key].sum() > 0)
     return side(strata, blocks, upper, requests, lower)
 
@@ -99,12 +92,12 @@ def card_seconds(source: Source, blocks: int) -> Side:
     """Seconds by the device's clock, over the audio of those frames whose steps it timed; weighted by requests."""
     timed: dict[Key, Floats] = {}
     for metric in TIMED:
-        for (voice, clock), grown in table(source, f"{metric.prometheus}_sum", ("voice", "clock"), blocks).items():
+        for (voice, clock), grown in growths(source, f"{metric.prometheus}_sum", ("voice", "clock"), blocks).items():
             if clock == Clock.DEVICE:
                 timed[voice,] = timed.get((voice,), 0.0) + grown
-    steps = table(source, f"{semconv.INFERENCE.prometheus}_count", ("voice", "clock"), blocks)
+    steps = growths(source, f"{semconv.INFERENCE.prometheus}_count", ("voice", "clock"), blocks)
     audio, requests = (
-        table(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
+        growths(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
     )
     under: dict[Key, Floats] = {}
     for (voice,) in timed.keys() & audio.keys():

@@ -136,7 +136,8 @@ def _answer(figure: Figure, one: Side, two: Side, confidence: float, margin: flo
     verdict = _verdict(found, allowed)
     more = None
     if verdict == "cannot be told":
-        more = math.ceil(max(found.n_a, found.n_b) * found.more(allowed))
+        wide = max(found.high - found.change, found.change - found.low)  # shrinks with the root of the requests
+        more = math.ceil(max(found.n_a, found.n_b) * (wide / allowed) ** 2)
     return Answer(figure.name, figure.unit, verdict, found, more=more)
 
 
