@@ -43,8 +43,8 @@ class Process(Counts):
     active: Floats
     #: Seconds of frames by semconv.Limit, and (sum, count) of kernels' shares of sampled frames: of the window as a
     #: whole.
-    limits: dict[str, float] = field(default_factory=dict)
-    kernel_shares: tuple[float, float] = (0.0, 0.0)
+    limits: dict[str, float]
+    kernel_shares: tuple[float, float]
     #: Seconds that dcgm-exporter saw the process's cards at work, by :data:`DCGM`'s series, a grid step, (steps,); a
     #: card that several processes use is divided evenly among those that were there. Empty where it does not run.
     at_work: dict[str, Floats] = field(default_factory=dict)
@@ -130,6 +130,8 @@ def observe(source: Source) -> Window | None:
     edges = np.array(sorted(buckets), dtype=np.float64)
     below = counters(f"{queue}_bucket", ("voice",), _edge).get(_FELT_WAIT, zeros)
     device = _device_seconds(source, zeros)
+    limited = counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), lambda labels: labels.get("limit"))
+    shares, samples = (_kernel_share(source, part) for part in ("sum", "count"))
     processes = {
         key: Process(
             labels=dict(track.labels),
@@ -145,16 +147,12 @@ def observe(source: Source) -> Window | None:
             waits_sum=waits_sum[key],
             waits_felt=np.maximum(waits[key] - below[key], 0.0),
             device_seconds=device[key],
+            limits={each.value: float(limited.get(each.value, zeros)[key].sum()) for each in semconv.Limit},
+            kernel_shares=(shares.get(key, 0.0), samples.get(key, 0.0)),
         )
         for key, track in by_key.items()
     }
     _add_devices(source, processes, times)
-    limited = counters(semconv.FRAME_LIMIT.prometheus, ("device_id",), lambda labels: labels.get("limit"))
-    for key, process in processes.items():
-        process.limits = {each.value: float(limited.get(each.value, zeros)[key].sum()) for each in semconv.Limit}
-    sums, counts = (_kernel_share(source, part) for part in ("sum", "count"))
-    for key, process in processes.items():
-        process.kernel_shares = sums.get(key, 0.0), counts.get(key, 0.0)
     step = float(times[1] - times[0]) if len(times) > 1 else 1.0
     _add_at_work(source, processes, step)
     return Window(times, step, edges, list(processes.values()))

@@ -172,7 +172,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     if restarts:
         notes.append(f"{restarts} process(es) restarted within the window; counts around the restart are estimates.")
     return VoicesReport(
-        source.origin, CONFIDENCE, profiles, _most_stable(ranked, unhappy, posterior, mine), fleet, slo_seconds, notes
+        source.origin, CONFIDENCE, profiles, _most_stable(profiles[: len(ranked)], posterior), fleet, slo_seconds, notes
     )
 
 
@@ -213,28 +213,20 @@ def _unhappy(
     return result, draws
 
 
-def _most_stable(
-    ranked: Sequence[str], unhappy: dict[str, Estimate], draws: dict[str, Floats], mine: dict[str, list[Cell]]
-) -> MostStable | None:
-    if len(ranked) < 2:
+def _most_stable(ranked: Sequence[VoiceProfile], draws: dict[str, Floats]) -> MostStable | None:
+    if len(ranked) < 2 or (share := ranked[0].unhappy) is None:
         return None
-    best = ranked[0]
-    others = np.array([draws[n] for n in ranked[1:]])
-    probability = float((draws[best] < others.min(axis=0)).mean())
-    close = [n for n in ranked[1:] if float((draws[best] < draws[n]).mean()) < CONFIDENCE]
-    share, n = unhappy[best], sum(c.ended for c in mine[best])
-    first = total(c.first() for c in mine[best])
+    best, others = ranked[0], [each.voice for each in ranked[1:]]
+    sooner = {voice: draws[best.voice] < draws[voice] for voice in others}
+    probability = float(np.logical_and.reduce(list(sooner.values())).mean())
+    close = [voice for voice in others if float(sooner[voice].mean()) < CONFIDENCE]
     spread = ""
-    if (
-        first
-        and (p50 := stats.quantile(first, 0.5))
-        and (p95 := stats.quantile(first, 0.95))
-        and p50.value
-        and p95.value
-    ):
-        spread = f", first audio {p50.value * 1000:.0f} ms at P50 and {p95.value * 1000:.0f} ms at P95"
-    evidence = f"at most {share.high:.1%} of requests failed or late ({share.value:.1%} estimated from {n:.0f}){spread}"
-    return MostStable(best, probability, evidence, close)
+    if best.p50 and best.p95 and best.p50.value and best.p95.value:
+        spread = f", first audio {best.p50.value * 1000:.0f} ms at P50 and {best.p95.value * 1000:.0f} ms at P95"
+    evidence = (
+        f"at most {share.high:.1%} of requests failed or late ({share.value:.1%} estimated from {best.requests:.0f})"
+    )
+    return MostStable(best.voice, probability, evidence + spread, close)
 
 
 def _dispersion(names: Sequence[str], events: Mapping[str, float], exposure: Mapping[str, float]) -> float:

@@ -41,14 +41,15 @@ def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found 
     if watched is not None:
         return watched
     total, count = (sum(process.kernel_shares[place] for process in group) for place in (0, 1))
-    details: dict[str, float | str | None]
     if count:
         share = total / count
         base, slope = contention(weights, load)
         seconds = share * np.maximum(base + slope, 1e-9)  # a frame is sampled while no other stream is open
         why = f"at most, by kernel time ({share:.1%} of a lone frame in {count:.0f} sample(s)), {ASSUMED}"
-        details = {"kernel_share": share, "samples": count, "kernel_seconds_per_audio_second": float(seconds[0])}
-        return answer("card", 1 / np.maximum(seconds, 1e-9), len(load.requests), (why, details))
+        return answer(
+            "card", 1 / np.maximum(seconds, 1e-9), len(load.requests), why,
+            {"kernel_share": share, "samples": count, "kernel_seconds_per_audio_second": float(seconds[0])},
+        )  # fmt: skip
     device = load.device_seconds
     if np.isnan(device).any() or not device.sum():
         return None
@@ -57,8 +58,10 @@ def answer_card(weights: Floats, load: Load, group: Sequence[Process]) -> Found 
         f"{demand[0]:.3f} s between device events for a second of audio: a lower bound, "
         "for the host's slowness lies between them too"
     )
-    details = {"device_seconds_per_audio_second": float(demand[0])}
-    found, sample = answer("card", 1 / np.maximum(demand, 1e-9), len(load.requests), (why, details))
+    found, sample = answer(
+        "card", 1 / np.maximum(demand, 1e-9), len(load.requests), why,
+        {"device_seconds_per_audio_second": float(demand[0])},
+    )  # fmt: skip
     binds = who_limits(group) not in {Limit.CORE, Limit.LOCK}
     return replace(found, high=None, at_least=True), sample if binds else None
 
@@ -75,7 +78,7 @@ def _watched(weights: Floats, load: Load) -> Found | None:
     if series == ENGINE_ACTIVE and sm.any():
         details["sm_share"] = float(sm.sum() / engine.sum())
         why += f" (its multiprocessors {details['sm_share']:.0%} of that)"
-    return answer("card", 1 / np.maximum(demand, 1e-9), len(load.requests), (f"{why}, {ASSUMED}", details))
+    return answer("card", 1 / np.maximum(demand, 1e-9), len(load.requests), f"{why}, {ASSUMED}", details)
 
 
 def per_card(
@@ -91,8 +94,8 @@ def per_card(
     word = who_limits(group)
     own = [limit.streams for limit in limits if limit.name != "card" and limit.streams is not None]
     streams = (floor(min(own)) or 0) if own else 0
-    card = next((limit for limit in limits if limit.name == "card" and limit.streams is not None), None)
-    kernels = floor(card.streams) if card is not None and card.streams is not None and not card.at_least else None
+    told = (limit.streams for limit in limits if limit.name == "card" and not limit.at_least)
+    kernels = next((floor(most) for most in told if most is not None), None)
     memory = None
     if fits and all(math.isfinite(cap) for cap in caps.values()):
         memory = min(

@@ -208,19 +208,16 @@ def _combine(
         binds, least_of_all = min(finite.items(), key=lambda item: item[1])
         streams = floor(least_of_all)
     if draws:
-        names = list(draws)
-        table = np.array([draws[key] for key in names])
+        table = np.array(list(draws.values()))
         least = np.floor(table.min(axis=0) + 1e-9)
         tail = (1 - CONFIDENCE) / 2
         low = floor(float(np.quantile(least, tail, method="nearest")))
         # What rests on slots that may be more bounds the answer from below only.
-        sure = [key for key in names if not open_ended[key]]
-        most_held = (
-            np.floor(np.array([draws[key] for key in sure]).min(axis=0) + 1e-9) if sure else np.full_like(least, np.inf)
-        )
+        sure = [drawn for key, drawn in draws.items() if not open_ended[key]]
+        most_held = np.floor(np.array(sure).min(axis=0) + 1e-9) if sure else np.full_like(least, np.inf)
         high = floor(float(np.quantile(most_held, 1 - tail, method="nearest")))
         first = table.argmin(axis=0)
-        share = {key: float((first == index).mean()) for index, key in enumerate(names)}
+        share = {key: float((first == index).mean()) for index, key in enumerate(draws)}
         if question.streams is not None:
             holds = float((least >= question.streams).mean())
             verdict = "too close to say"
@@ -232,7 +229,6 @@ def _combine(
                 verdict = "cannot say"
     if verdict == "yes" and any(limit.streams is None and not limit.why.startswith("no GPU") for limit in limits):
         verdict = "cannot say"
-    aim = question.streams or streams or 0
     return CardAnswer(
         card=name,
         card_bytes=_size(group),
@@ -246,7 +242,7 @@ def _combine(
         verdict=verdict,
         holds_probability=holds,
         most_seen=most,
-        extrapolates=aim > most,
+        extrapolates=(question.streams or streams or 0) > most,
         slots=slots,
         slots_source=slots_source,
         requests=int(load.requests.sum()),
@@ -279,13 +275,7 @@ def _without_history(source: Source) -> tuple[list[CardAnswer], list[str]]:
         else "no GPU memory was reported"
     )
     factor = busy / audio
-    compute = LimitAnswer(
-        "compute",
-        1 / factor,
-        None,
-        None,
-        f"{factor:.3f} s of work for a second of audio, if one request is worked on at a time",
-    )
+    work = f"{factor:.3f} s of work for a second of audio, if one request is worked on at a time"
     requests = sum(
         p.value
         for p in source.growth(semconv.REQUESTS.prometheus, ("status",))
@@ -302,7 +292,7 @@ def _without_history(source: Source) -> tuple[list[CardAnswer], list[str]]:
         binds_share={},
         limits=[
             LimitAnswer("memory", None, None, None, why),
-            compute,
+            LimitAnswer("compute", 1 / factor, None, None, work),
             LimitAnswer("queue", None, None, None, "needs a history"),
         ],
         verdict="cannot say",

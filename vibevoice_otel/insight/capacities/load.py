@@ -157,7 +157,7 @@ def interval(sample: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def answer(name: Limit, held: Floats, n_blocks: int, why: tuple[str, dict[str, float | str | None]]) -> Found:
+def answer(name: Limit, held: Floats, n_blocks: int, why: str, details: dict[str, float | str | None]) -> Found:
     sample = inflate(held, n_blocks)
     low, high = interval(sample)
-    return LimitAnswer(name, float(held[0]), low, high, why[0], details=why[1]), sample
+    return LimitAnswer(name, float(held[0]), low, high, why, details=details), sample

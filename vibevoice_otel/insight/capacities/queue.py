@@ -119,7 +119,7 @@ def answer_queue(
     low *= np.exp(np.append(0.0, rng.normal(0, QUEUE_ERROR, len(low) - 1)))
     what = "of requests find every slot taken" if rejects else f"of first audio later than {question.slo_seconds:g} s"
     why = f"beyond this more than {allowed:.0%} {what}"
-    return answer("queue", np.maximum(low, 1e-9), n_blocks, (why, details))
+    return answer("queue", np.maximum(low, 1e-9), n_blocks, why, details)
 
 
 def _own_first_audio(counts: Floats, weights: Floats, load: Load, edges: Floats) -> tuple[Floats, Floats]:

@@ -45,15 +45,13 @@ def answer_speed(
         )
     work = (weights @ load.audio) / np.maximum(weights @ load.requests, 1.0)
     base, slope = contention(weights, load, np.exp(np.append(0.0, rng.normal(0, MODEL_ERROR, len(weights) - 1))))
-    held, note = _compute(base, slope, slots)
-    compute = answer("compute", held, n_blocks, note)
+    compute = _compute(base, slope, slots, n_blocks)
     if not load.first_audio.sum():
         return compute, (LimitAnswer("queue", None, None, None, "no first-audio latency was recorded"), None)
-    queue = answer_queue(weights, load, window, work, base, slope, slots, question, rng, notes)
-    return compute, queue
+    return compute, answer_queue(weights, load, window, work, base, slope, slots, question, rng, notes)
 
 
-def _compute(base: Floats, slope: Floats, slots: Slots) -> tuple[Floats, tuple[str, dict[str, float | str | None]]]:
+def _compute(base: Floats, slope: Floats, slots: Slots, n_blocks: int) -> Found:
     """Streams whose audio can be made in real time with all slots at work,
     each of them still faster than it is heard.
     """
@@ -61,13 +59,11 @@ def _compute(base: Floats, slope: Floats, slots: Slots) -> tuple[Floats, tuple[s
         fed = np.where(slope > 0, (1 - base) / slope, np.where(base < 1, np.inf, 0.0))
         at_work = np.where(fed < 1, 0.0, np.minimum(fed, slots))  # below one: not even alone
         held = np.where(at_work > 0, at_work / (base + slope * at_work), 0.0)
-    factor = float(base[0] + slope[0] * float(at_work[0]))
+    alone, factor = float(base[0] + slope[0]), float(base[0] + slope[0] * float(at_work[0]))
     why = f"{factor:.3f} s of work for a second of audio in each of {slots[0]} slot(s)"
     if at_work[0] < 1:
-        why = f"{float(base[0] + slope[0]):.3f} s of work for a second of audio: slower than it is heard, even alone"
-    details: dict[str, float | str | None] = {
-        "real_time_factor_alone": float(base[0] + slope[0]),
-        "slowdown_per_stream": float(slope[0]),
-        "slots": float(slots[0]),
-    }
-    return held, (why, details)
+        why = f"{alone:.3f} s of work for a second of audio: slower than it is heard, even alone"
+    return answer(
+        "compute", held, n_blocks, why,
+        {"real_time_factor_alone": alone, "slowdown_per_stream": float(slope[0]), "slots": float(slots[0])},
+    )  # fmt: skip
