@@ -14,7 +14,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NAME = "guard"
-FAILED = "the last export failed\n%s"
 #: Seconds after a last flush within which another belongs to the same end of the process.
 SAME_END = 1.0
+
+
+@contextlib.contextmanager
+def _survived() -> Iterator[None]:
+    """The process goes on, or ends, whatever telemetry meets inside: that is logged."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        logger.warning("the last export failed\n%s", failures.stack(error))
+
+
+def _beside(work: Callable[[], object]) -> threading.Thread:
+    """Have ``work`` done on a thread of its own."""
+
+    def run() -> None:
+        with _survived():
+            work()
+
+    thread = threading.Thread(target=run, name="vibevoice-otel-last-export", daemon=True)
+    thread.start()
+    return thread
 
 
 class LastExport:
@@ -74,37 +95,30 @@ class LastExport:
             return False
         try:
             return self._in_time([lambda: self._end(end_open=end_open)], deadline) and self._in_time(
-                [self._flusher(each, deadline) for each in self._providers()], deadline
+                self._flushers(self._providers(), deadline), deadline
             )
         finally:
             self._once.release()
 
-    async def flush_beside(self, *, end_open: bool) -> bool:
+    async def flush_beside(self, *, end_open: bool) -> None:
         """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold
         it back.
         """
         import asyncio  # noqa: PLC0415 - slow to import, and a program that awaits has it
 
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[bool] = loop.create_future()
-
-        def answer(result: bool) -> None:
-            if not done.done():
-                done.set_result(result)
+        done = asyncio.Event()
 
         def run() -> None:
-            result = False
             try:
-                result = self.flush(end_open=end_open)
-            except Exception as error:  # noqa: BLE001 - the server stops whatever telemetry meets
-                logger.warning(FAILED, failures.stack(error))
-            with contextlib.suppress(RuntimeError):  # the loop has not waited, and is closed
-                loop.call_soon_threadsafe(answer, result)
+                self.flush(end_open=end_open)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop has not waited, and is closed
+                    loop.call_soon_threadsafe(done.set)
 
-        threading.Thread(target=run, name="vibevoice-otel-last-export", daemon=True).start()
+        _beside(run)
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            return await asyncio.wait_for(done, self._timeout)
-        return False
+            await asyncio.wait_for(done.wait(), self._timeout)
 
     def _deadline(self, *, end_open: bool) -> float:
         """When this flush must be over. An end that is told twice (uvicorn's,
@@ -124,28 +138,14 @@ class LastExport:
         if end_open:
             recorder.end_open()
 
-    def _flusher(self, provider: object, deadline: float) -> Callable[[], object]:
-        def run() -> None:
-            force_flush = getattr(provider, "force_flush", None)
-            if force_flush is not None:
-                force_flush(max(1, int((deadline - time.monotonic()) * 1000)))
-
-        return run
+    @staticmethod
+    def _flushers(providers: Iterable[Any], deadline: float) -> list[Callable[[], object]]:
+        left = max(1, int((deadline - time.monotonic()) * 1000))
+        return [partial(each.force_flush, left) for each in providers if hasattr(each, "force_flush")]
 
     @staticmethod
     def _in_time(work: list[Callable[[], object]], deadline: float) -> bool:
-        def guarded(each: Callable[[], object]) -> None:
-            try:
-                each()
-            except Exception as error:  # noqa: BLE001
-                logger.warning(FAILED, failures.stack(error))
-
-        threads = [
-            threading.Thread(target=guarded, args=(each,), name="vibevoice-otel-last-export", daemon=True)
-            for each in work
-        ]
-        for thread in threads:
-            thread.start()
+        threads = [_beside(each) for each in work]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
@@ -159,24 +159,17 @@ def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
 
 def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:
     async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        def closing(*, now_closing: bool) -> None:
-            try:
-                export.closing(now_closing=now_closing)
-            except Exception as error:  # noqa: BLE001 - the server stops whatever telemetry meets
-                logger.warning(FAILED, failures.stack(error))
-
-        closing(now_closing=True)
+        with _survived():
+            export.closing(now_closing=True)
         try:
             return await original(self, *args, **kwargs)
         finally:
             # Told by a signal the process is about to end; stopped by its own program it may go on, and serve again.
             ending = bool(getattr(self, "_captured_signals", ()))
-            try:
+            with _survived():
                 await export.flush_beside(end_open=ending)
-            except Exception as error:  # noqa: BLE001
-                logger.warning(FAILED, failures.stack(error))
-            if not ending:
-                closing(now_closing=False)
+            with _survived():
+                export.closing(now_closing=ending)
 
     return shutdown
 
@@ -210,26 +203,19 @@ class SignalGuard:
         self._export: LastExport | None = export
         self._pid = os.getpid()
 
-    def install(self, hooks: Hooks) -> bool:
-        """Put the handler in, from the main thread; False where it is not wanted or not possible."""
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        ):
-            return False
-        signal.signal(signal.SIGTERM, self._handle)
-        hooks.on_undo(self._remove)
-        return True
+    def install(self, hooks: Hooks) -> None:
+        """Put the handler in, where it is wanted and this is the main thread."""
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._handle)
+            hooks.on_undo(self._remove)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(number, signal.SIG_DFL)
-        try:
+        with _survived():
             export = self._export
             if export is not None and (os.getpid() == self._pid or export.used()):
                 export.flush(end_open=True)  # a forked helper has nothing to tell, and must not linger
-        except Exception as error:  # noqa: BLE001 - told to end, the process ends
-            logger.warning(FAILED, failures.stack(error))
         signal.raise_signal(number)
 
     def _remove(self) -> None:
