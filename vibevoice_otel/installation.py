@@ -47,12 +47,11 @@ Undo = Callable[[], object]
 
 
 class Adapter(Protocol):
-    """A system that is observed."""
+    """A system that is observed. All that it puts in stands in its hooks, whose undo() takes it out."""
 
     hooks: Hooks
 
     def instrument(self) -> None: ...
-    def uninstrument(self) -> None: ...
 
 
 class Installation:
@@ -97,10 +96,8 @@ class Installation:
         if self._reading.enabled:
             redactor = Redactor(self._settings.routes, self._is_voice)
             message_spans = self._settings.websocket_spans or not observes
-            self._adapt(
-                "the hiding of the text",
-                PrivacyGuard(Hooks(shutdown.NAME, on_drop), redactor, message_spans=message_spans),
-            )
+            guard = PrivacyGuard(Hooks(shutdown.NAME, on_drop), redactor, message_spans=message_spans)
+            self._adapt("the hiding of the text", guard, guard.leave)
         self._adapt("/metrics", MetricsPages(self._settings, on_drop, closed=refused))
         if not observes:
             return
@@ -131,9 +128,9 @@ class Installation:
         if undo is not None:
             self._undo.append((what, undo))
 
-    def _adapt(self, what: str, adapter: Adapter) -> None:
+    def _adapt(self, what: str, adapter: Adapter, leave: Undo | None = None) -> None:
         self.adapters.append(adapter)
-        self._undo.append((what, adapter.uninstrument))  # also what has been put in by half
+        self._undo.append((what, leave or adapter.hooks.undo))  # also what has been put in by half
         self._enter(what, adapter.instrument)
 
     def _providers(self) -> tuple[Any, ...]:

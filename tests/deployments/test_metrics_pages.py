@@ -45,7 +45,7 @@ class Program:
         closed = chosen.pop("closed", False)
         pages = MetricsPages(Settings(**chosen), lambda *_: None, closed=closed)
         pages.instrument()
-        self._ends.append(pages.uninstrument)
+        self._ends.append(pages.hooks.undo)
 
     def end(self) -> None:
         for end in reversed(self._ends):
@@ -170,6 +170,6 @@ def test_uninstrument_gives_the_page_back(program: Program) -> None:
     pages = MetricsPages(Settings(metrics_token=TOKEN), lambda *_: None)
     pages.instrument()
     assert fetched(port) == 401
-    pages.uninstrument()
+    pages.hooks.undo()
     assert fetched(port) == 200
     assert asyncio.iscoroutinefunction(prometheus_client.make_asgi_app(program.registry))

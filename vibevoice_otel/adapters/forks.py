@@ -36,19 +36,13 @@ class ForksAdapter(ModelAdapter):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder)
         self._seen: set[type] = set()
-        self._packages: dict[str, list[Any]] = {}
+        self._packages: set[str] = set()
 
     def instrument(self) -> None:
         """Attach to the class that the operator named (``VIBEVOICE_OTEL_MODEL``)."""
         module, _, name = self._recorder.settings.model.partition(":")
         if module:
             self.hooks.on_import(module, lambda loaded: self._named(loaded, name))
-
-    def uninstrument(self) -> None:
-        for adapters in self._packages.values():
-            for adapter in adapters:
-                adapter.uninstrument()
-        super().uninstrument()
 
     def _named(self, module: ModuleType, name: str) -> None:
         model = self.hooks.owner(module, name, "everything that the model does (VIBEVOICE_OTEL_MODEL)")
@@ -63,10 +57,10 @@ class ForksAdapter(ModelAdapter):
         self.hooks.modules.append(model.__module__)
         root = model.__module__.partition(MODULAR)[0]
         if MODULAR in model.__module__ and root not in self._packages:
-            adapters = [kind_of(self._recorder, root) for kind_of in
-                        (upstream.UpstreamAdapter, realtime.RealtimeAdapter, longform.LongFormAdapter)]  # fmt: skip
-            self._packages[root] = adapters
-            for adapter in adapters:
+            self._packages.add(root)
+            for adapter_of in (upstream.UpstreamAdapter, realtime.RealtimeAdapter, longform.LongFormAdapter):
+                adapter = adapter_of(self._recorder, root)
+                self.hooks.on_undo(adapter.hooks.undo)
                 adapter.instrument_parts()
         if any(base in self._seen for base in model.__mro__[1:]):
             hook_generate(self.hooks, self._recorder, model, self._parts)  # its own, around its base's

@@ -63,9 +63,6 @@ class ModelWatch:
     def instrument(self) -> None:
         self.hooks.on_import("transformers.modeling_utils", self._attach)
 
-    def uninstrument(self) -> None:
-        self.hooks.undo()
-
     def _attach(self, module: ModuleType) -> None:
         base = module.PreTrainedModel
         if isinstance(vars(base).get("__init_subclass__"), classmethod):

@@ -80,12 +80,9 @@ class LivePage:
     # ------------------------------------------------------------------------------------------------- the service seen
 
     def instrument(self) -> None:
+        self.hooks.on_undo(self.stop)
         what = "the service's address, for the live page"
         self.hooks.on_import("uvicorn.server", lambda m: self.hooks.replace(m.Server, "startup", self._startup, what))
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
-        self.stop()
 
     def _startup(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:

@@ -58,7 +58,8 @@ class PrivacyGuard:
         for what, put_in in parts:
             hooks.attempt(f"the guard of {what}", put_in)  # one that cannot be put in costs itself alone
 
-    def uninstrument(self) -> None:
+    def leave(self) -> None:
+        """Have the hooks undone when no request is served that began under them."""
         with _lock:
             _leaving.append(self)
         exceptions.when_none_is_served(_leave)

@@ -54,9 +54,6 @@ class MetricsPages:
                 "prometheus_client.asgi", lambda module: self._made(module, "make_asgi_app", self._asgi)
             )
 
-    def uninstrument(self) -> None:
-        self.hooks.undo()
-
     def _exposition(self, module: ModuleType) -> None:
         self._made(module, "make_wsgi_app", self._wsgi)
         for server in servers():

@@ -62,9 +62,6 @@ class FlaskAdapter:
     def instrument(self) -> None:
         self.hooks.on_import("flask.app", self._attach)
 
-    def uninstrument(self) -> None:
-        self.hooks.undo()
-
     def _attach(self, module: ModuleType) -> None:
         flask = self.hooks.owner(module, "Flask", PART)
         if flask is not None:

@@ -53,16 +53,16 @@ class WebAdapter:
         self.hooks = Hooks("web", recorder.on_drop)
 
     def instrument(self) -> None:
+        self.hooks.on_undo(self._leave)
         self.hooks.on_import("starlette.applications", self._attach)
         if self._recorder.settings.query_traceparent:
             adoption.begin(self)
             self.hooks.on_undo(lambda: adoption.end(self))
 
-    def uninstrument(self) -> None:
+    def _leave(self) -> None:
         """Leave every application that was seen, also one that is serving: its stack is linked past our layer, and no
         other is touched.
         """
-        self.hooks.undo()
         for application in list(self._applications):
             application.__dict__.pop(STACK, None)
             _unlink(application.middleware_stack, lambda layer: layer.recorder is self._recorder)

@@ -18,6 +18,3 @@ class ModelAdapter:
         self._recorder = recorder
         self._package = package
         self.hooks = Hooks(self.name, recorder.on_drop, thread)
-
-    def uninstrument(self) -> None:
-        self.hooks.undo()
