@@ -50,15 +50,15 @@ def encode(times: int) -> None:
     import numpy as np
 
     from vibevoice_otel import semconv
-    from vibevoice_otel.otlp.encode import Encoder, Trace
+    from vibevoice_otel.otlp.encode import Trace, of_block
     from vibevoice_otel.recording.records import Block
 
     at = np.arange(80) + 1_700_000_000_000_000_000
     ids = np.arange(1, 81, dtype=np.uint64)
     block = Block(semconv.STEP, at, at + 1, ids, ids, {semconv.STEP_INDEX.key: np.arange(80) % 5})
-    encoder, trace = Encoder(), Trace(bytes(16), b"", 1)
+    trace = Trace(bytes(16), b"", 1)
     for _ in range(times):
-        list(encoder.block(block, trace))
+        list(of_block(block, trace))
 
 
 def frame(times: int) -> None:

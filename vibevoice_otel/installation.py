@@ -76,12 +76,13 @@ class Installation:
         self._settings = self._reading.settings
         self._tracers, self._meters = tracer_provider, meter_provider
         self._options = options
-        self._built = contextlib.ExitStack()
         self._tail: TailProcessor | None = None
         self._page: LivePage | None = None
         self._models_seen = False
         self.adapters: list[Adapter] = []
         self.recorder = DeferredRecorder(self._settings, self._build)
+        self._built = contextlib.ExitStack()  # what the recorder was built with; the recorder goes last
+        self._built.callback(self.recorder.close)
 
     def put_in(self) -> None:
         """Each part that cannot be put in costs itself alone.
@@ -104,7 +105,7 @@ class Installation:
         self._enter("tail sampling", self._put_tail)
         self._enter("counting what exporters lose", self._count_losses)
         self._enter("service.instance.id", self._identify)
-        self._enter("the recorder", lambda: self._close)
+        self._enter("the recorder", lambda: self._built.close)
         self._enter("the last export", self._put_last_export)
         if self._settings.page:
             self._enter("the live page", self._put_page)
@@ -165,12 +166,6 @@ class Installation:
             built.shutdown(self._settings.shutdown_timeout)
         if self._tail is not None:
             self._tail.force_flush(int(self._settings.shutdown_timeout * 1000))
-
-    def _close(self) -> None:
-        try:
-            self._built.close()
-        finally:
-            self.recorder.close()
 
     def _names(self) -> Sequence[str]:
         return sorted({adapter.hooks.adapter for adapter in self.adapters if adapter.hooks.modules} - PROCESS)

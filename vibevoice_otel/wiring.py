@@ -150,11 +150,7 @@ def build(
     stack.callback(instruments.close)
     step_labels = Bounds(chosen).step_labels()
     derive = FromSpans(instruments, step_labels, chosen.slo_first_audio, chosen.trace_share, chosen.slo_gap)
-    verdict: list[Sink] = []
-    if tail is not None:
-        from vibevoice_otel.sampling.tail import TailVerdict  # noqa: PLC0415 - loaded where it is chosen
-
-        verdict.append(TailVerdict(tail))
+    verdict: list[Sink] = [tail] if tail is not None else []
     theirs: list[Sink] = [gen_ai.GenAi(instruments.meter)] if gen_ai.opted_in() else []
     shown: list[Sink] = (
         [page.show(tracer, instruments, derive.first_audio_good, derive.continuity_good)] if page is not None else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +58,8 @@ class _Varying:
     width: int
 
 
-_Fixed = tuple[str, AttributeValue]
-_Key = tuple[str, bytes, tuple[tuple[str, str, AttributeValue] | _Varying, ...]]
+#: A column that varies, or a value that all rows share, with the name of its type: a true is not a 1.
+_Entry = _Varying | tuple[str, str, AttributeValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,113 +69,95 @@ class _Layout:
     dtype: np.dtype[np.void]
 
 
-class Encoder:
-    """Writes records as OTLP spans. Not thread-safe: the recorder's thread has one."""
+def of_operation(operation: Operation, trace: Trace) -> Encoded:
+    """A single record, as the plain path would have it encoded."""
+    state = wire.status(0 if operation.error_type is None else wire.STATUS_ERROR, operation.error_type)
+    parts = [
+        wire.TRACE_ID, trace.trace_id, wire.SPAN_ID, struct.pack(">Q", operation.span_id),
+        wire.delimited(wire.TRACE_STATE, trace.trace_state) if trace.trace_state else b"",
+        wire.PARENT_ID, struct.pack(">Q", operation.parent_id or trace.root_id),
+        wire.delimited(wire.NAME, wire.text(operation.span.name)), wire.KIND_INTERNAL,
+        wire.START, struct.pack("<Q", operation.start), wire.END, struct.pack("<Q", operation.end),
+        *(wire.attribute(key, trace.clip(value)) for key, value in operation.span_attributes().items()), state,
+        wire.FLAGS,
+    ]  # fmt: skip
+    return Encoded(wire.delimited(wire.SPAN, b"".join(parts)), 1)
 
-    def __init__(self) -> None:
-        self._layouts: dict[_Key, _Layout] = {}
 
-    def operation(self, operation: Operation, trace: Trace) -> Encoded:
-        """A single record, as the plain path would have it encoded."""
-        state = wire.status(0 if operation.error_type is None else wire.STATUS_ERROR, operation.error_type)
-        parts = [
-            wire.TRACE_ID, trace.trace_id, wire.SPAN_ID, struct.pack(">Q", operation.span_id),
-            wire.delimited(wire.TRACE_STATE, trace.trace_state) if trace.trace_state else b"",
-            wire.PARENT_ID, struct.pack(">Q", operation.parent_id or trace.root_id),
-            wire.delimited(wire.NAME, wire.text(operation.span.name)), wire.KIND_INTERNAL,
-            wire.START, struct.pack("<Q", operation.start), wire.END, struct.pack("<Q", operation.end),
-            *(wire.attribute(key, trace.clip(value)) for key, value in operation.span_attributes().items()), state,
-            wire.FLAGS,
-        ]  # fmt: skip
-        return Encoded(wire.delimited(wire.SPAN, b"".join(parts)), 1)
+def of_block(block: Block, trace: Trace) -> Iterator[Encoded]:
+    """The exported rows of ``block``, in pieces of at most MAX_ROWS spans."""
+    rows: Rows | None = None if block.exported is None else np.flatnonzero(block.exported)
+    count = len(block) if rows is None else len(rows)
+    for first in range(0, count, MAX_ROWS):
+        last = min(first + MAX_ROWS, count)
+        part = slice(first, last) if rows is None else rows[first:last]
+        yield from _part(block, part, trace)
 
-    def block(self, block: Block, trace: Trace) -> Iterator[Encoded]:
-        """The exported rows of ``block``, in pieces of at most MAX_ROWS spans."""
-        rows: Rows | None = None if block.exported is None else np.flatnonzero(block.exported)
-        count = len(block) if rows is None else len(rows)
-        for first in range(0, count, MAX_ROWS):
-            last = min(first + MAX_ROWS, count)
-            part = slice(first, last) if rows is None else rows[first:last]
-            yield from self._part(block, part, trace)
 
-    def _part(self, block: Block, part: slice | Rows, trace: Trace) -> Iterator[Encoded]:
-        fixed: list[_Fixed] = []
-        columns: list[tuple[str, NDArray[np.generic]]] = []
-        for key, column in block.attributes.items():
-            if isinstance(column, np.ndarray):
-                columns.append((key, column[part]))
-            else:
-                fixed.append((key, trace.clip(column)))
-        times = (block.start[part], block.end[part], block.span_id[part], block.parent_id[part])
-        kinds = [_kinds(column) for _, column in columns]
-        if all(kind.of_row is None for kind in kinds):
-            yield self._write(block.span.name, fixed, columns, [kind.values[0] for kind in kinds], times, trace)
-            return
-        # Rows of one shape at a time: the same attributes present, the same widths. Their order in a message means
-        # nothing.
-        shape = np.zeros(len(times[0]), np.int64)
-        for kind in kinds:
-            shape *= len(kind.values)
-            if kind.of_row is not None:
-                shape += kind.of_row
-        for value in np.unique(shape).tolist():
-            rows = np.flatnonzero(shape == value)
-            chosen: list[_Kind] = []
-            for kind in reversed(kinds):
-                value, index = divmod(value, len(kind.values))  # noqa: PLW2901 - digits of a mixed-radix number
-                chosen.insert(0, kind.values[index])
-            yield self._write(
-                block.span.name,
-                fixed,
-                [(key, column[rows]) for key, column in columns],
-                chosen,
-                (times[0][rows], times[1][rows], times[2][rows], times[3][rows]),
-                trace,
-            )
+def _part(block: Block, part: slice | Rows, trace: Trace) -> Iterator[Encoded]:
+    fixed: list[_Entry] = []
+    columns: list[tuple[str, NDArray[np.generic]]] = []
+    for key, column in block.attributes.items():
+        if isinstance(column, np.ndarray):
+            columns.append((key, column[part]))
+        else:
+            fixed.append((key, type(column).__name__, trace.clip(column)))
+    times = (block.start[part], block.end[part], block.span_id[part], block.parent_id[part])
+    kinds = [_kinds(column) for _, column in columns]
+    if all(kind.of_row is None for kind in kinds):
+        yield _write(block.span.name, fixed, columns, [kind.values[0] for kind in kinds], times, trace)
+        return
+    # Rows of one shape at a time: the same attributes present, the same widths. Their order in a message means
+    # nothing.
+    shape = np.zeros(len(times[0]), np.int64)
+    for kind in kinds:
+        shape *= len(kind.values)
+        if kind.of_row is not None:
+            shape += kind.of_row
+    for value in np.unique(shape).tolist():
+        rows = np.flatnonzero(shape == value)
+        chosen: list[_Kind] = []
+        for kind in reversed(kinds):
+            value, index = divmod(value, len(kind.values))  # noqa: PLW2901 - digits of a mixed-radix number
+            chosen.insert(0, kind.values[index])
+        yield _write(
+            block.span.name,
+            fixed,
+            [(key, column[rows]) for key, column in columns],
+            chosen,
+            (times[0][rows], times[1][rows], times[2][rows], times[3][rows]),
+            trace,
+        )
 
-    def _write(
-        self,
-        name: str,
-        fixed: list[_Fixed],
-        columns: list[tuple[str, NDArray[np.generic]]],
-        kinds: list[_Kind],
-        times: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]],
-        trace: Trace,
-    ) -> Encoded:
-        entries: list[tuple[str, str, AttributeValue] | _Varying] = [
-            (key, type(value).__name__, value) for key, value in fixed
-        ]
-        filled: list[tuple[_Varying, NDArray[np.generic]]] = []
-        for (key, column), kind in zip(columns, kinds, strict=True):
-            if isinstance(kind, str):
-                if kind:
-                    entries.append((key, "str", trace.clip(kind)))
-            elif kind is not None:
-                varying = _Varying(key, kind == _DOUBLE, 8 if kind == _DOUBLE else kind)
-                entries.append(varying)
-                filled.append((varying, column))
-        layout = self._layout((name, trace.trace_state, tuple(entries)))
-        start, end, span_id, parent_id = times
-        buffer = bytearray(layout.head + trace.trace_id + layout.tail) * len(start)
-        rows = np.frombuffer(buffer, layout.dtype)
-        rows["start"], rows["end"], rows["span"] = start, end, span_id
-        rows["parent"] = parent_id
-        if not parent_id.all():
-            rows["parent"][parent_id == 0] = trace.root_id
-        for varying, column in filled:
-            if varying.double:
-                rows[varying.key] = column
-            else:
-                _fill_varint(rows, varying, column)
-        return Encoded(buffer, len(start))
 
-    def _layout(self, key: _Key) -> _Layout:
-        layout = self._layouts.get(key)
-        if layout is None:
-            if len(self._layouts) >= MAX_LAYOUTS:
-                self._layouts.clear()
-            layout = self._layouts[key] = _make_layout(*key)
-        return layout
+def _write(
+    name: str,
+    fixed: list[_Entry],
+    columns: list[tuple[str, NDArray[np.generic]]],
+    kinds: list[_Kind],
+    times: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]],
+    trace: Trace,
+) -> Encoded:
+    entries = list(fixed)
+    filled: list[tuple[_Varying, NDArray[np.generic]]] = []
+    for (key, column), kind in zip(columns, kinds, strict=True):
+        if isinstance(kind, str):
+            entries.append((key, "str", trace.clip(kind)))
+        elif kind is not None:
+            varying = _Varying(key, kind == _DOUBLE, 8 if kind == _DOUBLE else kind)
+            entries.append(varying)
+            filled.append((varying, column))
+    layout = _make_layout(name, trace.trace_state, tuple(entries))
+    start, end, span_id, parent_id = times
+    buffer = bytearray(layout.head + trace.trace_id + layout.tail) * len(start)
+    rows = np.frombuffer(buffer, layout.dtype)
+    rows["start"], rows["end"], rows["span"] = start, end, span_id
+    rows["parent"] = parent_id
+    if not parent_id.all():
+        rows["parent"][parent_id == 0] = trace.root_id
+    for varying, column in filled:
+        _fill(rows, varying, column)
+    return Encoded(buffer, len(start))
 
 
 #: How a value of a column stands in its row: a number's width in bytes, _DOUBLE, a whole string, or None for "left
@@ -207,8 +190,8 @@ def _kinds(column: NDArray[np.generic]) -> _Kinds:
     return _Kinds(tuple(found.tolist()), of_row.reshape(-1) if len(found) > 1 else None)
 
 
-def _fill_varint(rows: NDArray[np.void], varying: _Varying, column: NDArray[np.generic]) -> None:
-    if varying.width == 1:
+def _fill(rows: NDArray[np.void], varying: _Varying, column: NDArray[np.generic]) -> None:
+    if varying.double or varying.width == 1:
         rows[varying.key] = column
         return
     left = column.astype(np.int64, copy=False).view(np.uint64)
@@ -219,18 +202,13 @@ def _fill_varint(rows: NDArray[np.void], varying: _Varying, column: NDArray[np.g
         left = left >> np.uint64(7)
 
 
-def _make_layout(
-    name: str, trace_state: bytes, entries: tuple[tuple[str, str, AttributeValue] | _Varying, ...]
-) -> _Layout:
+@lru_cache(MAX_LAYOUTS)
+def _make_layout(name: str, trace_state: bytes, entries: tuple[_Entry, ...]) -> _Layout:
     body = bytearray()
-    names: list[str] = []
-    formats: list[str | tuple[str, int]] = []
-    offsets: list[int] = []
+    fields: list[tuple[str, str | tuple[str, int], int]] = []  # name, format, offset
 
     def slot(field: str, form: str | tuple[str, int], size: int) -> None:
-        names.append(field)
-        formats.append(form)
-        offsets.append(len(body))
+        fields.append((field, form, len(body)))
         body.extend(bytes(size))
 
     body += wire.TRACE_ID + bytes(16) + wire.SPAN_ID
@@ -254,9 +232,13 @@ def _make_layout(
     body += wire.status(0, None) + wire.FLAGS
     frame = wire.SPAN + wire.varint(len(body))
     at = len(frame) + len(wire.TRACE_ID)
-    size = len(frame) + len(body)
     whole = frame + bytes(body)
     dtype = np.dtype(
-        {"names": names, "formats": formats, "offsets": [len(frame) + o for o in offsets], "itemsize": size}
+        {
+            "names": [name for name, _, _ in fields],
+            "formats": [form for _, form, _ in fields],
+            "offsets": [len(frame) + offset for _, _, offset in fields],
+            "itemsize": len(whole),
+        }
     )
     return _Layout(whole[:at], whole[at + 16 :], dtype)

@@ -39,7 +39,7 @@ class Sender:
         *,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
     ) -> None:
-        self._exporter = exporter
+        self.exporter = exporter
         self._interval = interval
         self._on_drop = on_drop
         self._deliver = deliver
@@ -55,10 +55,6 @@ class Sender:
         self._bytes = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def exporter(self) -> ByteExporter:
-        return self._exporter
 
     def put(self, envelope: Envelope, pieces: Sequence[Encoded]) -> None:
         """Queue ``pieces``. Never blocks on the network; what does not fit pushes out the oldest, which is counted."""
@@ -135,7 +131,7 @@ class Sender:
     def _send(self, request: EncodedRequest) -> bool:
         try:
             with suppress_instrumentation():
-                good = self._exporter.send(request)
+                good = self.exporter.send(request)
         except Exception as error:  # noqa: BLE001 - the thread goes on sending whatever an exporter does
             good = self._deliver(request, error)
         if not good:
@@ -161,4 +157,4 @@ class Sender:
             self._bytes = 0
         if lost:
             self._on_drop("spans", "shutdown", lost)
-        self._exporter.shutdown()
+        self.exporter.shutdown()

@@ -67,11 +67,8 @@ class TailProcessor(SpanProcessor):
         room: Callable[[SpanProcessor], int | None] = lambda _target: None,
     ) -> None:
         self._targets = targets
-        self._slow = slow
-        self._limit = limit
-        self._on_drop = on_drop
         self._room = room
-        self._stopped = False
+        self.resume(slow=slow, limit=limit, on_drop=on_drop)
         forking.begin(self._reset)
 
     def resume(self, *, slow: float, limit: int, on_drop: Callable[[str, str, int], None]) -> None:
@@ -143,7 +140,7 @@ class TailProcessor(SpanProcessor):
             if known.kept is None:
                 known.spans.append(span)
                 self._held += 1
-                if self._telling(span):
+                if span.status.status_code is StatusCode.ERROR:
                     self._keep(known)
                 elif self._held > self._limit:
                     lost = self._make_room()
@@ -182,19 +179,20 @@ class TailProcessor(SpanProcessor):
 
     # --------------------------------------------------------------------------------------------------------- verdicts
 
-    def foresee(self, batch: Batch) -> bool:
-        """Whether the request's trace is kept, as far as ``batch`` tells; a verdict that it tells is final from here
-        on.
+    def consume(self, batch: Batch) -> None:
+        """The first of the recorder's sinks: a batch is sampled when its trace is kept, as far as it tells, for good.
 
-        Called before the batch's metrics are recorded: an exemplar may name a span only when this is True.
+        That is before the batch's metrics are recorded, and allows their exemplars.
         """
+        if not batch.recording or batch.sampled:
+            return
         with self._lock:
             known = self._traces.get(batch.trace_id)
             if known is None:
-                return False
+                return
             if known.kept is None and self._told(batch):
                 self._keep(known)
-            return known.kept is True
+            batch.sampled = known.kept is True
 
     def _told(self, batch: Batch) -> bool:
         first = batch.operation(semconv.FIRST_CHUNK)
@@ -203,17 +201,6 @@ class TailProcessor(SpanProcessor):
             or batch.underruns > 0
             or (first is not None and first.seconds > self._slow)
         )
-
-    def _telling(self, span: ReadableSpan) -> bool:
-        if span.status.status_code is StatusCode.ERROR:
-            return True
-        if span.name != semconv.SYNTHESIZE.name or span.attributes is None:
-            return False
-        latency, underruns = (
-            span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key),
-            span.attributes.get(semconv.UNDERRUNS.key),
-        )
-        return (isinstance(latency, float) and latency > self._slow) or (isinstance(underruns, int) and underruns > 0)
 
     def _keep(self, known: _Trace) -> None:
         known.kept = True
@@ -296,16 +283,3 @@ def as_sampled(span: ReadableSpan) -> ReadableSpan:
         links=span.links, kind=span.kind, instrumentation_info=None, status=span.status, start_time=span.start_time,
         end_time=span.end_time, instrumentation_scope=span.instrumentation_scope,
     )  # fmt: skip
-
-
-class TailVerdict:
-    """The first of the recorder's sinks: a batch is sampled when its trace is kept,
-    which is what allows its exemplars.
-    """
-
-    def __init__(self, tail: TailProcessor) -> None:
-        self._tail = tail
-
-    def consume(self, batch: Batch) -> None:
-        if batch.recording and not batch.sampled:
-            batch.sampled = self._tail.foresee(batch)

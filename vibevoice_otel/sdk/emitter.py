@@ -14,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode
 from vibevoice_otel import semconv
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.records import Batch
-from vibevoice_otel.sdk.spans import span_factory
+from vibevoice_otel.sdk.spans import SpanFactory
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -56,7 +56,7 @@ class SpanEmitter:
                 self._end_root(root, batch)
 
     def _emit(self, batch: Batch, root: trace.Span) -> None:
-        factory = span_factory(self.tracer, root)
+        factory = SpanFactory(self.tracer, root)
         for operation in batch.operations:
             if operation.span is not semconv.SYNTHESIZE:
                 factory(operation.span.name, operation.span_id, operation.parent_id, operation.start, operation.end,

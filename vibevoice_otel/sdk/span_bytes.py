@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanContext
 
 from vibevoice_otel import semconv
-from vibevoice_otel.otlp.encode import Encoded, Encoder, Trace
+from vibevoice_otel.otlp.encode import Encoded, Trace, of_block, of_operation
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.records import Batch
@@ -38,7 +38,6 @@ class FastSpans:
     def __init__(self, tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> None:
         self._tracer = tracer
         self._on_drop = on_drop
-        self._encoder = Encoder()
         self._senders: dict[Any, Sender] = {}  # by the processor whose exporter they copy
         self._seen: tuple[tuple[object, ...], object] | None = None  # what the decision below was made from
         self._targets: tuple[Sender, ...] = ()
@@ -71,9 +70,9 @@ class FastSpans:
     def _encode(self, batch: Batch, own: SpanContext) -> list[Encoded]:
         state = ",".join(f"{key}={value}" for key, value in own.trace_state.items())
         shared = Trace(own.trace_id.to_bytes(16, "big"), state.encode(), own.span_id, self._max_text)
-        pieces = [self._encoder.operation(op, shared) for op in batch.operations if op.span is not semconv.SYNTHESIZE]
+        pieces = [of_operation(op, shared) for op in batch.operations if op.span is not semconv.SYNTHESIZE]
         for block in batch.blocks:
-            pieces.extend(self._encoder.block(block, shared))
+            pieces.extend(of_block(block, shared))
         return pieces
 
     def _engaged(self) -> bool:

@@ -5,11 +5,13 @@ ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk import trace as sdk_trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
@@ -20,8 +22,24 @@ if TYPE_CHECKING:  # records brings numpy, which a program that never speaks sha
     from vibevoice_otel.recording.records import AttributeValue
 
 
-class SpanFactory(Protocol):
-    """Makes and ends one span, as if the tracer had started it: on_start and on_end of every processor are called."""
+def id_generator(provider: trace.TracerProvider) -> IdGenerator | None:
+    """The provider's id generator, None when it is not the SDK's provider."""
+    return getattr(provider, "id_generator", None)
+
+
+class SpanFactory:
+    """Makes and ends spans in ``root``'s trace, with ``root``'s sampling decision, as if the tracer had started them:
+    on_start and on_end of every processor are called.
+
+    It makes them through the public API, under ids of the SDK's own, where this release cannot make them with chosen
+    ids.
+    """
+
+    def __init__(self, tracer: trace.Tracer, root: trace.Span) -> None:
+        self._tracer = tracer
+        self._own = root.get_span_context()
+        self._contexts: dict[int, SpanContext] = {self._own.span_id: self._own}
+        self._public: dict[int, SpanContext] = {}  # spans that the public API has made, by the id chosen for them
 
     def __call__(
         self,
@@ -32,39 +50,15 @@ class SpanFactory(Protocol):
         end: int,
         attributes: Mapping[str, AttributeValue],
         error_type: str | None,
-    ) -> None: ...
-
-
-def id_generator(provider: trace.TracerProvider) -> IdGenerator | None:
-    """The provider's id generator, None when it is not the SDK's provider."""
-    return getattr(provider, "id_generator", None)
-
-
-def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
-    """A factory of spans in ``root``'s trace, with ``root``'s sampling decision.
-
-    It makes spans through the public API, under ids of the SDK's own, where this release cannot make them with chosen
-    ids.
-    """
-    own = root.get_span_context()
-    contexts: dict[int, SpanContext] = {own.span_id: own}
-    public: dict[int, SpanContext] = {}  # spans that the public API has made, by the id that was chosen for them
-
-    def make(
-        name: str,
-        span_id: int,
-        parent_id: int,
-        start: int,
-        end: int,
-        attributes: Mapping[str, AttributeValue],
-        error_type: str | None,
     ) -> None:
+        """Make and end one span."""
+        own, contexts = self._own, self._contexts
         if CHOSEN_IDS.works():
             if parent_id not in contexts:
                 contexts[parent_id] = _context(own, parent_id)
             parent = contexts[parent_id]
             try:
-                span = _new(tracer, name, _context(own, span_id), parent, attributes)
+                span = _new(self._tracer, name, _context(own, span_id), parent, attributes)
             except Exception as error:  # noqa: BLE001 - the release was supported at start, and is no longer
                 CHOSEN_IDS.failed(error)
             else:
@@ -72,12 +66,10 @@ def span_factory(tracer: trace.Tracer, root: trace.Span) -> SpanFactory:
                 _end(span, end, error_type)
                 return
         # A parent that is yet to come is replaced by the root.
-        context = trace.set_span_in_context(NonRecordingSpan(public.get(parent_id, own)))
-        plain = tracer.start_span(name, context=context, attributes=dict(attributes), start_time=start)
-        public[span_id] = plain.get_span_context()
+        context = trace.set_span_in_context(NonRecordingSpan(self._public.get(parent_id, own)))
+        plain = self._tracer.start_span(name, context=context, attributes=dict(attributes), start_time=start)
+        self._public[span_id] = plain.get_span_context()
         _end(plain, end, error_type)
-
-    return make
 
 
 def emit_root(
@@ -152,40 +144,29 @@ def _end(span: trace.Span, end: int, error_type: str | None) -> None:
     span.end(end)
 
 
-class _Kept(SpanProcessor):
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.append(span)
-
-
 def probe() -> None:
     """Make a span with a chosen id on a provider of its own.
 
     Raises:
         Exception: when the span is not what was asked for.
     """
-    kept = _Kept()
+    kept = InMemorySpanExporter()
     provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
-    provider.add_span_processor(kept)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
     tracer = provider.get_tracer("vibevoice_otel.probe", "1")
     root = tracer.start_span("root")
     own = root.get_span_context()
     child = _context(own, 0xB2)
-    _end(_started(_new(tracer, "child", child, own, {"k": 1}), 1), 2, "E")
+    span = _new(tracer, "child", child, own, {"k": 1})
+    span.start(start_time=1)
+    _end(span, 2, "E")
     root.end()
-    made, first = kept.spans
+    made, first = kept.get_finished_spans()
     if (made.context, made.parent, made.start_time, made.end_time) != (child, own, 1, 2) or (
         (made.name, dict(made.attributes or {}), made.status.description, made.resource, made.instrumentation_scope)
         != ("child", {"k": 1}, "E", first.resource, first.instrumentation_scope)
     ):
         raise Unknown("a span made with a chosen id is another one")
-
-
-def _started(span: sdk_trace.Span, start: int) -> sdk_trace.Span:
-    span.start(start_time=start)
-    return span
 
 
 CHOSEN_IDS = Capability(

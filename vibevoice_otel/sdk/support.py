@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from vibevoice_otel import semconv
 from vibevoice_otel.otlp import wire
-from vibevoice_otel.otlp.encode import Encoder, Trace
+from vibevoice_otel.otlp.encode import Trace, of_operation
 from vibevoice_otel.otlp.request import Envelope
 from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.records import AttributeValue, Operation
@@ -154,7 +154,7 @@ def envelope(resource: Resource, scope: InstrumentationScope, max_text: int | No
         scope_schema=wire.delimited(b"\x1a", wire.text(inner.schema_url)) if inner.schema_url else b"",
     )
     operation = Operation(semconv.STEP, 1, 2, 0xB2, 0xC3, values, "E")
-    ours = made.wrap([Encoder().operation(operation, Trace((0xA1).to_bytes(16, "big"), b"", 0, max_text))])
+    ours = made.wrap([of_operation(operation, Trace((0xA1).to_bytes(16, "big"), b"", 0, max_text))])
     if type(stock).FromString(ours.SerializeToString()) != stock and max_text is None:
         raise Unknown("this release's encoder writes spans otherwise")
     return made

@@ -17,8 +17,8 @@ from opentelemetry.trace import TraceState
 
 from tests.support.records import WHOLE, batches
 from vibevoice_otel import semconv
-from vibevoice_otel.otlp import wire
-from vibevoice_otel.otlp.encode import MAX_ROWS, Encoded, Encoder, Trace
+from vibevoice_otel.otlp import encode, wire
+from vibevoice_otel.otlp.encode import MAX_LAYOUTS, MAX_ROWS, Encoded, Trace, of_block, of_operation
 from vibevoice_otel.recording.records import Batch, Block
 from vibevoice_otel.sdk.emitter import SpanEmitter
 
@@ -50,12 +50,11 @@ def plain(
 
 
 def ours(batch: Batch, context: object, limits: SpanLimits | None = None) -> list[Span]:
-    encoder = Encoder()
     state = ",".join(f"{k}={v}" for k, v in context.trace_state.items())
     max_text = limits.max_span_attribute_length if limits else None
     shared = Trace(context.trace_id.to_bytes(16, "big"), state.encode(), context.span_id, max_text)
-    pieces = [encoder.operation(op, shared) for op in batch.operations if op.span is not semconv.SYNTHESIZE]
-    pieces += [piece for block in batch.blocks for piece in encoder.block(block, shared)]
+    pieces = [of_operation(op, shared) for op in batch.operations if op.span is not semconv.SYNTHESIZE]
+    pieces += [piece for block in batch.blocks for piece in of_block(block, shared)]
     decoded = ScopeSpans.FromString(b"".join(piece.payload for piece in pieces))
     assert sum(piece.count for piece in pieces) == len(decoded.spans)
     return list(decoded.spans)
@@ -97,14 +96,14 @@ def block(rows: int, **attributes: object) -> Block:
 
 def test_the_bytes_themselves_are_canonical() -> None:
     """Not only equal in meaning: a block's bytes are those that the message classes would write."""
-    pieces = list(Encoder().block(block(40), Trace(bytes(range(16)), b"", 7)))
+    pieces = list(of_block(block(40), Trace(bytes(range(16)), b"", 7)))
     decoded = ScopeSpans.FromString(b"".join(piece.payload for piece in pieces))
     assert decoded.SerializeToString() == b"".join(piece.payload for piece in pieces)
 
 
 def test_a_long_block_is_cut_into_pieces_that_a_grpc_receiver_takes() -> None:
     """No piece comes near 4 MiB, however long the stream; none is empty; nothing is lost between them."""
-    pieces = list(Encoder().block(block(2 * MAX_ROWS + 5), Trace(bytes(16), b"", 7)))
+    pieces = list(of_block(block(2 * MAX_ROWS + 5), Trace(bytes(16), b"", 7)))
     assert [piece.count for piece in pieces] == [MAX_ROWS, MAX_ROWS, 5]
     assert max(len(piece.payload) for piece in pieces) < 1 << 20
     ids = [s.span_id for p in pieces for s in ScopeSpans.FromString(bytes(p.payload)).spans]
@@ -115,7 +114,7 @@ def test_a_block_with_nothing_exported_writes_nothing() -> None:
     """The span budget may leave out a whole block."""
     some = block(3)
     some.exported = np.zeros(3, bool)
-    assert list(Encoder().block(some, Trace(bytes(16), b"", 7))) == []
+    assert list(of_block(some, Trace(bytes(16), b"", 7))) == []
 
 
 @given(WHOLE)
@@ -124,18 +123,18 @@ def test_a_varint_is_as_wide_as_it_says(value: int) -> None:
     assert len(wire.varint(value)) == wire.varint_width(value)
 
 
-@pytest.mark.parametrize(("layouts", "kept"), [(3, 3), (600, 88)])
+@pytest.mark.parametrize(("layouts", "kept"), [(3, 3), (600, MAX_LAYOUTS)])
 def test_layouts_are_bounded(layouts: int, kept: int) -> None:
     """A service that runs for months with ever new attribute values keeps a bounded number of templates."""
-    encoder = Encoder()
+    encode._make_layout.cache_clear()
     for number in range(layouts):
-        list(encoder.block(block(1, **{semconv.LM_BRANCH.key: str(number)}), Trace(bytes(16), b"", 7)))
-    assert len(encoder._layouts) == kept
+        list(of_block(block(1, **{semconv.LM_BRANCH.key: str(number)}), Trace(bytes(16), b"", 7)))
+    assert encode._make_layout.cache_info().currsize == kept
 
 
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_pieces_may_be_put_one_after_another(first: int, second: int) -> None:
     """A request is a concatenation: each piece frames its own spans."""
-    encoder, shared = Encoder(), Trace(bytes(16), b"", 7)
-    both: list[Encoded] = [*encoder.block(block(first), shared), *encoder.block(block(second), shared)]
+    shared = Trace(bytes(16), b"", 7)
+    both: list[Encoded] = [*of_block(block(first), shared), *of_block(block(second), shared)]
     assert len(ScopeSpans.FromString(b"".join(piece.payload for piece in both)).spans) == first + second

@@ -37,7 +37,7 @@ from vibevoice_otel.otlp.encode import Encoded
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES, Sender
 from vibevoice_otel.recording.records import Batch
-from vibevoice_otel.sdk import fast
+from vibevoice_otel.sdk import fast, span_bytes
 from vibevoice_otel.sdk.emitter import SpanEmitter
 from vibevoice_otel.sdk.span_bytes import FastSpans
 
@@ -419,12 +419,12 @@ def test_a_provider_that_comes_late_is_taken_up() -> None:
 
 @pytest.mark.swallows("spans are made one by one")
 def test_a_record_that_cannot_be_written_is_not_lost(
-    stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture
+    stack: Callable[..., Stack], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug of ours costs speed, not spans: one warning, then the plain path."""
     with Receiver() as receiver:
         one = stack(HttpExporter(f"{receiver.endpoint}/v1/traces"))
-        one.fast._encoder.block = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        monkeypatch.setattr(span_bytes, "of_block", lambda *_: 1 / 0)
         with caplog.at_level(logging.WARNING):
             one.speak()
             one.speak()
