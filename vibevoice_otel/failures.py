@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -56,6 +57,17 @@ def warn_once(where: str, error: BaseException) -> None:
                 where,
                 stack(error),
             )
+
+
+def start_thread(name: str, run: Callable[[], object]) -> threading.Thread | None:
+    """A thread that does ``run``; None where the system refuses one, told once: whoever needs it asks again."""
+    thread = threading.Thread(target=run, name=f"vibevoice-otel-{name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        warn_once(f"starting the thread {thread.name}", error)
+        return None
+    return thread
 
 
 def stack(error: BaseException) -> str:

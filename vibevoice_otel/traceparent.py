@@ -22,21 +22,18 @@ class Caller:
     span_id: int
 
 
-def adopt(query: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes, bytes]], Caller | None]:
-    """The query string without any traceparent, the headers with it, and whose it is.
+def adopt(query: bytes, headers: Headers) -> tuple[Headers, Caller | None]:
+    """The headers with the traceparent of the query string, and whose it is.
 
-    A value that is not valid, or given twice, is dropped; a header that is there already wins.
+    A value that is not valid, or given twice, does not count; a header that is there already wins.
     """
-    kept: list[bytes] = []
-    values: list[bytes] = []
-    for part in query.split(b"&"):
-        name, _, value = part.partition(b"=")
-        (values if name.lower() == PARAMETER else kept).append(value if name.lower() == PARAMETER else part)
     own = list(headers)
+    parts = (part.partition(b"=") for part in query.split(b"&"))
+    values = [value for name, _, value in parts if name.lower() == PARAMETER]
     match = _VALID.fullmatch(values[0]) if len(values) == 1 else None
     if match is None or any(name.lower() == PARAMETER for name, _ in own):
-        return (b"&".join(kept) if values else query), own, None
-    return b"&".join(kept), [*own, (PARAMETER, values[0])], Caller(int(match[1], 16), int(match[2], 16))
+        return own, None
+    return [*own, (PARAMETER, values[0])], Caller(int(match[1], 16), int(match[2], 16))
 
 
 class Adoption:
@@ -69,8 +66,7 @@ class Adoption:
         query, headers = scope.get("query_string", b""), scope.get("headers", ())
         if not self._wanted_by or scope["type"] != "websocket" or PARAMETER not in query.lower():
             return headers, None
-        _, adopted, caller = adopt(query, headers)
-        return adopted, caller
+        return adopt(query, headers)
 
 
 adoption = Adoption()

@@ -71,21 +71,12 @@ class Sender:
                 self._bytes -= len(oldest.payload)
                 lost += oldest.count
             if self._thread is None:
-                self._start()
+                # Where the system refuses one the queue waits, bounded, and the next pieces ask again.
+                self._thread = failures.start_thread("sender", self._run)
         if lost:
             self._on_drop("spans", "queue_full", lost)
         if self._bytes >= MAX_REQUEST_BYTES:
             self._wake.set()
-
-    def _start(self) -> None:
-        """Start the thread. Where the system refuses one the queue waits, bounded, and the next pieces try again."""
-        thread = threading.Thread(target=self._run, name="vibevoice-otel-sender", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            failures.warn_once("starting the thread that sends spans", error)
-        else:
-            self._thread = thread
 
     def _run(self) -> None:
         while not self._stopped:

@@ -101,8 +101,7 @@ class WorkerIdentity:
         it.
         """
         with self._lock:
-            for number in [number for number, lives in self._alive.items() if not lives()]:
-                del self._alive[number]
+            self._alive = {number: lives for number, lives in self._alive.items() if lives()}
             free = next(number for number in range(1, len(self._alive) + 2) if number not in self._alive)
             self._starting = f"{self._own}{free}"
             os.environ[HANDED] = f"{self._starting} {self._given}"

@@ -248,13 +248,7 @@ class Recorder:
             return
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="vibevoice-otel-recorder", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:
-                    failures.warn_once("starting the recorder's thread", error)
-                else:
-                    self._thread = thread
+                self._thread = failures.start_thread("recorder", self._run)
 
     def _run(self) -> None:
         # Where threads inherit the context, this one would work for ever in the name of the request that happened to

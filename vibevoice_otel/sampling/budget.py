@@ -9,7 +9,7 @@ the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def _reduce(batch: Batch, allowed: int, first_audio: int | None) -> int:
     """Leave out rows until ``allowed`` remain; returns how many remain."""
     frames = batch.block(semconv.FRAME)
     if frames is None or not len(frames):
-        return _keep_first(batch.blocks, allowed)
+        return _keep_first(((block, np.arange(len(block))) for block in batch.blocks), allowed)  # nothing to choose by
     owners = {id(block): _frame_of(block, frames) for block in batch.blocks if block is not frames}
     loose = sum(int((owner < 0).sum()) for owner in owners.values())  # rows of no frame here, such as prefills
     children = np.zeros(len(frames), np.int64)
@@ -124,7 +124,8 @@ def _reduce(batch: Batch, allowed: int, first_audio: int | None) -> int:
         kept = np.zeros(len(frames), bool)
         kept[order[: max(0, allowed - loose)]] = True
         _drop_frames(batch, frames, owners, kept)
-        return int(kept.sum()) + _keep_loose(batch, frames, owners, allowed)
+        loose_of = ((block, np.flatnonzero(owners[id(block)] < 0)) for block in batch.blocks if block is not frames)
+        return int(kept.sum()) + _keep_first(loose_of, allowed)
     affordable = np.cumsum(children[order]) <= allowed - loose - len(frames)
     detailed = np.zeros(len(frames), bool)
     detailed[order[affordable]] = True
@@ -195,21 +196,12 @@ def _drop_frames(batch: Batch, frames: Block, owners: dict[int, Places], kept: M
             block.parent_id = np.where(lost, frames.parent_id[owner], block.parent_id)
 
 
-def _keep_loose(batch: Batch, frames: Block, owners: dict[int, Places], allowed: int) -> int:
-    """Leave out rows of no frame past ``allowed``; returns how many remain."""
+def _keep_first(rows_of: Iterable[tuple[Block, Places]], allowed: int) -> int:
+    """Of these rows leave out all past ``allowed``; returns how many remain."""
     left = allowed
-    for block in batch.blocks:
-        if block is not frames and block.exported is not None:
-            rows = np.flatnonzero(owners[id(block)] < 0)
-            block.exported[rows[left:]] = False
-            left -= len(rows[:left])
-    return allowed - left
-
-
-def _keep_first(blocks: list[Block], allowed: int) -> int:
-    """Without frames there is nothing to choose by: keep the first ``allowed`` rows."""
-    left = allowed
-    for block in blocks:
-        block.exported = np.arange(len(block)) < left
-        left -= min(left, len(block))
+    for block, rows in rows_of:
+        if block.exported is None:
+            block.exported = np.ones(len(block), bool)
+        block.exported[rows[left:]] = False
+        left -= len(rows[:left])
     return allowed - left

@@ -16,21 +16,21 @@ from vibevoice_otel import semconv
 OURS = "_vibevoice_otel_instance_id"
 
 
-def begin_anew(meter_provider: object) -> bool:
+def begin_anew(meter_provider: object) -> None:
     """Forget what our instruments have counted: in a forked child it is the parent's, and would be told twice. The
     host's stay as they are.
 
-    Locks are replaced: a thread of the parent's may have held them. False where the SDK's internals are unsupported.
+    Locks are replaced: a thread of the parent's may have held them. Nothing is done where the SDK's internals are
+    unsupported.
     """
     storages = getattr(getattr(meter_provider, "_measurement_consumer", None), "_reader_storages", None)
     if not isinstance(storages, Mapping):
-        return False
+        return
     for storage in storages.values():
         for instrument, matches in getattr(storage, "_instrument_view_instrument_matches", {}).items():
             if getattr(getattr(instrument, "instrumentation_scope", None), "name", None) == semconv.SCOPE:
                 for match in matches:
                     match._lock, match._attributes_aggregation = threading.Lock(), {}
-    return True
 
 
 def resources(providers: Iterable[object]) -> list[Resource]:

@@ -96,24 +96,18 @@ class FastSpans:
     def _decide(self, now: support.Inside, members: tuple[object, ...]) -> None:
         self._refusal = None
         support.check_limits(now)
-        targets = []
-        fresh = []
-        for processor, exporter, interval in support.exporters(members):
-            if processor not in self._senders:
-                fresh.append((processor, Sender(adopt(exporter), interval, self._on_drop, self._by(processor, now))))
-            else:
-                targets.append(self._senders[processor])
+        senders = {
+            processor: self._senders.get(processor)
+            or Sender(adopt(exporter), interval, self._on_drop, self._by(processor, now))
+            for processor, exporter, interval in support.exporters(members)
+        }
         self._envelope = support.envelope(now.resource, now.scope, now.max_text)
         self._max_text = now.max_text
-        for processor, sender in fresh:
-            self._senders[processor] = sender
-            targets.append(sender)
-            now.chain.add_span_processor(
-                support.SenderProcessor(sender)
-            )  # so that the provider's flush and shutdown reach it
-        if fresh:
-            self._seen = (support.processors(now.chain), now.resource)
-        self._targets = tuple(targets)
+        self._targets = tuple(senders.values())
+        for processor in senders.keys() - self._senders.keys():
+            self._senders[processor] = senders[processor]
+            # so that the provider's flush and shutdown reach it
+            now.chain.add_span_processor(support.SenderProcessor(senders[processor]))
 
     def _by(self, processor: SpanProcessor, now: support.Inside) -> Callable[[EncodedRequest, Exception], bool]:
         """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter

@@ -38,7 +38,6 @@ class SpanFactory:
     def __init__(self, tracer: trace.Tracer, root: trace.Span) -> None:
         self._tracer = tracer
         self._own = root.get_span_context()
-        self._contexts: dict[int, SpanContext] = {self._own.span_id: self._own}
         self._public: dict[int, SpanContext] = {}  # spans that the public API has made, by the id chosen for them
 
     def __call__(
@@ -52,11 +51,9 @@ class SpanFactory:
         error_type: str | None,
     ) -> None:
         """Make and end one span."""
-        own, contexts = self._own, self._contexts
+        own = self._own
         if CHOSEN_IDS.works():
-            if parent_id not in contexts:
-                contexts[parent_id] = _context(own, parent_id)
-            parent = contexts[parent_id]
+            parent = _context(own, parent_id)
             try:
                 span = _new(self._tracer, name, _context(own, span_id), parent, attributes)
             except Exception as error:  # noqa: BLE001 - the release was supported at start, and is no longer

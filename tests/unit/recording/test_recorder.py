@@ -149,7 +149,7 @@ def _no_thread(self: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.swallows("starting the recorder's thread")
+@pytest.mark.swallows("starting the thread vibevoice-otel-recorder")
 def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refused a thread once: the request that met it and all later ones are recorded, each once."""
     sink = Heard()
@@ -167,7 +167,7 @@ def test_a_thread_that_could_not_be_started_is_tried_again(monkeypatch: pytest.M
     one.shutdown()
 
 
-@pytest.mark.swallows("starting the recorder's thread")
+@pytest.mark.swallows("starting the thread vibevoice-otel-recorder")
 def test_what_no_thread_could_record_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system refuses a thread to the end, nothing waits for it, and the requests that are lost are told."""
     dropped: list[tuple[str, str, int]] = []

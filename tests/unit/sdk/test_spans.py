@@ -533,7 +533,7 @@ def test_a_release_without_the_names_is_served_plainly(
     assert "made one by one by the public API: unsupported opentelemetry-sdk internals" in fast.explain()
 
 
-@pytest.mark.swallows("starting the thread that sends spans")
+@pytest.mark.swallows("starting the thread vibevoice-otel-sender")
 def test_a_sender_whose_thread_could_not_be_started_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refused a thread once: what waited goes out with what comes next, and nothing is lost."""
     sent = threading.Event()

@@ -7,12 +7,13 @@ import threading
 
 from opentelemetry.context import Context, attach
 
+from vibevoice_otel import failures
 from vibevoice_otel.recording.checks.audio import AudioChecks
 
 
 class Checker:
-    """Checks what streams have taken, soon after. It starts with the first chunk, and ends with the process or
-    :meth:`stop`.
+    """Checks what streams have taken, soon after. It starts with the first chunk (refused a thread, with a later one),
+    and ends with the process or :meth:`stop`.
     """
 
     def __init__(self) -> None:
@@ -26,9 +27,7 @@ class Checker:
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="vibevoice-otel-checks", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    self._thread = failures.start_thread("checks", self._run)
 
     def stop(self) -> None:
         """End the thread once it has checked what waits."""
