@@ -7,7 +7,6 @@ A file that cannot be read is the SDK's to report: it configures nothing.
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -33,25 +32,11 @@ class Section:
 def section(environ: Mapping[str, str]) -> Section:
     """The section of the file that ``environ`` names; an empty one where there is no such file or it is not valid."""
     path = environ.get(VARIABLE)
-    return _section(path, _stamp(path)) if path else Section()
-
-
-def _stamp(path: str) -> float:
-    try:
-        return Path(path).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-@functools.lru_cache(maxsize=4)
-def _section(path: str, stamp: float) -> Section:
-    del stamp
-    where = f"{path} {KEY}"
-    configuration = load(path)
-    instrumentation = getattr(configuration, "instrumentation_development", None)
-    given = (getattr(instrumentation, "python", None) or {}).get("vibevoice") or {}
-    options = dict(given)
-    return Section(options, bool(options.pop("enabled", True)), where)
+    if not path:
+        return Section()
+    instrumentation = getattr(load(path), "instrumentation_development", None)
+    options = dict((getattr(instrumentation, "python", None) or {}).get("vibevoice") or {})
+    return Section(options, bool(options.pop("enabled", True)), f"{path} {KEY}")
 
 
 def load(path: str) -> Any | None:

@@ -110,7 +110,8 @@ class Installation:
         if self._settings.page:
             self._enter("the live page", self._put_page)
         before = self._page.scope if self._page is not None else None
-        self._adapt("the web", WebAdapter(self.recorder, before, self._find_services))
+        # As an application starts, what it was made of has been imported, and its service not yet begun to load.
+        self._adapt("the web", WebAdapter(self.recorder, before, lambda: self._tell("find_services")))
         self._adapt("Flask", FlaskAdapter(self.recorder, before))
         self._adapt("models of forks", ModelWatch(self.recorder.on_drop, self._model_defined))
         named = self._settings.model.partition(":")[0]
@@ -251,20 +252,17 @@ class Installation:
 
     # ------------------------------------------------------------------------------------------------------- the models
 
-    def _find_services(self) -> None:
-        """An application starts: what it was made of has been imported, and its service not yet begun to load."""
+    def _tell(self, what: str, *about: Any) -> None:
+        """Call ``what`` of the adapters that have it."""
         for adapter in self.adapters:
-            find = getattr(adapter, "find_services", None)
-            if find is not None:
-                find()
+            tell = getattr(adapter, what, None)
+            if tell is not None:
+                tell(*about)
 
     def _model_defined(self, model: type, kind: Kind) -> None:
         """A class with a model's surface has been defined somewhere, or is being loaded."""
         self._observe_models()
-        for adapter in self.adapters:
-            attach = getattr(adapter, "attach", None)
-            if attach is not None:
-                attach(model, kind)
+        self._tell("attach", model, kind)
 
     def _observe_models(self) -> None:
         """A package of an observed model is being imported: put the adapters' own hooks in place before its modules

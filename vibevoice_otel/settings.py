@@ -1,7 +1,7 @@
 """Every setting, typed and validated: from ``OTEL_CONFIG_FILE``, from ``VIBEVOICE_OTEL_*``, else the default.
 
-A wrong value never stops the service. A wrong variable leaves VibeVoice telemetry off (:class:`SettingsError` holds
-every problem); a wrong option of a configuration file costs its own effect and shuts the doors (:func:`read`). Each
+A wrong value never stops the service. A wrong variable leaves VibeVoice telemetry off (:class:`Reading` holds every
+problem); a wrong option of a configuration file costs its own effect and shuts the doors (:func:`read`). Each
 message names the variable or the key, the value and what is allowed. An unknown variable is a warning and nothing more.
 """
 
@@ -23,14 +23,6 @@ T = TypeVar("T")
 _LINK = re.compile(
     r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-
-
-class SettingsError(ValueError):
-    """One or more settings are wrong; ``problems`` holds a sentence for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 #: Upstream's own route: unset, it is speech where a model is hooked. A route that an operator names is speech in any
@@ -65,6 +57,9 @@ def _checked(read: Callable[[str], T], allowed: str, holds: Callable[[T], object
 def _number(low: float, high: float, unit: str = "") -> Callable[[str], float]:
     allowed = f"a number from {low:g} to {high:g}{unit and ' ' + unit}"
     return _checked(float, allowed, lambda value: low <= value <= high)
+
+
+fraction = _number(0, 1)
 
 
 def _digits(text: str) -> int:
@@ -217,7 +212,7 @@ class Settings:
     max_voices: int = _setting(200, _whole(1, 10_000), "Voices that get a label of their own; the rest is 'other'.")
     trace_share: float = _setting(
         1.0,
-        _number(0, 1),
+        fraction,
         "Share of ordinary traces that a gateway behind this service keeps: exemplars are offered of those alone.",
     )
     drain_interval: float = _setting(
@@ -273,7 +268,7 @@ class Settings:
     )
     tail_share: float = _setting(
         0.0,
-        _number(0, 1),
+        fraction,
         "Share of traces that vibevoice_tail keeps whatever their outcome, where OTEL_TRACES_SAMPLER_ARG says nothing.",
     )
     tail_override_caller: bool = _setting(
@@ -362,18 +357,6 @@ def unknown(environ: Mapping[str, str]) -> list[str]:
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in known | CLI_VARIABLES and not is_service_link(name)
     ]
-
-
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings by :func:`read`, of variables and the configuration file.
-
-    Raises:
-        SettingsError: with every wrong variable, not only the first.
-    """
-    reading = read(environ)
-    if reading.problems:
-        raise SettingsError(reading.problems)
-    return reading.settings
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

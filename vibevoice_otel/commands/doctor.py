@@ -220,19 +220,18 @@ def identity(environ: Mapping[str, str], workers: int | None = None) -> Iterator
     several = workers or max(
         (int(value) for name in WORKERS if (value := environ.get(name, "").strip()).isdigit()), default=0
     )
-    if named is None or several < 2:
+    reading = settings.read(environ)
+    if named is None or several < 2 or reading.problems:
         return
-    with contextlib.suppress(settings.SettingsError):
-        apart = settings.load(environ).worker_instance
-        says = f"{several} workers are given one service.instance.id ({named})"
-        if apart:
-            yield Finding("note", RESOURCE, f"{says}: they go by {named}.1 to {named}.{several}")
-        else:
-            yield Finding(
-                "wrong",
-                RESOURCE,
-                f"{says}, and each overwrites the others' counts. Mend: unset VIBEVOICE_OTEL_WORKER_INSTANCE",
-            )
+    says = f"{several} workers are given one service.instance.id ({named})"
+    if reading.settings.worker_instance:
+        yield Finding("note", RESOURCE, f"{says}: they go by {named}.1 to {named}.{several}")
+    else:
+        yield Finding(
+            "wrong",
+            RESOURCE,
+            f"{says}, and each overwrites the others' counts. Mend: unset VIBEVOICE_OTEL_WORKER_INSTANCE",
+        )
 
 
 #: What each reason of an unlinked generation means, and what to do.

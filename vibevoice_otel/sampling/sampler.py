@@ -98,16 +98,11 @@ def from_environment(argument: str | None) -> TailSampler:
     """The sampler for ``OTEL_TRACES_SAMPLER_ARG`` (the entry point). A wrong value is told, and every trace kept: none
     is lost by it.
     """
-    try:
-        chosen = settings.load()
-    except settings.SettingsError:  # the instrumentor says what is wrong
-        chosen = settings.Settings()
+    chosen = settings.read().settings  # the instrumentor says what is wrong with them
     share = chosen.tail_share
     if argument is not None and argument.strip():
         try:
-            share = float(argument)
-            if not 0.0 <= share <= 1.0:  # not-a-number too
-                raise ValueError
+            share = settings.fraction(argument)
         except ValueError:
             logger.error(  # noqa: TRY400 - the sentence says it all
                 "%s=%r is not valid for %s: allowed is the share of traces to keep whatever their outcome, from 0 to "

@@ -13,7 +13,7 @@ from vibevoice_otel.settings import Settings
 
 @pytest.mark.parametrize(
     ("routes", "counted"),
-    [(settings.DEFAULT_ROUTES, 0), (settings.load({"VIBEVOICE_OTEL_ROUTES": "/stream"}).routes, 1)],
+    [(settings.DEFAULT_ROUTES, 0), (settings.read({"VIBEVOICE_OTEL_ROUTES": "/stream"}).settings.routes, 1)],
 )
 def test_a_stream_of_another_program_is_left_alone(
     routes: tuple[str, ...], counted: int, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ import pytest
 from tests.support.metrics import by_name
 from tests.support.pipeline import pipeline
 from vibevoice_otel import semconv
-from vibevoice_otel.settings import Settings, SettingsError, load
+from vibevoice_otel.settings import Settings, read
 from vibevoice_otel.web.tenants import MAX_NAMES, Tenants
 
 LISTED = Settings(tenant_baggage="customer", tenants=("acme", "a b"))
@@ -88,8 +88,8 @@ def test_a_hook_that_cannot_be_loaded_costs_its_names_alone(
 )
 def test_settings_that_are_wrong(name: str, text: str) -> None:
     """The message names the variable and what is allowed."""
-    with pytest.raises(SettingsError, match=f"VIBEVOICE_OTEL_{name}"):
-        load({f"VIBEVOICE_OTEL_{name}": text})
+    (problem,) = read({f"VIBEVOICE_OTEL_{name}": text}).problems
+    assert f"VIBEVOICE_OTEL_{name}" in problem
 
 
 def test_characters_by_tenant_and_in_no_other_series() -> None:
