@@ -26,10 +26,9 @@ OPERATION, PROVIDER = "generate_content", "vibevoice"
 COUNTED = (Status.SUCCESS, Status.ERROR, Status.TIMEOUT)
 
 
-def opted_in(environ: Mapping[str, str] | None = None) -> bool:
+def opted_in(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the operator asks for the conventions of generative AI."""
-    env = os.environ if environ is None else environ
-    return OPT_IN in {value.strip() for value in env.get(VARIABLE, "").split(",")}
+    return OPT_IN in {value.strip() for value in environ.get(VARIABLE, "").split(",")}
 
 
 class GenAi:

@@ -165,8 +165,9 @@ class Instruments:
     ) -> None:
         self.meter: Meter = get_meter(semconv.SCOPE, version, provider, semconv.SCHEMA_URL)
         self._fast = fast
-        self._limits = limits
-        self._before: list[Callable[[], None]] = []
+        self.limits = limits
+        #: Called before each collection, in time for what they write to be collected (metrics/ledger.py).
+        self.before: list[Callable[[], None]] = []
         self._cells: list[tuple[_Cell, Callable[[], Iterable[Observation]]]] = []
         self._synchronous: dict[str, Any] = {}
         for metric in semconv.METRICS:
@@ -182,7 +183,7 @@ class Instruments:
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""
-        bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
+        bounded, instrument = self.limits.admit(metric, attributes), self._synchronous[metric.name]
         if self._fast is None or not self._fast.add(instrument, amount, bounded):
             instrument.add(amount, bounded, context=NO_TRACE)
 
@@ -201,7 +202,7 @@ class Instruments:
         exemplars: Exemplars | None = None,
     ) -> None:
         """Record each of ``values``, shape (n,)."""
-        bounded, instrument = self._limits.admit(metric, attributes), self._synchronous[metric.name]
+        bounded, instrument = self.limits.admit(metric, attributes), self._synchronous[metric.name]
         fast = self._fast
         if fast is not None and fast.record_many(instrument, values, bounded, exemplars):
             return
@@ -216,20 +217,9 @@ class Instruments:
                     return
 
     @property
-    def series(self) -> tuple[int, int]:
-        """Series made so far, and how many may be."""
-        return self._limits.series
-
-    @property
     def may_wait(self) -> bool:
         """Whether measurements may be held back until the next collection: it tells us of itself, and it pays."""
         return bool(self._cells) and self._fast is not None
-
-    def before_collection(self, write: Callable[[], None]) -> None:
-        """Have ``write`` called before each collection, in time for what it writes to be collected
-        (metrics/ledger.py).
-        """
-        self._before.append(write)
 
     def observe(self, metric: Metric, read: Observe) -> None:
         """Register a gauge, up-down counter or counter that ``read`` answers at each collection with (value,
@@ -237,9 +227,9 @@ class Instruments:
         """
 
         def collect() -> Iterable[Observation]:
-            for write in self._before:
+            for write in self.before:
                 write()
-            return [Observation(value, self._limits.admit(metric, attributes)) for value, attributes in read()]
+            return [Observation(value, self.limits.admit(metric, attributes)) for value, attributes in read()]
 
         cells = _cells(self.meter)
         if metric.name not in cells:
@@ -255,7 +245,7 @@ class Instruments:
 
     def close(self) -> None:
         """Record what waits for the next collection, and observe no more."""
-        for write in self._before:
+        for write in self.before:
             write()
         for cell, collect in self._cells:
             if cell.collect is collect:

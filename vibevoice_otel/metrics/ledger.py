@@ -37,9 +37,9 @@ class _Series:
     metric: Metric
     attributes: Attributes
     split: Split | None
-    #: (value, span id, trace id, time), or (values, span ids, trace id, time, numbers) of values that come many at a
-    #: time; span ids are empty without a trace, numbers are None without ``split``.
-    entries: list[tuple[Any, ...]] = field(default_factory=list)
+    #: Flat rows: value, span id, trace id, time of values that come one at a time; of those that come many at a time
+    #: values, span ids (empty without a trace), trace id, time, numbers (None without ``split``).
+    entries: list[Any] = field(default_factory=list)
 
 
 class Ledger:
@@ -50,7 +50,7 @@ class Ledger:
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
         forking.begin(self._forget)
-        instruments.before_collection(self.write)
+        instruments.before.append(self.write)
 
     def _forget(self) -> None:
         """Empty; after a fork what waits is the parent's to tell."""
@@ -69,7 +69,7 @@ class Ledger:
     def record(self, metric: Metric, value: float, attributes: Attributes, exemplar: tuple[int, int] = (0, 0)) -> None:
         """Record one value; ``exemplar`` is (trace id, span id) of an exported, sampled span, zeros for none."""
         trace_id, span_id = exemplar
-        _series(self._singles, metric, attributes).entries.append((value, span_id, trace_id, time_ns()))
+        _series(self._singles, metric, attributes).entries.extend((value, span_id, trace_id, time_ns()))
         self._waiting += 1
 
     def record_many(
@@ -88,7 +88,7 @@ class Ledger:
         With ``split`` a value's attributes are ``split(attributes, number)``, of ``numbers`` (n,).
         """
         series = _series(self._blocks, metric, attributes, split)
-        series.entries.append((values, span_ids, trace_id, time_ns(), numbers))
+        series.entries.extend((values, span_ids, trace_id, time_ns(), numbers))
         self._waiting += len(values)
 
     def settle(self) -> None:
@@ -106,9 +106,9 @@ class Ledger:
             for metric, attributes, amount in sums.values():
                 self._attempt(metric, 1, self._instruments.add, metric, amount, attributes)
             for each in singles.values():
-                self._attempt(each.metric, len(each.entries), self._write_singles, each)
+                self._attempt(each.metric, len(each.entries) // 4, self._write_singles, each)
             for each in blocks.values():
-                self._attempt(each.metric, sum(len(values) for values, *_ in each.entries), self._write_blocks, each)
+                self._attempt(each.metric, sum(map(len, each.entries[::5])), self._write_blocks, each)
 
     def _attempt(self, metric: Metric, count: int, write: Callable[..., None], *series: Any) -> None:
         """Write one series of ``metric``. Where that fails at most its ``count`` values are lost: many requests' others
@@ -123,12 +123,12 @@ class Ledger:
         self._instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
 
     def _write_singles(self, series: _Series) -> None:
-        values, span_ids, trace_ids, times = zip(*series.entries, strict=True)
+        values, span_ids, trace_ids, times = (series.entries[column::4] for column in range(4))
         exemplars = Exemplars(span_ids, trace_ids, range(len(values)), times) if any(span_ids) else None
         self._instruments.record_many(series.metric, values, series.attributes, exemplars)
 
     def _write_blocks(self, series: _Series) -> None:
-        blocks, span_ids, trace_ids, times, numbered = zip(*series.entries, strict=True)
+        blocks, span_ids, trace_ids, times, numbered = (series.entries[column::5] for column in range(5))
         values = np.concatenate(blocks)
         exemplars = None
         if any(map(len, span_ids)):

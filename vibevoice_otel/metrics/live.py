@@ -95,7 +95,7 @@ def register(instruments: Instruments, recorder: Recorder, running: Running) -> 
     """Register the gauges that read live state."""
     instruments.observe(semconv.ACTIVE, lambda: active(recorder))
     instruments.observe(semconv.BUFFER_LENGTH, Backlog(recorder))
-    instruments.observe(semconv.SERIES, lambda: [(instruments.series[0], {})])
-    instruments.observe(semconv.SERIES_LIMIT, lambda: [(instruments.series[1], {})])
+    instruments.observe(semconv.SERIES, lambda: [(instruments.limits.series[0], {})])
+    instruments.observe(semconv.SERIES_LIMIT, lambda: [(instruments.limits.series[1], {})])
     instruments.observe(semconv.PROGRESS_AGE, lambda: progress_age(recorder))
     instruments.observe(semconv.BUILD_INFO, lambda: [(1, build_info(recorder, running))])

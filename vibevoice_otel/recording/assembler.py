@@ -384,18 +384,13 @@ class Assembly:
             self._operation(semconv.SYNTHESIZE, t.opened, end, batch.server_id, batch.root_id, told, error)
         )
 
-    def _asked_voice(self) -> str:
-        """The voice asked for when the service has it, else 'other': a client may put anything there, the spoken text
-        too.
-        """
-        return self._bounds.voice(self.timeline.asked.voice)
-
     def _root_attributes(
         self, status: semconv.Status, generated: float, generate_end: int
     ) -> dict[str, AttributeValue]:
         """Of a request whose runs took ``generated`` seconds together, the last of them until ``generate_end``."""
         t = self.timeline
         asked, used = t.asked, t.used
+        asked_voice = self._bounds.voice(asked.voice)  # 'other' unless the service has it: it may be the spoken text
         audio, reason = self._spoken / SAMPLE_RATE_HZ, finish.decide(t)
         heard = self._playback if self._first_send is not None and t.byte_rate is not None else None
         cadence = self._cadence
@@ -407,8 +402,8 @@ class Assembly:
             (semconv.GEN_AI_MODEL, used.model),
             (semconv.MODEL_REVISION, used.revision),
             # Where none spoke, as the metrics name it: a trace search by voice then finds what the counters count.
-            (semconv.VOICE, used.voice or self._asked_voice()),
-            (semconv.VOICE_REQUESTED, self._asked_voice() if asked.voice and asked.voice != used.voice else None),
+            (semconv.VOICE, used.voice or asked_voice),
+            (semconv.VOICE_REQUESTED, asked_voice if asked.voice and asked.voice != used.voice else None),
             (semconv.CFG, used.cfg),
             (semconv.CFG_REQUESTED, _differing(asked.cfg, used.cfg)),
             (semconv.STEPS, used.steps),

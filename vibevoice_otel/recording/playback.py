@@ -30,17 +30,12 @@ class Playback:
         self.started = False
         self.underruns = 0
         self._stalled = 0
-        self._worst = 0
+        self.worst_gap = 0.0  # seconds of the longest underrun
 
     @property
     def stalled_seconds(self) -> float:
         """Silence of all underruns."""
         return self._stalled / 1e9
-
-    @property
-    def worst_gap(self) -> float:
-        """Seconds of the longest underrun, 0 without any."""
-        return self._worst / 1e9
 
     def play(self, sends: Sequence[int], byte_rate: int = PCM_BYTES_PER_SECOND) -> int:
         """Feed flat (start, end, bytes) triples of sends not seen before, ``byte_rate`` bytes a second; returns the
@@ -75,7 +70,7 @@ class Playback:
         gap = until - self._empty_at
         self.underruns += 1
         self._stalled += gap
-        self._worst = max(self._worst, gap)
+        self.worst_gap = max(self.worst_gap, gap / 1e9)
 
 
 class Cadence:

@@ -113,7 +113,7 @@ class Timeline:
         "backlog", "byte_rate", "cancelled", "check", "checks", "close_code", "context", "cut_off", "delivered",
         "events_blocked", "first_send", "free", "heard", "http_status", "last_progress", "leading_silence",
         "model_ready", "nan", "notes", "opaque", "opened", "parts", "profiled", "puts", "request", "runs", "said",
-        "sends", "service_closed", "silent", "streams_active", "tenant", "unread", "unseen", "used",
+        "sends", "service_closed", "silent", "streams_active", "tenant", "unseen", "used",
         "warm_up", "web_closed", "web_error", "work_end",
         "work_error", "work_start",
     )  # fmt: skip
@@ -165,7 +165,6 @@ class Timeline:
         self.delivered = 0  # frames handed over; how many of them hold not-a-number, how many no sound
         self.nan = 0
         self.silent = 0
-        self.unread = 0  # those on a device, whose samples were counted and not read
         self.leading_silence = 0  # samples before the first sound
         self.heard = False
         self.checks: AudioChecks | None = None  # where the operator wants the audio looked into

@@ -15,4 +15,5 @@ def test_a_chunk_on_a_device_is_counted_by_its_shape() -> None:
     note_chunk(timeline, torch.empty((1, 1, 3200), device="meta"))
     note_chunk(timeline, torch.full((1, 1, 3200), 0.5))
     assert timeline.audio_samples == [3200, 3200]
-    assert (timeline.delivered, timeline.unread, timeline.silent, timeline.nan) == (2, 1, 0, 0)
+    assert (timeline.delivered, timeline.silent, timeline.nan) == (2, 0, 0)
+    assert [low > high for low, high in zip(timeline.audio_low, timeline.audio_high, strict=True)] == [True, False]

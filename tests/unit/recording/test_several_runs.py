@@ -96,7 +96,6 @@ def test_audio_on_a_device_is_counted_and_not_judged() -> None:
     """Its seconds are known from the shape; whether it is silent is not, so nothing is said of that."""
     t = request()
     t.audio_low[:], t.audio_high[:] = [float("inf")] * 2, [float("-inf")] * 2
-    t.unread = 2
     batch = assembly(t).finish(end=100 * MS)
     root = batch.operation(semconv.SYNTHESIZE)
     assert root is not None

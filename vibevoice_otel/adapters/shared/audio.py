@@ -31,7 +31,6 @@ def note_chunk(timeline: Timeline, chunk: Any) -> int:
         if hasattr(chunk, "aminmax"):  # torch: one pass
             size: int = chunk.numel()
             if not chunk.is_cpu:  # reading it would synchronise the device; its size is known
-                timeline.unread += 1
                 low, high = UNREAD
             elif size:
                 least, greatest = chunk.aminmax()

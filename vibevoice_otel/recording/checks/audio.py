@@ -124,11 +124,6 @@ class AudioChecks:
         """Seconds of audio that were not checked."""
         return (self.unchecked + self._late) / SAMPLE_RATE_HZ
 
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time that the checks took."""
-        return self._spent / 1e9
-
     def attributes(self) -> dict[str, AttributeValue]:
         """What was found in all audio so far, for the request's span; nothing where no audio was checked."""
         self.work()

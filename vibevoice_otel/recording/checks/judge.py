@@ -9,20 +9,12 @@ from vibevoice_otel.recording.checks.pace import Paces
 from vibevoice_otel.recording.records import Batch, Operation
 from vibevoice_otel.semconv import Status, Suspect
 
-#: Seconds of silence between two sounds: a speaker's pauses are shorter.
-SILENCE = 2.0
-#: Share of samples at full scale.
-CLIPPED = 0.001
-#: Constant offset as a share of full scale: -40 dBFS.
-OFFSET = 0.01
-#: Chunks that are the one before over again.
-REPEATED = 2
 #: Attribute -> (limit, what lies above it is).
 LIMITS = {
-    semconv.AUDIO_SILENCE.key: (SILENCE, Suspect.SILENCE),
-    semconv.AUDIO_CLIPPED.key: (CLIPPED, Suspect.CLIPPING),
-    semconv.AUDIO_OFFSET.key: (OFFSET, Suspect.OFFSET),
-    semconv.AUDIO_REPEATED.key: (REPEATED - 1, Suspect.REPETITION),
+    semconv.AUDIO_SILENCE.key: (2.0, Suspect.SILENCE),  # seconds between two sounds: a speaker's pauses are shorter
+    semconv.AUDIO_CLIPPED.key: (0.001, Suspect.CLIPPING),  # share of samples at full scale
+    semconv.AUDIO_OFFSET.key: (0.01, Suspect.OFFSET),  # constant offset as a share of full scale: -40 dBFS
+    semconv.AUDIO_REPEATED.key: (1, Suspect.REPETITION),  # chunks that are the one before over again
 }
 
 

@@ -37,7 +37,6 @@ class _Usual:
     latest: deque[float] = field(default_factory=deque)
     ordered: list[float] = field(default_factory=list)
     spread: float = 0.0
-    fresh: int = 0  # requests since the spread was computed
     seen: int = 0
 
     @property
@@ -50,9 +49,8 @@ class _Usual:
         insort(self.ordered, pace)
         if len(self.latest) > KEPT:
             del self.ordered[bisect_left(self.ordered, self.latest.popleft())]
-        self.fresh += 1
-        if self.fresh >= RENEWED:
-            self.fresh, middle = 0, self.median
+        if self.seen % RENEWED == 0:
+            middle = self.median
             self.spread = ROBUST * sorted(abs(each - middle) for each in self.ordered)[len(self.ordered) // 2]
 
 

@@ -17,7 +17,7 @@ from vibevoice_otel.recording.timeline import Run, thread
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["OPENERS", "Device", "Memory", "StreamNotes", "attach", "known", "notes_for", "opened"]
+__all__ = ["OPENERS", "Device", "Memory", "StreamNotes", "attach", "known", "opened"]
 
 #: Device type, as torch names it -> what opens the device of an index.
 OPENERS: dict[str, Callable[[int], Device]] = {"cuda": cuda.open_device, "mps": mps.open_device}
@@ -39,33 +39,24 @@ def known() -> list[Device]:
     return list(_devices.values())
 
 
-def notes_for(run: Run, model: Any) -> StreamNotes | None:
-    """Notes for a generation by ``model`` (a torch module); None where its times can only be the host's and it has no
-    allocator.
+def attach(run: Run, model: Any) -> StreamNotes | None:
+    """Note what the device of ``model`` (a torch module) does in the generation that begins on this thread, if it has a
+    clock or an allocator.
 
     A model that is spread over several devices is timed by the host: an event of one device tells nothing of the
-    others.
-    """
-    parameters = getattr(model, "parameters", None)
-    first = next(iter(parameters()), None) if callable(parameters) else None
-    if first is None or len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        return None
-    device = opened(first.device.type, first.device.index or 0)
-    return StreamNotes(run, device) if device is not None else None
-
-
-def attach(run: Run, model: Any) -> StreamNotes | None:
-    """Note what ``model``'s device does in the generation that begins on this thread, if it has a clock or an
-    allocator.
-
-    A failure costs the device's share of the telemetry and one line in the log, nothing else.
+    others. A failure costs the device's share of the telemetry and one line in the log, nothing else.
     """
     try:
-        notes = notes_for(run, model)
-        if notes is not None:
-            notes.begin()
-            run.device = notes
-            thread.step = notes.append
+        parameters = getattr(model, "parameters", None)
+        first = next(iter(parameters()), None) if callable(parameters) else None
+        spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+        device = None if first is None or spread else opened(first.device.type, first.device.index or 0)
+        if device is None:
+            return None
+        notes = StreamNotes(run, device)
+        notes.begin()
+        run.device = notes
+        thread.step = notes.append
     except Exception:
         logger.warning(
             "the device cannot be observed; times of this generation are the host's (clock=host)", exc_info=True

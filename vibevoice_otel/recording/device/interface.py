@@ -143,10 +143,6 @@ class Pool:
         """``count`` events were dropped unread; they are not on loan any more."""
         self._made -= count
 
-    @property
-    def on_loan(self) -> int:
-        return self._made - len(self._free)
-
 
 class Generations:
     """Which requests generate on a device: its memory counters are the process's, so a change belongs to a request only

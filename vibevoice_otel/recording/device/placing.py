@@ -172,11 +172,8 @@ class Placing:
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def _group_end(self, *, final: bool) -> int | None:
-        marks = self._marks
-        for index in range(1, len(marks)):
-            if marks[index].kind == FRAME:
-                return index
-        return len(marks) if final and marks else None
+        entries = (index for index, mark in enumerate(self._marks) if index and mark.kind == FRAME)
+        return next(entries, (len(self._marks) or None) if final else None)
 
     def _may_come(self, marks: list[Mark]) -> bool:
         """Whether the device may yet come by all of ``marks``: every one has an event, and the youngest is not long

@@ -52,12 +52,12 @@ class Taken:
         began = now()
         kernels = np.array(self.read(), np.int64).reshape(-1, 2) - self.to_wall
         seconds = (now() - began) / 1e9
-        if not len(kernels):
+        found = {}
+        if len(kernels):
+            busy, whole = _Busy(kernels), {SharePart.FRAME.value: [(self.began, self.ended)], **parts}
+            found = {name: busy.share(intervals) for name, intervals in whole.items() if len(intervals)}
+        else:
             logger.warning("the GPU profiler saw no kernel: has this process access to CUPTI? The sample is dropped")
-            return Shares({}, self.start_cost, self.stop_cost, seconds)
-        busy = _Busy(kernels)
-        whole = {SharePart.FRAME.value: [(self.began, self.ended)], **parts}
-        found = {name: busy.share(intervals) for name, intervals in whole.items() if len(intervals)}
         return Shares(found, self.start_cost, self.stop_cost, seconds)
 
 
