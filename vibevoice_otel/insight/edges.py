@@ -35,8 +35,8 @@ class Edges:
     Args:
         query: asks for a range.
         exact: asks for the growth in one block by every sample of it.
-        select: the selector of a series, with the labels that were asked for.
-        whole: the same with only those labels that every series of a process has.
+        select: the selector of a series, with the labels that were asked for, or, where ``whole`` is set, with only
+            those that every series of a process has; and with a matcher more.
         of: expressions that hold the processes which count, which are in all of them, given a block's seconds.
         blocks: how many.
         step: seconds of a block.
@@ -47,15 +47,14 @@ class Edges:
         self,
         query: Range,
         exact: Exact,
-        select: Callable[[str], str],
-        whole: Callable[[str, str], str],
+        select: Callable[..., str],
         of: Callable[[int], Sequence[str]],
         *,
         blocks: int,
         step: int,
         end: float,
     ) -> None:
-        self._query, self._exact, self._select, self._whole = query, exact, select, whole
+        self._query, self._exact, self._select = query, exact, select
         self._infos = of(step)
         self._blocks, self._step = blocks, step
         self.times = end - step * np.arange(blocks, -1, -1, dtype=np.float64)
@@ -125,8 +124,8 @@ class Edges:
     @cached_property
     def _restless(self) -> dict[Process, Blocks]:
         """The blocks in which a process began anew, or that hold its whole life."""
-        step, info = self._step, self._whole(semconv.BUILD_INFO.prometheus, "")
-        counted = self._whole(semconv.REQUESTS.prometheus, 'status="success"')
+        step, info = self._step, self._select(semconv.BUILD_INFO.prometheus, whole=True)
+        counted = self._select(semconv.REQUESTS.prometheus, 'status="success"', whole=True)
         of = "by (job, instance)"
         found = self._in_blocks(f"max {of} (resets({counted}[{step}s])) > 0")
         seen = self._in_blocks(f"count {of} (last_over_time({info}[{step}s]) or last_over_time({counted}[{step}s]))")

@@ -13,6 +13,7 @@ from vibevoice_otel.insight.compare.report import Comparison
 from vibevoice_otel.insight.profiles import VoicesReport
 from vibevoice_otel.insight.recommendation import Recommendation
 
+_NOTHING = "there is too little data to draw: ask without --plot to see what is missing"
 _BLUE, _ORANGE, _GREY, _RED = (
     "#0072b2",
     "#e69f00",
@@ -41,15 +42,11 @@ def save(report: CapacityReport | VoicesReport | Recommendation | Comparison, pa
     figure.savefig(path)
 
 
-def _nothing() -> ValueError:
-    return ValueError("there is too little data to draw: ask without --plot to see what is missing")
-
-
 def _capacity(report: CapacityReport, figure: Any) -> None:
-    cards = [card for card in report.cards if any(limit.streams is not None for limit in card.limits)]
-    if not cards:
-        raise _nothing()
-    card = cards[0]
+    cards = (card for card in report.cards if any(limit.streams is not None for limit in card.limits))
+    card = next(cards, None)
+    if card is None:
+        raise ValueError(_NOTHING)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.4)) if card.curve else (figure.subplots(), None)
     _limits(left, report, card)
     if right is None or card.curve is None:
@@ -109,7 +106,7 @@ def _limits(axes: Any, report: CapacityReport, card: CardAnswer) -> None:
 def _voices(report: VoicesReport, figure: Any) -> None:
     profiles = [p for p in report.voices if p.p95 is not None and p.unhappy is not None]
     if not profiles:
-        raise _nothing()
+        raise ValueError(_NOTHING)
     figure.set_size_inches(10, max(3.0, 1.2 + 0.32 * len(profiles)))
     left, right = figure.subplots(1, 2, sharey=True)
     for row, p in enumerate(profiles):
@@ -134,7 +131,7 @@ def _voices(report: VoicesReport, figure: Any) -> None:
 def _recommendation(report: Recommendation, figure: Any) -> None:
     tried = [c for c in report.candidates if c.in_time is not None and c.fed is not None]
     if not tried:
-        raise _nothing()
+        raise ValueError(_NOTHING)
     axes = figure.subplots()
     for c in tried:
         sure = min(c.in_time or 0.0, c.fed or 0.0)
@@ -149,9 +146,9 @@ def _recommendation(report: Recommendation, figure: Any) -> None:
         )
         axes.annotate(f"{sure:.0%}", (c.steps, c.cfg), ha="center", va="center", fontsize=7, color="white")
     axes.margins(0.15)
-    axes.set_xticks(sorted({c.steps for c in tried}))
-    axes.set_yticks(sorted({c.cfg for c in tried}))
     axes.set(
+        xticks=sorted({c.steps for c in tried}),
+        yticks=sorted({c.cfg for c in tried}),
         xlabel="diffusion steps",
         ylabel="cfg",
         title=f"{report.voice or 'any voice'}, {report.text_length_range} text: how sure each setting keeps up\n"
@@ -169,7 +166,7 @@ def _comparison(report: Comparison, figure: Any) -> None:
     """Each relative change with its interval; the band is what counts as none."""
     told = [each for each in report.answers if each.effect is not None and each.effect.scale == "ratio"]
     if not told:
-        raise _nothing()
+        raise ValueError(_NOTHING)
     axes = figure.subplots()
     axes.axvspan(-report.margin * 100, report.margin * 100, color=_GREY, alpha=0.15, linewidth=0)
     axes.axvline(0, color=_GREY, linewidth=1)
@@ -180,8 +177,11 @@ def _comparison(report: Comparison, figure: Any) -> None:
         colour = colours.get(answer.verdict, _GREY)
         axes.plot([effect.low * 100, effect.high * 100], [row, row], color=colour, linewidth=2)
         axes.plot(effect.change * 100, row, "o", color=colour)
-    axes.set_yticks(range(len(told)), [each.name for each in reversed(told)])
-    axes.set_xlabel(f"change from A to B, % ({report.confidence:.0%} intervals that hold together; less is better)")
+    axes.set(
+        yticks=range(len(told)),
+        yticklabels=[each.name for each in reversed(told)],
+        xlabel=f"change from A to B, % ({report.confidence:.0%} intervals that hold together; less is better)",
+    )
     axes.set_title(f"A: {report.a}   B: {report.b}", fontsize=10)
 
 

@@ -116,12 +116,11 @@ class Policy:
                 decision = Decision(None, None, why)
         span = trace.get_current_span()
         if span.is_recording():
-            span.set_attribute(semconv.RECOMMENDATION_REASON.key, decision.reason)
-            if outcome is not None:
-                span.set_attribute(semconv.RECOMMENDATION_OUTCOME.key, outcome)
-            if decision.steps is not None and decision.cfg is not None:
-                span.set_attribute(semconv.RECOMMENDATION_STEPS.key, decision.steps)
-                span.set_attribute(semconv.RECOMMENDATION_CFG.key, decision.cfg)
+            told = {
+                semconv.RECOMMENDATION_REASON.key: decision.reason, semconv.RECOMMENDATION_OUTCOME.key: outcome,
+                semconv.RECOMMENDATION_STEPS.key: decision.steps, semconv.RECOMMENDATION_CFG.key: decision.cfg,
+            }  # fmt: skip
+            span.set_attributes({key: value for key, value in told.items() if value is not None})
         return decision
 
     def _known(self, voice: str | None, length: str) -> Decision:

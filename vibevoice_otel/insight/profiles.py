@@ -122,7 +122,7 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     ends = _by(source, semconv.FINISHED, semconv.M_FINISH_REASON)
     mine = {name: [c for c in cells if c.voice == name] for name in names}
     fleet, slopes = _sensitivities(mine)
-    counts = {n: sum(defects.get(n, {}).values()) for n in names}
+    counts = {n: sum(defects[n].values()) for n in names}
     outliers = _outliers(names, cells, audio, underruns, counts, slo_seconds)
     unhappy, posterior = _unhappy(names, mine, slo_seconds, np.random.default_rng(seed))
     ranked = sorted((n for n in names if n in unhappy), key=lambda n: (unhappy[n].high, n))
@@ -150,10 +150,12 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
                 real_time_p95=stats.quantile(speed, 0.95) if speed else None,
                 audio_minutes=audio.get(name, 0.0),
                 underruns=stats.rate(underruns.get(name, 0.0), audio.get(name, 0.0), dispersion=spread_underruns),
-                gap_share=_share(gaps.get(name, {}), "bad"),
-                cut_off=_share(ends.get(name, {}), semconv.FinishReason.LENGTH.value),
+                gap_share=stats.proportion(gaps[name].get("bad", 0.0), sum(gaps[name].values())),
+                cut_off=stats.proportion(
+                    ends[name].get(semconv.FinishReason.LENGTH.value, 0.0), sum(ends[name].values())
+                ),
                 defects=stats.rate(counts[name], audio.get(name, 0.0), dispersion=spread_defects),
-                defect_kinds=defects.get(name, {}),
+                defect_kinds=defects[name],
                 sensitivity=slopes[name],
                 outlier_in=outliers.get(name, []),
                 vanished=name not in present,
@@ -178,15 +180,10 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
 
 def _by(source: Source, metric: semconv.Metric, label: semconv.Attribute) -> dict[str, dict[str, float]]:
     """Growth of a counter by voice and another label."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = defaultdict(dict)
     for (voice, value), grown in growth(source, metric.prometheus, ("voice", label.key)).items():
-        found.setdefault(voice, {})[value] = grown
+        found[voice][value] = grown
     return found
-
-
-def _share(counted: dict[str, float], which: str) -> Estimate | None:
-    """The share of one label value; None where nothing was counted."""
-    return stats.proportion(counted.get(which, 0.0), sum(counted.values())) if sum(counted.values()) else None
 
 
 def _unhappy(

@@ -95,7 +95,7 @@ class PrometheusSource:
         """What was read at the edges of so many blocks is kept: several figures rest on one series."""
         if blocks not in self._cut:
             self._cut[blocks] = Edges(
-                self._tracks, self._exact, self._select, self._whole, self._infos,
+                self._tracks, self._exact, self._select, self._infos,
                 blocks=blocks, step=max(1, self._window // blocks), end=self._end,
             )  # fmt: skip
         return self._cut[blocks]
@@ -107,7 +107,8 @@ class PrometheusSource:
         # increase() extrapolates to fractions and misses what a series counted before its first scrape. Here: the exact
         # difference where the series was there at both ends without a restart, its last value where it was born within
         # the window, and increase() only around a restart.
-        name, window = self._select(series, instances), f"[{seconds}s]"
+        named = "" if instances is None else f"instance=~{json.dumps(instances)}"
+        name, window = self._select(series, named), f"[{seconds}s]"
         restarted = f"(resets({name}{window}) > 0)"
         before = f"{name} offset {seconds}s"
         last = f"last_over_time({name}{window})"
@@ -162,14 +163,11 @@ class PrometheusSource:
         rows = self._instant(f"count(max without ({by}) (resets({name}[{self._window}s])) > 0)")
         return int(rows[0].value) if rows else 0
 
-    def _select(self, series: str, instances: str | None = None) -> str:
-        named = "" if instances is None else f"instance=~{json.dumps(instances)}"
-        return _selector(series, *self._matchers.values(), named)
-
-    def _whole(self, series: str, more: str) -> str:
-        """A selector by those labels alone that all series of a process have."""
-        common = (matcher for name, matcher in self._matchers.items() if name not in _OWN)
-        return _selector(series, *common, more)
+    def _select(self, series: str, more: str = "", *, whole: bool = False) -> str:
+        """A selector of the series asked for; ``whole``: by those labels alone that all series of a process have."""
+        chosen = [matcher for name, matcher in self._matchers.items() if not (whole and name in _OWN)]
+        said = ",".join(filter(None, [*chosen, more]))
+        return f"{series}{{{said}}}" if said else series
 
     def _instant(self, expression: str, time: float | None = None) -> list[Point]:
         rows = self._ask("query", query=expression, time=f"{self._end if time is None else time:.3f}")
@@ -191,11 +189,6 @@ class PrometheusSource:
                 "path needs it, such as http://host/prometheus)"
             ) from error
         return rows
-
-
-def _selector(series: str, *matchers: str) -> str:
-    said = ",".join(each for each in matchers if each)
-    return f"{series}{{{said}}}" if said else series
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, str]:

@@ -82,11 +82,12 @@ def _card(report: CapacityReport, card: CardAnswer) -> Panel:
 def _headline(report: CapacityReport, card: CardAnswer) -> Text:
     text = Text()
     if report.asked_streams is not None:
-        text.append(f"{report.asked_streams} streams? ", style="bold")
-        text.append(card.verdict.capitalize(), style=_VERDICT.get(card.verdict, "bold yellow"))
-        if card.holds_probability is not None and card.verdict not in {"yes", "no"}:
-            text.append(f" ({card.holds_probability:.0%} sure)")
-        text.append(". ")
+        unsure = card.holds_probability is not None and card.verdict not in {"yes", "no"}
+        text = Text.assemble(
+            (f"{report.asked_streams} streams? ", "bold"),
+            (card.verdict.capitalize(), _VERDICT.get(card.verdict, "bold yellow")),
+            f" ({card.holds_probability:.0%} sure). " if unsure else ". ",
+        )
     if card.streams is None:
         text.append("How many streams it holds cannot be said.")
         return text
@@ -141,15 +142,12 @@ def _basis(card: CardAnswer) -> str:
 def _voices(report: VoicesReport, console: Console) -> None:
     console.print(Text(f"Voices, from {report.origin.describe()}; intervals at {report.confidence:.0%}", style="dim"))
     if report.most_stable:
-        best = report.most_stable
-        text = Text("Most stable: ")
-        text.append(best.voice, style="bold green")
-        text.append(f", {best.evidence}. {best.probability:.0%} sure to be the best")
-        if best.not_separable_from:
-            names = best.not_separable_from
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            text.append(f"; not to be told apart from {shown}")
-        console.print(text.append("."))
+        best, alike = report.most_stable, ""
+        if names := best.not_separable_from:
+            alike = f"; not to be told apart from {', '.join(names[:4])}"
+            alike += f" and {len(names) - 4} more" if len(names) > 4 else ""
+        told = f", {best.evidence}. {best.probability:.0%} sure to be the best{alike}."
+        console.print(Text.assemble("Most stable: ", (best.voice, "bold green"), told))
     if report.voices:
         console.print(_profile_table(report.voices))
     outliers = [(p, o) for p in report.voices for o in p.outlier_in]
@@ -273,11 +271,8 @@ _COLOURS = {"worse": "bold red", "better": "bold green", "no different": "green"
 def _comparison(report: Comparison, console: Console) -> None:
     console.print(Text(f"A: {report.a}, from {report.origin_a.describe()}", style="dim"))
     console.print(Text(f"B: {report.b}, from {report.origin_b.describe()}", style="dim"))
-    headline = Text("B is ")
-    headline.append(
-        report.verdict if report.verdict != "cannot be told" else "not to be told from A", _COLOURS[report.verdict]
-    )
-    console.print(headline)
+    verdict = report.verdict if report.verdict != "cannot be told" else "not to be told from A"
+    console.print(Text.assemble("B is ", (verdict, _COLOURS[report.verdict])))
     table = _table("figure", "A", "B", "change", "interval", "verdict")
     for answer in report.answers:
         table.add_row(*_answered(answer))

@@ -157,6 +157,10 @@ def interval(sample: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def unanswered(name: Limit, why: str) -> Found:
+    return LimitAnswer(name, None, None, None, why), None
+
+
 def answer(name: Limit, held: Floats, n_blocks: int, why: str, details: dict[str, float | str | None]) -> Found:
     sample = inflate(held, n_blocks)
     low, high = interval(sample)

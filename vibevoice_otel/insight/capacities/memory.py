@@ -10,7 +10,7 @@ import numpy as np
 
 from vibevoice_otel.insight.arrays import Floats
 from vibevoice_otel.insight.capacities.answers import LimitAnswer, MemoryCurve, floor
-from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, bootstrap, inflate, interval
+from vibevoice_otel.insight.capacities.load import LEAST_BLOCKS, bootstrap, inflate, interval, unanswered
 from vibevoice_otel.insight.observations import Process, blocks
 from vibevoice_otel.insight.source import gib
 
@@ -90,8 +90,7 @@ def fit(
     weights = bootstrap(block.shape[1], draws, rng)
     base, slope, noise, spread, skew = _moments_to_line(block @ weights.T)
     base, m_all = base + origin, m_all + origin
-    peak = max(most(d.peak) for _, d in seen) / _SCALE
-    peak = max(peak, float(m_all.max()))
+    peak = max(float(m_all.max()), max(most(d.peak) for _, d in seen) / _SCALE)
     pools = [most(d.reserved) / max(most(d.peak), most(d.allocated)) for _, d in seen if most(d.reserved) > 0]
     limits = [most(d.limit) for _, d in seen if most(d.limit) > 0]
     seen_at_once = float(n_all.max())
@@ -164,14 +163,9 @@ def answer_memory(
 ) -> tuple[LimitAnswer, Floats | None, MemoryCurve | None, int | None]:
     if not known:
         why = "no GPU memory was reported (a CPU, or no GPU instrumentation): memory cannot be answered"
-        return LimitAnswer("memory", None, None, None, why), None, None, None
+        return *unanswered("memory", why), None, None
     if any(math.isnan(c) for c in caps.values()):
-        return (
-            LimitAnswer("memory", None, None, None, "the card's size was not reported: give it with --gpu-memory"),
-            None,
-            None,
-            None,
-        )
+        return *unanswered("memory", "the card's size was not reported: give it with --gpu-memory"), None, None
     held = {d: f.capacity(caps[d]) for d, f in known.items()}
     tightest = min(held, key=lambda d: float(held[d][0]))
     fit, limit = known[tightest], caps[tightest]
@@ -181,10 +175,10 @@ def answer_memory(
             f"streams ran at {fit.levels} different number(s) at once, {fit.most:.0f} at most: memory cannot be set "
             "against streams"
         )
-        return LimitAnswer("memory", None, None, None, why), None, None, naive
+        return *unanswered("memory", why), None, naive
     if n_blocks < LEAST_BLOCKS:
-        why = f"{n_blocks} independent stretches of time, at least {LEAST_BLOCKS} are needed"
-        return LimitAnswer("memory", None, None, None, why), None, None, naive
+        few = f"{n_blocks} independent stretches of time, at least {LEAST_BLOCKS} are needed"
+        return *unanswered("memory", few), None, naive
     curve = _curve(fit, tightest, group, limit, float(held[tightest][0]))
     slope_low = float(np.quantile(fit.slope[1:], 0.025))
     details: dict[str, float | str | None] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vibevoice_otel.insight.arrays import Floats, Slots
-from vibevoice_otel.insight.capacities.answers import LimitAnswer, Question
+from vibevoice_otel.insight.capacities.answers import Question
 from vibevoice_otel.insight.capacities.load import (
     LEAST_BLOCKS,
     LEAST_REQUESTS,
@@ -14,6 +14,7 @@ from vibevoice_otel.insight.capacities.load import (
     Load,
     answer,
     contention,
+    unanswered,
 )
 from vibevoice_otel.insight.capacities.queue import answer_queue
 from vibevoice_otel.insight.observations import Window
@@ -39,15 +40,12 @@ def answer_speed(
             "are needed"
         )
     if missing:
-        return (LimitAnswer("compute", None, None, None, missing), None), (
-            LimitAnswer("queue", None, None, None, missing),
-            None,
-        )
+        return unanswered("compute", missing), unanswered("queue", missing)
     work = (weights @ load.audio) / np.maximum(weights @ load.requests, 1.0)
     base, slope = contention(weights, load, np.exp(np.append(0.0, rng.normal(0, MODEL_ERROR, len(weights) - 1))))
     compute = _compute(base, slope, slots, n_blocks)
     if not load.first_audio.sum():
-        return compute, (LimitAnswer("queue", None, None, None, "no first-audio latency was recorded"), None)
+        return compute, unanswered("queue", "no first-audio latency was recorded")
     return compute, answer_queue(weights, load, window, work, base, slope, slots, question, rng, notes)
 
 

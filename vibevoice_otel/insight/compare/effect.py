@@ -128,10 +128,9 @@ def effect(
         both = (a.count.sum(axis=1) > 0) & (b.count.sum(axis=1) > 0)
         a, b = a.in_blocks(both), b.in_blocks(both)
     (at_a, left_a), (at_b, left_b) = (_leave_out(side, weights, quantile, scale) for side in (a, b))
-    variances = [_variance(left_a), _variance(left_b)]
-    error, freedom = math.sqrt(sum(variances)), _welch((left_a, left_b), variances)
-    if paired:
-        error, freedom = math.sqrt(_variance(left_b - left_a)), _freedom(left_b - left_a)
+    moved = [left_b - left_a] if paired else [left_a, left_b]
+    variances = [_variance(each) for each in moved]
+    error, freedom = math.sqrt(sum(variances)), _welch(moved, variances)
     if scale == "difference":
         error = max(error, math.sqrt(_binomial(a, weights) + _binomial(b, weights)))
     estimate = math.log(at_b / at_a) if scale == "ratio" else at_b - at_a
@@ -248,5 +247,5 @@ def _freedom(left: Floats) -> float:
 def _welch(sides: Sequence[Floats], variances: Sequence[float]) -> float:
     total = sum(variances)
     if total == 0:
-        return float(sum(len(left) for left in sides) - 2)
+        return float(sum(len(left) - 1 for left in sides))
     return total**2 / sum(v**2 / _freedom(left) for v, left in zip(variances, sides, strict=True))
