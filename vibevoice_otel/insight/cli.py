@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             plots.save(report, arguments.plot)
     except (SourceError, ValueError, OSError) as error:
-        hint = " Without Prometheus, --scrape looks at the demo's metrics page." if _nowhere(arguments, error) else ""
+        chosen = arguments.prometheus or arguments.scrape or os.environ.get(URL_VARIABLE)
+        nowhere = not chosen and "cannot be reached" in str(error)  # the default address
+        hint = " Without Prometheus, --scrape looks at the demo's metrics page." if nowhere else ""
         print(f"vibevoice-otel insight: {error}{hint}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
@@ -167,12 +169,6 @@ def _source(arguments: argparse.Namespace, span: Span | None = None, chosen: dic
     window, end = (arguments.window, arguments.at) if span is None else (span.end - span.begin, span.end)
     of = {name: value for name, value in chosen.items() if name not in ON_SERIES}
     return insight.PrometheusSource(url, window=window, end=end, of=of, progress=arguments.progress, **common)
-
-
-def _nowhere(arguments: argparse.Namespace, error: Exception) -> bool:
-    """No address was given, and the default one cannot be reached."""
-    said = arguments.prometheus or arguments.scrape or os.environ.get(URL_VARIABLE)
-    return not said and isinstance(error, SourceError) and "cannot be reached" in str(error)
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -94,12 +94,14 @@ def _limits(axes: Any, report: CapacityReport, card: CardAnswer) -> None:
     if report.asked_streams is not None:
         axes.axvline(report.asked_streams, color=_RED, linestyle="--", label=f"{report.asked_streams} asked for")
         axes.legend(fontsize=8)
-    axes.set_yticks(range(len(answered)), [limit.name for limit in answered])
     axes.invert_yaxis()
     title = (
         "Streams it holds" if card.streams is None else f"Holds {card.streams} stream{'s' if card.streams != 1 else ''}"
     )
-    axes.set(xlabel="streams", xlim=(0, None), title=f"{title} ({card.card})")
+    axes.set(
+        yticks=range(len(answered)), yticklabels=[limit.name for limit in answered], xlabel="streams", xlim=(0, None),
+        title=f"{title} ({card.card})",
+    )  # fmt: skip
     _tidy(axes)
 
 
@@ -120,9 +122,13 @@ def _voices(report: VoicesReport, figure: Any) -> None:
         right.plot([100 * p.unhappy.low, 100 * p.unhappy.high], [row, row], color=colour, linewidth=2, alpha=0.5)
         right.plot(100 * p.unhappy.value, row, "o", color=colour, markersize=5)
     left.axvline(report.slo_seconds, color=_GREY, linestyle="--", linewidth=1)
-    left.set_yticks(range(len(profiles)), [p.voice + (" (outlier)" if p.outlier_in else "") for p in profiles])
     left.invert_yaxis()
-    left.set(xlabel="first audio (s): ● P50, ◆ P95, bars: bucket bounds", title="Latency")
+    left.set(
+        yticks=range(len(profiles)),
+        yticklabels=[p.voice + (" (outlier)" if p.outlier_in else "") for p in profiles],
+        xlabel="first audio (s): ● P50, ◆ P95, bars: bucket bounds",
+        title="Latency",
+    )
     right.set(xlabel="failed or late (%), shrunk, with interval", xlim=(0, None), title="Stability, best first")
     for axes in (left, right):
         _tidy(axes)

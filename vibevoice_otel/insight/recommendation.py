@@ -165,7 +165,7 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         return Recommendation(best.steps, best.cfg, True, reason, voice, length, candidates, notes)
     tried = [c for c in candidates if c.in_time is not None and c.fed is not None and _within(c.steps, c.cfg, rails)]
     if tried:
-        best = max(tried, key=lambda c: (_joint(c), -c.steps))
+        best = max(tried, key=lambda c: (math.prod(p for p in (c.in_time, c.fed, c.sound) if p is not None), -c.steps))
         reason = "no setting was seen to keep up for sure; this one is the likeliest to"
         return Recommendation(best.steps, best.cfg, False, reason, voice, length, candidates, notes)
     reason = (
@@ -177,10 +177,6 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
 
 def _quality(steps: int, cfg: float, target: float) -> float:
     return math.log2(max(steps, 1)) - abs(cfg - target) / _STEPS_WORTH
-
-
-def _joint(candidate: Candidate) -> float:
-    return math.prod(p for p in (candidate.in_time, candidate.fed, candidate.sound) if p is not None)
 
 
 def _within(steps: int, cfg: float, rails: Rails) -> bool:

@@ -219,7 +219,6 @@ def logistic(design: Floats, bad: Floats, n: Floats) -> tuple[Floats, Floats] | 
         log odds ratios and their standard errors, both (k,); None where the settings cannot be told apart.
     """
     beta = np.zeros(design.shape[1])
-    covariance = np.eye(design.shape[1])
     for _ in range(60):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
         weight = n * p * (1 - p)

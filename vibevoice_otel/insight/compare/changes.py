@@ -73,18 +73,19 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
             new = Labelled(
                 open_source(after, change.time + SETTLING + after, {change.label: change.after}), change.after
             )
-            sides = change.time, *(_processes(tracks, change.label, side.name) for side in (old, new))
+            sides = (
+                change.time,
+                *(
+                    frozenset(track.process for track in tracks if track.labels.get(change.label) == side.name)
+                    for side in (old, new)
+                ),
+            )
             if sides not in known:
                 known[sides] = compare(old, new, margin=margin)
             comparison = replace(known[sides], a=old.name, b=new.name)
         answered.append(Change(change.time, change.job, change.label, change.before, change.after, comparison))
     notes = [] if tracks else [f"Neither {' nor '.join(INFO)} is in the store: what runs is not known."]
     return Changes(origin, answered, notes)
-
-
-def _processes(tracks: Iterable[Track], label: str, value: str) -> frozenset[tuple[str, str]]:
-    """The processes that carried a label's value at some time in the window."""
-    return frozenset(track.process for track in tracks if track.labels.get(label) == value)
 
 
 def _found(tracks: Iterable[Track]) -> Iterable[Change]:

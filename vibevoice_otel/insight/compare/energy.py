@@ -60,10 +60,11 @@ def read(source: Source, blocks: int) -> Side:
         growths(source, metric.prometheus, ("voice",), blocks) for metric in (semconv.AUDIO_PRODUCED, semconv.REQUESTS)
     )
     strata = sorted(voice for voice in audio if audio[voice].sum() > 0 and voice in busy)
+    users = source.history(semconv.HW_ENERGY.prometheus, (), {HW_ID: sorted(cards)}) or ()
     why = ""
     if {track.process for track in metered} != speaking:
         why = "not every process reports its card's energy"
-    elif _foreign(source, sorted(cards), speaking):
+    elif not {track.process for track in users} <= speaking:
         why = "other processes share the cards"
     elif sum(float(grown.sum()) for grown in busy.values()) < WHOLE * _generated(source, of, speaking):
         why = "the cards served requests besides those compared"
@@ -131,11 +132,6 @@ def _drawn(cards: Collection[Track], ends: Floats) -> tuple[Floats, Floats]:
         np.add.at(joules, block, counted(card.values[known]))
         np.add.at(seconds, block, np.diff(card.times[known]))
     return joules, seconds
-
-
-def _foreign(source: Source, cards: Sequence[str], mine: Collection[Key]) -> bool:
-    users = source.history(semconv.HW_ENERGY.prometheus, (), {HW_ID: cards}) or ()
-    return any(track.process not in mine for track in users)
 
 
 def _generated(source: Source, of: Mapping[str, Sequence[str]], mine: Collection[Key]) -> float:
