@@ -124,13 +124,13 @@ class Subject:
 
         from vibevoice_otel.service.faults import Faults
         from vibevoice_otel.service.model import schedule
-        from vibevoice_otel.service.processor import ByteProcessor
+        from vibevoice_otel.service.processor import byte_inputs
         from vibevoice_otel.service.streamer import AudioSampleIterator, AudioStreamer
         from vibevoice_otel.service.voices import load
 
         inputs = {
             name: each.to(self.device)
-            for name, each in ByteProcessor()("A sentence to be spoken.", load("en-Carter_man", Faults())).items()
+            for name, each in byte_inputs("A sentence to be spoken.", load("en-Carter_man", Faults())).items()
         }
         scheduler = diffusers.DPMSolverMultistepScheduler(
             beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"

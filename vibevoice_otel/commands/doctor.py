@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -267,7 +266,6 @@ def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
     """Import whatever model code is installed with the hooks on; findings, and (part, where, found or missing) of each
     hook.
     """
-    findings: list[Finding] = []
     os.environ.pop(
         "OTEL_PROPAGATORS", None
     )  # one that is not installed is told elsewhere, and nothing could be imported
@@ -278,12 +276,7 @@ def hooks() -> tuple[list[Finding], list[tuple[str, str, str]]]:
     if Path("demo/web/app.py").is_file() and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # in upstream's folder its server is found as uvicorn finds it
     try:
-        for title, module in MODELS.items():
-            with contextlib.suppress(ModuleNotFoundError, ValueError):
-                if importlib.util.find_spec(module.partition(".")[0]) is None:
-                    findings.append(Finding("note", title, "not installed"))
-                    continue
-                findings.append(_imported(title, module))
+        findings = [_imported(title, module) for title, module in MODELS.items()]
         rows = [(point.part, point.where, "found" if point.found else "missing") for point in instrumentor.hook_points]
     finally:
         instrumentor.uninstrument()
@@ -305,7 +298,9 @@ def _imported(title: str, module: str) -> Finding:
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except ModuleNotFoundError as missing:
-        return Finding("note", title, f"not in what is installed ({missing.name} is missing)")
+        absent = missing.name == module.partition(".")[0]
+        says = "not installed" if absent else f"not in what is installed ({missing.name} is missing)"
+        return Finding("note", title, says)
     except Exception as error:  # noqa: BLE001 - foreign code may fail in any way while it is imported
         if isinstance(error, ImportError) and module.startswith("vibevoice_otel."):
             return Finding("note", title, str(error))  # in upstream's environment ours need not run

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from opentelemetry import trace
@@ -150,13 +150,9 @@ class Feed:
         ]  # fmt: skip
 
     @staticmethod
-    def _settled(batches: Sequence[Batch], origin: int) -> list[bytes]:
-        parts: list[bytes] = []
+    def _settled(batches: Sequence[Batch], origin: int) -> Iterator[bytes]:
         for batch in batches:
-            parts.extend(message("settled", rows=[part]) for part in rows.encode(batch, origin))
+            yield from (message("settled", rows=[part]) for part in rows.encode(batch, origin))
             table = rows.sends(batch, origin)
             if table or batch.first_audio_parts:
-                parts.append(
-                    message("settled", rows=[], sends=table, parts=batch.first_audio_parts, origin=origin / 1e6)
-                )
-        return parts
+                yield message("settled", rows=[], sends=table, parts=batch.first_audio_parts, origin=origin / 1e6)

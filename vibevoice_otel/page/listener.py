@@ -8,7 +8,6 @@ in bounds; it has a span and metrics of its own and touches none of the server's
 from __future__ import annotations
 
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -175,8 +174,3 @@ def _attributes(report: Report, voice: str, status: semconv.Status, error: str |
         semconv.LISTENER_CLOCK_ERROR: report.clock_error,
     }
     return {attribute.key: value for attribute, value in values.items() if value is not None}
-
-
-def now_seconds() -> float:
-    """The clock that browsers are compared with, the same that spans are placed by."""
-    return time.time_ns() / 1e9

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vibevoice_otel.service import voices
 from vibevoice_otel.service.faults import pause
 from vibevoice_otel.service.model import StreamingVibeVoice, inject, random_model, schedule
-from vibevoice_otel.service.processor import VOCABULARY, ByteProcessor, CheckpointProcessor
+from vibevoice_otel.service.processor import VOCABULARY, byte_inputs, checkpoint_inputs
 from vibevoice_otel.service.settings import ServiceSettings
 from vibevoice_otel.service.streamer import AudioSampleIterator, AudioStreamer
 from vibevoice_otel.service.voices import Voice
@@ -53,7 +53,7 @@ class StreamingTTSService:
         self.device = settings.device
         self.inference_steps = settings.steps
         self.model: StreamingVibeVoice | None = None
-        self.processor: ByteProcessor | CheckpointProcessor | None = None
+        self.processor: Any = None  # a checkpoint's own; None where bytes are tokens
         self.voice_presets: dict[str, str] = {name: f"random:{name}" for name in voices.NAMES}
         self.default_voice_key = settings.voice if settings.voice in self.voice_presets else voices.NAMES[0]
         self._voice_cache: dict[str, Voice] = {}
@@ -81,13 +81,13 @@ class StreamingTTSService:
             self._scheduler = diffusers.DPMSolverMultistepScheduler
             if self.is_random:
                 torch.set_num_threads(1)  # a second thread only thrashes on a model this small
-                self.processor, model = ByteProcessor(), random_model(self.settings.seed, self.settings.faults)
+                model = random_model(self.settings.seed, self.settings.faults)
             else:
                 self.processor, model = self._checkpoint()
             logger.warning(self.notice)
             self.model = model.to(self.device)
 
-    def _checkpoint(self) -> tuple[ByteProcessor | CheckpointProcessor, StreamingVibeVoice]:
+    def _checkpoint(self) -> tuple[Any, StreamingVibeVoice]:
         from transformers import AutoProcessor  # noqa: PLC0415 - heavy, and only for a checkpoint
 
         path = self.settings.model
@@ -95,8 +95,8 @@ class StreamingTTSService:
         model: StreamingVibeVoice = StreamingVibeVoice.from_pretrained(path, dtype=dtype).eval()
         inject(model, self.settings.faults)
         if model.config.vocab_size == VOCABULARY:  # a random model that was saved to disk
-            return ByteProcessor(), model
-        return CheckpointProcessor(AutoProcessor.from_pretrained(path)), model
+            return None, model
+        return AutoProcessor.from_pretrained(path), model
 
     def _ensure_voice_cached(self, key: str) -> Voice:
         with self._voice_locks[key]:
@@ -109,16 +109,14 @@ class StreamingTTSService:
         return key, self._ensure_voice_cached(key)
 
     def _prepare_inputs(self, text: str, resources: Voice) -> dict[str, Any]:
-        assert self.processor is not None
         pause(self.settings.faults.preprocess_delay)
-        inputs: dict[str, Any] = {
-            name: value.to(self.device) for name, value in self.processor(text.strip(), resources).items()
-        }
-        if isinstance(self.processor, ByteProcessor):
-            inputs.update(schedule(inputs["input_ids"].shape[1], frames_of(text)))
+        if self.processor is None:
+            made = byte_inputs(text.strip(), resources)
+            length = schedule(made["input_ids"].shape[1], frames_of(text))
         else:
-            inputs["max_new_tokens"] = MAX_FRAMES
-        return inputs
+            made = checkpoint_inputs(self.processor, text.strip())
+            length = {"max_new_tokens": MAX_FRAMES}
+        return {**{name: value.to(self.device) for name, value in made.items()}, **length}
 
     def _run_generation(
         self,

@@ -1,4 +1,6 @@
-"""Text to model inputs for the random model: bytes are tokens, so nothing need be downloaded."""
+"""Text to model inputs. A checkpoint has a processor of its own; the random model's tokens are bytes: nothing need be
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +14,20 @@ PAD, AUDIO_BOS, AUDIO_EOS, AUDIO, EOS = 256, 257, 258, 259, 260
 VOCABULARY = 264
 
 
-class ByteProcessor:
-    """A byte-level tokenizer with the special tokens that VibeVoice needs."""
+def byte_inputs(text: str, voice: Voice) -> dict[str, torch.Tensor]:
+    """A byte is a token, behind the special tokens that VibeVoice needs: ``input_ids`` and ``attention_mask`` of shape
+    (1, prompt + bytes).
+    """
+    spoken = torch.tensor(list(text.encode("utf-8", errors="replace")), dtype=torch.long)
+    ids = torch.cat([voice.prompt, spoken]).unsqueeze(0)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    def __call__(self, text: str, voice: Voice) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``attention_mask`` of shape (1, prompt + bytes)."""
-        spoken = torch.tensor(list(text.encode("utf-8", errors="replace")), dtype=torch.long)
-        ids = torch.cat([voice.prompt, spoken]).unsqueeze(0)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-
-class CheckpointProcessor:
-    """A real checkpoint's own processor: its tokenizer and chat template, with one speaker.
+def checkpoint_inputs(processor: Any, text: str) -> dict[str, torch.Tensor]:
+    """Whatever a real checkpoint's own ``processor`` (its tokenizer and chat template) makes of the text, with one
+    speaker, of shape (1, tokens).
 
     Voices are cloned from recordings, which this service has none of: the model speaks with a voice of its own choice.
     """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-
-    def __call__(self, text: str, voice: Voice) -> dict[str, torch.Tensor]:  # noqa: ARG002 - as ByteProcessor's
-        """Whatever the checkpoint's processor makes of the text, of shape (1, tokens)."""
-        conversation = [{"role": "0", "content": [{"type": "text", "text": text}]}]
-        return dict(
-            self._processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt")
-        )
+    conversation = [{"role": "0", "content": [{"type": "text", "text": text}]}]
+    return dict(processor.apply_chat_template(conversation, return_dict=True, tokenize=True, return_tensors="pt"))

@@ -83,13 +83,12 @@ class ServiceSettings:
             ServiceSettingsError: naming the variable and what is allowed.
         """
         env = os.environ if environ is None else environ
-        values: dict[str, Any] = {}
-        for spec in fields(cls):
-            if spec.name in {"host", "port"}:
-                continue
-            text = env.get(PREFIX + spec.name.upper())
-            if text is not None:
-                values[spec.name] = _parse(spec.name, str(spec.type), text)
+        known = {PREFIX + spec.name.upper(): spec for spec in fields(cls) if spec.name not in {"host", "port"}}
+        values = {
+            spec.name: _parse(variable, str(spec.type), env[variable])
+            for variable, spec in known.items()
+            if variable in env
+        }
         if LISTEN in env:
             values["host"], values["port"] = _listen(env[LISTEN])
         values.update({name: value for name, value in overrides.items() if value is not None})
@@ -107,8 +106,7 @@ def _boolean(text: str) -> bool:
     return {"true": True, "false": False}[text.strip().lower()]
 
 
-def _parse(name: str, kind: str, text: str) -> Any:
-    variable = PREFIX + name.upper()
+def _parse(variable: str, kind: str, text: str) -> Any:
     if kind == "Faults":
         try:
             return Faults.from_mapping(json.loads(text))

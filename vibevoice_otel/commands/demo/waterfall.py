@@ -46,7 +46,6 @@ def render(console: Console, spans: Sequence[ReceivedSpan], frames: int = 2) -> 
     def walk(span: ReceivedSpan, depth: int) -> None:
         line("  " * depth + _label(span), span.start, span.end, span.name)
         below = children.get(span.span_id, [])
-        shown = [s for s in below if s.name == semconv.FRAME.name][:frames]
         hidden = [s for s in below if s.name == semconv.FRAME.name][frames:]
         for group in _folded(s for s in below if s not in hidden):
             if len(group) == 1:
@@ -60,7 +59,7 @@ def render(console: Console, spans: Sequence[ReceivedSpan], frames: int = 2) -> 
                 )
         if hidden:
             line(
-                "  " * (depth + 1) + f"{len(hidden)} more frames (after {len(shown)})",
+                "  " * (depth + 1) + f"{len(hidden)} more frames (after {frames})",
                 hidden[0].start,
                 hidden[-1].end,
                 semconv.FRAME.name,
