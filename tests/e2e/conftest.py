@@ -30,6 +30,7 @@ from vibevoice_otel.commands.demo.receiver import ReceivedSpan
 from vibevoice_otel.commands.demo.whole import SERVER_KIND, whole
 
 ROOT = "vibevoice.synthesize"
+ERROR_STATUS = 2  # opentelemetry.proto.trace.v1.Status.STATUS_CODE_ERROR
 #: Seconds in which a service does what it is to do, on a busy machine too; the longest wait, and no measure of it.
 PATIENCE = 60.0
 

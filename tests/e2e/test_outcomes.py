@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from .conftest import Running
+from .conftest import ERROR_STATUS, Running
 from .test_trace import assert_well_formed
 
 
@@ -20,7 +20,7 @@ def _check(running: Running, trace, status: str, error_type: str | None, *, serv
     for span in (trace.root, trace.server):
         assert span.attributes["vibevoice.status"] == status
         assert span.attributes.get("error.type") == error_type
-        assert span.error == server_error
+        assert (span.status == ERROR_STATUS) == server_error
     assert running.total("vibevoice_streaming_requests_total", status=status) >= 1
     if error_type is not None:
         assert running.total("vibevoice_errors_total", error_type=error_type) >= 1
@@ -33,7 +33,7 @@ def test_failure_in_the_generation_thread(start) -> None:
     assert answer.chunks == 2
     _check(running, trace, "error", "RuntimeError", server_error=True)
     (generate,) = trace.named("vibevoice.generate")
-    assert generate.error
+    assert generate.status == ERROR_STATUS
     assert generate.attributes["error.type"] == "RuntimeError"
 
 
@@ -42,7 +42,7 @@ def test_a_corrupt_voice(start) -> None:
     running = start(**_faults(corrupt_voices=["fr-Spk0_man"]))
     _, trace = running.speak(text="Hello", voice="fr-Spk0_man")
     _check(running, trace, "error", "CorruptVoiceError", server_error=True)
-    assert trace.named("vibevoice.voice.load")[0].error
+    assert trace.named("vibevoice.voice.load")[0].status == ERROR_STATUS
     assert running.total("vibevoice_streaming_requests_total", voice="fr-Spk0_man", status="error") == 1
     _, trace = running.speak(text="Hello", voice="en-Emma_woman")
     _check(running, trace, "success", None, server_error=False)

@@ -6,7 +6,7 @@ import gzip
 import threading
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,7 +14,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 MAX_BODY = 64 * 1024 * 1024
 DECODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
-ERROR = 2  # opentelemetry.proto.trace.v1.Status.STATUS_CODE_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,8 @@ class ReceivedSpan:
     start: int
     end: int
     kind: int
-    status: int = 0
-    status_text: str = ""
-    attributes: dict[str, object] = field(default_factory=dict)
-    scope: str = ""
-    events: tuple[str, ...] = ()
-
-    @property
-    def error(self) -> bool:
-        return self.status == ERROR
+    status: int
+    attributes: dict[str, object]
 
 
 def attributes(pairs: Any) -> dict[str, Any]:
@@ -51,8 +43,7 @@ def read_spans(requests: Iterable[ExportTraceServiceRequest]) -> list[ReceivedSp
             name=span.name, trace_id=span.trace_id.hex(), span_id=span.span_id.hex(),
             parent_id=span.parent_span_id.hex(),
             start=span.start_time_unix_nano, end=span.end_time_unix_nano, kind=span.kind, status=span.status.code,
-            status_text=span.status.message, attributes=attributes(span.attributes), scope=scope.scope.name,
-            events=tuple(event.name for event in span.events),
+            attributes=attributes(span.attributes),
         )
         for request in requests
         for resource in request.resource_spans
