@@ -5,6 +5,7 @@ swallows is an error, unless the test wants it; and the clock stays as it is.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -28,6 +29,12 @@ MAY_LACK = (
     "Weaver",
     "mounting a file system",
 )
+
+
+def pytest_configure() -> None:
+    """Programs that tests end by SIGINT end: a shell's background job ignores it, and what it starts inherits that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
