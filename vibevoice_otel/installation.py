@@ -83,6 +83,9 @@ class Installation:
         self.recorder = DeferredRecorder(self._settings, self._build)
         self._built = contextlib.ExitStack()  # what the recorder was built with; the recorder goes last
         self._built.callback(self.recorder.close)
+        self._last_export = shutdown.LastExport(
+            lambda: self.recorder.built, self._providers, self._settings.shutdown_timeout
+        )
 
     def put_in(self) -> None:
         """Each part that cannot be put in costs itself alone.
@@ -167,6 +170,7 @@ class Installation:
             built.shutdown(self._settings.shutdown_timeout)
         if self._tail is not None:
             self._tail.force_flush(int(self._settings.shutdown_timeout * 1000))
+        self._last_export.leave_late()
 
     def _names(self) -> Sequence[str]:
         return sorted({adapter.hooks.adapter for adapter in self.adapters if adapter.hooks.modules} - PROCESS)
@@ -175,7 +179,7 @@ class Installation:
 
     def _put_last_export(self) -> Undo:
         hooks = Hooks(shutdown.NAME, self.recorder.on_drop)
-        export = shutdown.LastExport(lambda: self.recorder.built, self._providers, self._settings.shutdown_timeout)
+        export = self._last_export
         shutdown.SignalGuard(export).install(hooks)
         hooks.on_import("uvicorn.server", lambda module: shutdown.hook_uvicorn(hooks, module, export))
         hooks.on_import("multiprocessing.util", lambda module: shutdown.hook_multiprocessing(hooks, module, export))

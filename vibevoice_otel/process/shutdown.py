@@ -8,13 +8,14 @@ the setting, whatever the Collector, the event loop's executor and the model's t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NAME = "guard"
+LATE = (
+    "the last export has not ended within %g s (VIBEVOICE_OTEL_SHUTDOWN_TIMEOUT): what %s still holds is lost, as the "
+    "process ends without another try; see whether the Collector answers"
+)
 #: Seconds after a last flush within which another belongs to the same end of the process.
 SAME_END = 1.0
 
@@ -69,6 +74,7 @@ class LastExport:
         self._timeout = timeout
         forking.begin(self._renew)
         self._ending = float("-inf")  # when the process's last flush must be over
+        self._late: list[Any] = []  # the providers that were not through by then
 
     def _renew(self) -> None:
         self._once = threading.Lock()
@@ -94,11 +100,25 @@ class LastExport:
         if not self._once.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
         try:
-            return self._in_time([lambda: self._end(end_open=end_open)], deadline) and self._in_time(
-                self._flushers(self._providers(), deadline), deadline
-            )
+            if not all(self._in_time([lambda: self._end(end_open=end_open)], deadline)):
+                return False
+            providers = [each for each in self._providers() if hasattr(each, "force_flush")]
+            left = max(1, int((deadline - time.monotonic()) * 1000))
+            flushed = self._in_time([partial(each.force_flush, left) for each in providers], deadline)
+            if end_open:
+                self._late = [each for each, done in zip(providers, flushed, strict=True) if not done]
+            return all(flushed)
         finally:
             self._once.release()
+
+    def leave_late(self) -> None:
+        """At the process's exit: a provider that the last flush has waited for in vain is not waited for again. Its own
+        handler of the exit would, for up to half a minute more.
+        """
+        if self._late:
+            logger.warning(LATE, self._timeout, ", ".join(type(each).__name__ for each in self._late))
+        for provider in self._late:
+            atexit.unregister(provider.shutdown)
 
     async def flush_beside(self, *, end_open: bool) -> None:
         """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold
@@ -139,16 +159,12 @@ class LastExport:
             recorder.end_open()
 
     @staticmethod
-    def _flushers(providers: Iterable[Any], deadline: float) -> list[Callable[[], object]]:
-        left = max(1, int((deadline - time.monotonic()) * 1000))
-        return [partial(each.force_flush, left) for each in providers if hasattr(each, "force_flush")]
-
-    @staticmethod
-    def _in_time(work: list[Callable[[], object]], deadline: float) -> bool:
+    def _in_time(work: list[Callable[[], object]], deadline: float) -> list[bool]:
+        """Do all of it side by side; return what has ended by the deadline."""
         threads = [_beside(each) for each in work]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        return [not thread.is_alive() for thread in threads]
 
 
 def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
