@@ -68,18 +68,14 @@ class Speech:
 
     def body(self, text: str, voice: str | None) -> bytes:
         """The JSON body that asks for ``text``; a member whose voice is not named is left out."""
-        values = {"model": self.model, "voice": voice, "text": text, "format": self.response_format}
+        values = {"model": self.model, "voice": voice or "", "text": text, "format": self.response_format}
 
-        def filled(part: Any) -> Any:
-            if isinstance(part, str):
-                return _PLACE.sub(lambda found: values[found[1]] or "", part)
-            if isinstance(part, list):
-                return [filled(each) for each in part]
-            if isinstance(part, dict):
-                return {key: filled(each) for key, each in part.items() if voice is not None or each != "{voice}"}
-            return part
+        def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {key: value for key, value in pairs if voice is not None or value != "{voice}"}
 
-        return json.dumps(filled(json.loads(self.template))).encode()
+        # A value goes where its place is in a JSON string: written as JSON has it, without its quotation marks.
+        asked = json.dumps(json.loads(self.template, object_pairs_hook=members))
+        return _PLACE.sub(lambda found: json.dumps(values[found[1]])[1:-1], asked).encode()
 
 
 @dataclass(frozen=True, slots=True)

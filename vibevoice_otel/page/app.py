@@ -222,8 +222,7 @@ class PageApp:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             for task in (sending, leaving):
                 task.cancel()
-            results = await asyncio.gather(sending, leaving, return_exceptions=True)
-            for error in results:
+            for error in await asyncio.gather(sending, leaving, return_exceptions=True):
                 if isinstance(error, Exception):
                     logger.debug("a browser's stream ended: %r", error)
         finally:

@@ -199,13 +199,10 @@ def _one(console: Console, spans: Sequence[ReceivedSpan], frames: int) -> None:
 def _latencies(heard: Sequence[Heard], traces: Sequence[Sequence[ReceivedSpan]]) -> Table:
     """The server's first-audio latency by voice (from the traces) beside the client's."""
     server: dict[str, list[float]] = {}
-    for spans in traces:
-        for span in spans:
-            latency = (
-                span.attributes.get(semconv.FIRST_AUDIO_LATENCY.key) if span.name == semconv.SYNTHESIZE.name else None
-            )
-            if isinstance(latency, float):
-                server.setdefault(str(span.attributes.get(semconv.VOICE.key)), []).append(latency * 1000)
+    for root in (span for spans in traces for span in spans if span.name == semconv.SYNTHESIZE.name):
+        latency = root.attributes.get(semconv.FIRST_AUDIO_LATENCY.key)
+        if isinstance(latency, float):
+            server.setdefault(str(root.attributes.get(semconv.VOICE.key)), []).append(latency * 1000)
     table = Table(
         Column("voice", no_wrap=True, min_width=max(len(voice) for voice, _ in heard)), "requests", "server median ms",
         "server max ms", "client median ms", "within the SLO", header_style="bold",
@@ -215,14 +212,10 @@ def _latencies(heard: Sequence[Heard], traces: Sequence[Sequence[ReceivedSpan]])
         own = server.get(voice, [])
         if own and client:
             good = sum(value <= semconv.SLO_FIRST_AUDIO_SECONDS * 1000 for value in own)
-            row = (
-                len(own),
-                f"{statistics.median(own):.1f}",
-                f"{max(own):.1f}",
-                f"{statistics.median(client):.1f}",
-                f"{good} of {len(own)}",
-            )
-            table.add_row(voice, *(str(cell) for cell in row))
+            table.add_row(
+                voice, str(len(own)), f"{statistics.median(own):.1f}", f"{max(own):.1f}",
+                f"{statistics.median(client):.1f}", f"{good} of {len(own)}",
+            )  # fmt: skip
     return table
 
 
