@@ -183,7 +183,7 @@ def open_request(recorder: Recorder, steps: int = STEPS, voice: str = "en-Carter
         "work", context=Context(), asked=Asked(voice=voice, cfg=str(cfg), steps=str(steps), text_length=120)
     )
     used = timeline.used
-    used.voice, used.cfg, used.steps, used.model, used.adapter = voice, cfg, steps, "replay", "benchmark"
+    used.voice, used.cfg, used.steps, used.model = voice, cfg, steps, "replay"
     timeline.accepted = now()
     timeline.work_start = now()
     timeline.note(semconv.QUEUE, timeline.accepted, timeline.work_start)

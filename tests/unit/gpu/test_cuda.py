@@ -157,9 +157,10 @@ def test_a_model_on_several_devices_is_timed_by_the_host(monkeypatch: pytest.Mon
     monkeypatch.setitem(device.OPENERS, "cpu", lambda _index: run.gpu)
     monkeypatch.setattr(device, "_devices", {})
     model = torch.nn.Linear(1, 1)
-    assert device.notes_for(run.timeline.runs[0], model) is not None
-    model.hf_device_map = {"a": 0, "b": 1}  # type: ignore[assignment]
-    assert device.notes_for(run.timeline.runs[0], model) is None
+    with bound(run.timeline) as own:
+        assert device.attach(own, model) is not None
+        model.hf_device_map = {"a": 0, "b": 1}  # type: ignore[assignment]
+        assert device.attach(own, model) is None
 
 
 @pytest.mark.swallows("the device cannot be observed")

@@ -40,6 +40,8 @@ LOOK_SEEN = 1.0
 #: off: a launch takes some microseconds, so the lower bound is then the better one. The stated error is the distance to
 #: the upper bound all the same.
 LOOSE = 200_000
+#: Bounds of a time of which nothing is known.
+UNBOUNDED = (-math.inf, math.inf)
 #: Part of a sampled frame -> the leaves that make it, beside the steps.
 SHARE_LEAVES = {SharePart.PASSES: (Leaf.LM_POSITIVE, Leaf.LM_NEGATIVE), SharePart.DECODE: (Leaf.DECODE,)}
 
@@ -84,12 +86,12 @@ class _Group:
     """The marks from one frame's entry up to the next one's, times relative to the first event."""
 
     marks: list[Mark]
-    relative: list[float]  # ns, of each mark that has an event; nan for the others
-    following: Mark | None  # the next frame's entry
+    relative: list[float] = field(default_factory=list)  # ns, of each mark that has an event; nan for the others
+    following: Mark | None = None  # the next frame's entry, where it has an event
     error: float = 0.0  # the greatest of those distances, ns
     low: float = -math.inf  # bounds on the first event's host time
     high: float = math.inf
-    onward: tuple[float, float] | None = None  # to the next group's first event, and the error of that
+    onward: tuple[float, float] = (0.0, math.inf)  # to that entry, and the error of that; no end of it where unknown
 
 
 class Placing:
@@ -116,7 +118,7 @@ class Placing:
         self._marks = marks
         self._clock = clock
         self._sleep = sleep
-        self._carried: tuple[float, float] | None = None  # bounds on the first event that is still to be read
+        self._carried = UNBOUNDED  # bounds on the first event that is still to be read
         self._seen = False  # the thread that generates saw the frame done that was read last
         self._entry = 0  # the latest frame's, when this was last looked at
         self._unread = False  # the device had not passed all of a frame that is over
@@ -150,7 +152,7 @@ class Placing:
                 groups.append(group)
             else:
                 self._emit(groups)
-                groups, self._carried = [], None  # the chain is broken
+                groups, self._carried = [], UNBOUNDED  # the chain is broken
                 self._forget(marks)
             del self._marks[:end]
         if groups:
@@ -205,7 +207,7 @@ class Placing:
 
     def _relative(self, marks: list[Mark], following: Mark | None, seen: int) -> _Group:
         anchor = next(mark.event for mark in marks if mark.event is not None)
-        group = _Group(marks, [], following)
+        group = _Group(marks)
         at, error = 0.0, 0.0
         for mark in marks:
             if mark.event is None:  # SEEN: by then the event before it had been passed
@@ -219,7 +221,7 @@ class Placing:
         self._seen = group.high < math.inf
         group.high = min(group.high, seen - at + error)
         if following is not None and following.event is not None:
-            group.onward = self._distance(anchor, following.event)
+            group.following, group.onward = following, self._distance(anchor, following.event)
         self._device.pool.give([mark.event for mark in marks if mark.event is not None])
         return group
 
@@ -240,24 +242,20 @@ class Placing:
 
     # ---------------------------------------------------------------------------------------------------------- placing
 
-    def _emit(self, groups: list[_Group]) -> tuple[float, float] | None:
+    def _emit(self, groups: list[_Group]) -> tuple[float, float]:
         """Place ``groups``, neighbours all; the bounds that they give the next one's first event."""
-        bounds = self._carried
+        low, high = self._carried
         for group in groups:
-            if bounds is not None:
-                group.low, group.high = max(group.low, bounds[0]), min(group.high, bounds[1])
-            bounds = None
-            if group.onward is not None:
-                distance, error = group.onward
-                bounds = group.low + distance - error, group.high + distance + error
+            distance, error = group.onward
+            group.low, group.high = max(group.low, low), min(group.high, high)
+            low, high = group.low + distance - error, group.high + distance + error
         for group, later in zip(reversed(groups[:-1]), reversed(groups[1:]), strict=True):
-            if group.onward is not None:
-                distance, error = group.onward
-                group.low = max(group.low, later.low - distance - error)
-                group.high = min(group.high, later.high - distance + error)
+            distance, error = group.onward
+            group.low = max(group.low, later.low - distance - error)
+            group.high = min(group.high, later.high - distance + error)
         for group in groups:
             self._place(group)
-        return bounds
+        return low, high
 
     def _place(self, group: _Group) -> None:
         origin, half = _origin(group)
@@ -289,7 +287,7 @@ class Placing:
                     self.placed.errors[name] = error
         first, start = marked[0]
         if first.kind == FRAME:
-            if group.following is not None and group.onward is not None:
+            if group.following is not None:
                 marked.append((group.following, origin + round(group.onward[0])))
             end = marked[-1][1]
             share = min(1.0, sum(_idle(marked)) / (end - start)) if end > start else 0.0
@@ -298,7 +296,9 @@ class Placing:
             if first.key in self.samples:
                 taken, limits = self.samples.pop(first.key), None
                 shares = taken.shares(self._parts_of(marked)) if taken is not None else None
-            self.placed.frames[first.key] = PlacedFrame(start, end, error, share, group.onward is None, limits, shares)
+            self.placed.frames[first.key] = PlacedFrame(
+                start, end, error, share, group.following is None, limits, shares
+            )
 
     def _parts_of(self, marked: list[tuple[Mark, int]]) -> dict[str, list[Interval]]:
         """Placed intervals of the frame of ``marked``, by part."""
@@ -324,10 +324,7 @@ def _origin(group: _Group) -> tuple[int, float]:
     """(host time of the group's first event, its error in ns): between the bounds, and never before the host put the
     event in.
     """
-    low, high = (
-        min(group.low, group.high),
-        max(group.low, group.high),
-    )  # crossed where the clocks ran further apart than stated
+    low, high = sorted((group.low, group.high))  # crossed where the clocks ran further apart than stated
     middle = (low + high) / 2 if high - low <= LOOSE else low + LAUNCH
     floor = next(mark.host for mark in group.marks if mark.event is not None)
     origin = max(math.ceil(middle), floor)
