@@ -91,11 +91,12 @@ def bucketed(grown: Mapping[Key, Floats | float]) -> tuple[list[Key], Floats, Fl
         strata (the other labels), edges, and counts between the edges, shape (strata, edges) or, in blocks of time,
         (strata, edges, blocks).
     """
-    strata = {key: place for place, key in enumerate(sorted({key[:-1] for key in grown}))}
-    edges = {edge: place for place, edge in enumerate(sorted({float(key[-1]) for key in grown}))}
-    cumulative = np.zeros((len(strata), len(edges), *np.shape(next(iter(grown.values()), 0.0))))
-    for key, values in grown.items():
-        cumulative[strata[key[:-1]], edges[float(key[-1])]] = values
+    buckets = {key: values for key, values in grown.items() if key[-1]}
+    strata = {key: place for place, key in enumerate(sorted({key[:-1] for key in buckets}))}
+    edges = {edge: place for place, edge in enumerate(sorted({float(key[-1]) for key in buckets}))}
+    cumulative = np.zeros((len(strata), len(edges), *np.shape(next(iter(buckets.values()), 0.0))))
+    for key, values in buckets.items():
+        cumulative[strata[key[:-1]], edges[float(key[-1])]] += values  # an edge may be written as 1 and as 1.0
     # A process with other bounds lacks some edges; there the count is at least that of the edge below.
     counts = np.diff(np.maximum.accumulate(cumulative, axis=1), axis=1, prepend=0.0)
     return list(strata), np.array(list(edges), np.float64), counts

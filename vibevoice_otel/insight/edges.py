@@ -66,11 +66,14 @@ class Edges:
         restless = self._no_blocks(self._restless)
         for row, _, broken in grown:
             restless[row.process] = restless[row.process] | broken
+        kept = {
+            process: np.all([~broken, *(counted[process] for counted in self._counting)], axis=0)
+            for process, broken in restless.items()
+        }
         found: dict[tuple[str, ...], Floats] = {}
         for row, moved, _ in grown:
             key = tuple(row.labels.get(name, "") for name in by)
-            kept = np.all([~restless[row.process], *(blocks[row.process] for blocks in self._counting)], axis=0)
-            found[key] = found.get(key, 0.0) + np.where(kept, moved, 0.0)
+            found[key] = found.get(key, 0.0) + np.where(kept[row.process], moved, 0.0)
         self._add_exact(series, by, restless, found)
         return found
 

@@ -158,6 +158,7 @@ def interval(sample: Floats) -> tuple[float, float]:
 
 
 def unanswered(name: Limit, why: str) -> Found:
+    """A limit of which nothing can be said."""
     return LimitAnswer(name, None, None, None, why), None
 
 

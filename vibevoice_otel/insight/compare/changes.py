@@ -73,13 +73,11 @@ def changes(source: Source, open_source: Open, *, margin: float = MARGIN) -> Cha
             new = Labelled(
                 open_source(after, change.time + SETTLING + after, {change.label: change.after}), change.after
             )
-            sides = (
-                change.time,
-                *(
-                    frozenset(track.process for track in tracks if track.labels.get(change.label) == side.name)
-                    for side in (old, new)
-                ),
+            processes = (
+                frozenset(track.process for track in tracks if track.labels.get(change.label) == side.name)
+                for side in (old, new)
             )
+            sides = change.time, *processes
             if sides not in known:
                 known[sides] = compare(old, new, margin=margin)
             comparison = replace(known[sides], a=old.name, b=new.name)
