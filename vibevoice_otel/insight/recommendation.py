@@ -111,18 +111,17 @@ def recommend(
     rails = rails or Rails()
     cells = list(read_cells(source).values())
     answer = choose(cells, semconv.text_length_range(text_length), voice, rails)
-    notes = list(answer.notes)
     minutes = by_voice(source, semconv.AUDIO_PRODUCED.prometheus)
     underruns = by_voice(source, semconv.UNDERRUN.prometheus)
     of = [voice] if voice in minutes else list(minutes)
     estimate = stats.rate(sum(underruns.get(v, 0.0) for v in of), sum(minutes[v] for v in of) / 60)
     if estimate is not None and estimate.value > 0:
         whose = voice if voice in minutes else "all voices"
-        notes.append(
+        answer.notes.append(
             f"Listeners of {whose} ran out of audio {estimate.value:.2f} times a minute ({estimate.low:.2f} to "
             f"{estimate.high:.2f})."
         )
-    return replace(answer, notes=notes, origin=source.origin)
+    return replace(answer, origin=source.origin)
 
 
 def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) -> Recommendation:

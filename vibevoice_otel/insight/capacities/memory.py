@@ -180,7 +180,6 @@ def answer_memory(
         few = f"{n_blocks} independent stretches of time, at least {LEAST_BLOCKS} are needed"
         return *unanswered("memory", few), None, naive
     curve = _curve(fit, tightest, group, limit, float(held[tightest][0]))
-    slope_low = float(np.quantile(fit.slope[1:], 0.025))
     details: dict[str, float | str | None] = {
         "device": tightest, "limit_gib": limit, "base_gib": float(fit.base[0]), "per_stream_gib": float(fit.slope[0]),
         "per_stream_spread_gib": math.sqrt(max(float(fit.spread[0]), 0.0)), "overhead": fit.overhead,
@@ -192,7 +191,7 @@ def answer_memory(
         )
     if fit.transient:
         notes.append(f"Peaks rose {gib(fit.transient * 2**30)} above what streams explain; that much is kept free.")
-    if slope_low <= 0:
+    if np.quantile(fit.slope[1:], 0.025) <= 0:
         why = "memory does not measurably grow with streams in this data"
         return LimitAnswer("memory", None, None, None, why, details=details), None, curve, naive
     sample = np.min([inflate(each, n_blocks) for each in held.values()], axis=0)
