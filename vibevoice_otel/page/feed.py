@@ -113,7 +113,7 @@ class Feed:
         settled = 0  # batches sent
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            timeline = self._timeline(key)
+            timeline = next((t for t in self._recorder.timelines if key in {str(t.request), trace_id(t)}), None)
             kept = self._store.find(key)
             if kept is not None and kept.summary is not None:
                 for part in self._settled(kept.batches[settled:], kept.origin):
@@ -134,9 +134,6 @@ class Feed:
                 settled = len(batches)
             spent = time.thread_time() - spent
             await asyncio.sleep(max(TICK_SECONDS, spent / SHARE))
-
-    def _timeline(self, key: str) -> Timeline | None:
-        return next((each for each in self._recorder.timelines if key in {str(each.request), trace_id(each)}), None)
 
     def _open(self, timeline: Timeline, batch: Batch, fresh: Sequence[Batch]) -> list[bytes]:
         origin = timeline.anchor.to_wall(timeline.opened)

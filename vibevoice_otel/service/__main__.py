@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--concurrency", type=int, help="requests that work at once (2)")
     parser.add_argument("--timeout", type=float, help="seconds that a request may take, waiting included (60)")
     parser.add_argument("--queue", type=int, help="requests that may wait (8)")
-    arguments = parser.parse_args(argv)
     try:
-        settings = ServiceSettings.load(**vars(arguments))
+        settings = ServiceSettings.load(**vars(parser.parse_args(argv)))
     except ServiceSettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -45,6 +45,7 @@ class StreamingTTSService:
     Attributes:
         voice_presets: name of each voice to where its prompt comes from.
         default_voice_key: the voice for a request that names none, or an unknown one.
+        notice: what a listener's log says of the model.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -55,20 +56,13 @@ class StreamingTTSService:
         self.model: StreamingVibeVoice | None = None
         self.processor: Any = None  # a checkpoint's own; None where bytes are tokens
         self.voice_presets: dict[str, str] = {name: f"random:{name}" for name in voices.NAMES}
-        self.default_voice_key = settings.voice if settings.voice in self.voice_presets else voices.NAMES[0]
+        self.default_voice_key = settings.voice
+        self.is_random = settings.model == RANDOM
+        self.notice = RANDOM_NOTICE if self.is_random else CHECKPOINT_NOTICE
         self._voice_cache: dict[str, Voice] = {}
         self._scheduler: Any = None
         self._loading = threading.Lock()
         self._voice_locks = {name: threading.Lock() for name in self.voice_presets}  # a slow voice holds up no other
-
-    @property
-    def is_random(self) -> bool:
-        return self.settings.model == RANDOM
-
-    @property
-    def notice(self) -> str:
-        """What a listener's log says of the model."""
-        return RANDOM_NOTICE if self.is_random else CHECKPOINT_NOTICE
 
     def load(self) -> None:
         """Make the model ready: cold the first time, at once after. Safe to call from any thread."""
