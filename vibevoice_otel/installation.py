@@ -277,16 +277,14 @@ class Installation:
         self._models_seen = True
         try:
             recorder = self.recorder.ready()
-        except Exception:  # noqa: BLE001 - told where it is built
-            return
-        try:
             from vibevoice_otel.adapters.forks import ForksAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.longform import LongFormAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.realtime import RealtimeAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.transformers import TransformersAdapter  # noqa: PLC0415
             from vibevoice_otel.adapters.upstream import UpstreamAdapter  # noqa: PLC0415
         except Exception:
-            logger.exception("VibeVoice telemetry could not start; the service runs without it")
+            if self.recorder.built is not None:  # else told where it is built
+                logger.exception("VibeVoice telemetry could not start; the service runs without it")
             return
         for kind in (TransformersAdapter, UpstreamAdapter, RealtimeAdapter, LongFormAdapter, ForksAdapter):
             adapter: Adapter = kind(recorder)

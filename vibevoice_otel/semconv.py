@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
-AttributeType = Literal["string", "int", "double", "boolean"]
-Instrument = Literal["counter", "histogram", "gauge", "updowncounter"]
-Stability = Literal["stable", "development"]
-
 SCHEMA_URL: Final = "https://vibevoice-otel.github.io/schemas/0.1.0"
 SCOPE: Final = "vibevoice_otel"
 SAMPLE_RATE_HZ: Final = 24_000  # of every VibeVoice model
@@ -27,7 +23,7 @@ class Attribute:
     """One attribute key. ``official`` marks a key that OpenTelemetry's own registry defines (reused, not redefined)."""
 
     key: str
-    type: AttributeType
+    type: Literal["string", "int", "double", "boolean"]
     brief: str
     examples: tuple[str | int | float | bool, ...] = ()
     members: tuple[str, ...] = ()
@@ -58,13 +54,13 @@ class Metric:
     """
 
     name: str
-    instrument: Instrument
+    instrument: Literal["counter", "histogram", "gauge", "updowncounter"]
     unit: str
     brief: str
     attributes: tuple[Attribute, ...]
     source: str
     buckets: tuple[float, ...] = ()
-    stability: Stability = "stable"
+    stability: Literal["stable", "development"] = "stable"
     when_known: tuple[Attribute, ...] = ()
 
     def __str__(self) -> str:

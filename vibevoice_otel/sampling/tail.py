@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -32,16 +33,14 @@ REMEMBERED = 4096
 PACE_SECONDS = 0.01
 
 
+@dataclass(slots=True)
 class _Trace:
     """What is known of a trace whose spans are not all over."""
 
-    __slots__ = ("crowded_out", "kept", "open", "spans")
-
-    def __init__(self, kept: bool | None) -> None:
-        self.kept = kept  # None: not decided
-        self.crowded_out = False  # dropped for want of room, not for its outcome
-        self.open = 0
-        self.spans: list[ReadableSpan] = []
+    kept: bool | None  # None: not decided
+    crowded_out: bool = False  # dropped for want of room, not for its outcome
+    open: int = 0
+    spans: list[ReadableSpan] = field(default_factory=list)
 
 
 class TailProcessor(SpanProcessor):

@@ -16,10 +16,12 @@ def spans(payload: bytes, resource: Resource, scope: InstrumentationScope) -> It
     """The spans of an ExportTraceServiceRequest that this package wrote;
     ``resource`` and ``scope`` are the tracer's.
     """
-    for of_resource in ExportTraceServiceRequest.FromString(payload).resource_spans:
-        for of_scope in of_resource.scope_spans:
-            for span in of_scope.spans:
-                yield _span(span, resource, scope)
+    return (
+        _span(span, resource, scope)
+        for of_resource in ExportTraceServiceRequest.FromString(payload).resource_spans
+        for of_scope in of_resource.scope_spans
+        for span in of_scope.spans
+    )
 
 
 def _span(span: Any, resource: Resource, scope: InstrumentationScope) -> ReadableSpan:

@@ -18,8 +18,6 @@ from vibevoice_otel.otlp.request import ByteExporter, EncodedRequest
 from vibevoice_otel.otlp.sender import MAX_REQUEST_BYTES
 from vibevoice_otel.sdk.capability import Capability, Unknown
 
-HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-GRPC = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -32,8 +30,8 @@ def adopt(exporter: SpanExporter) -> ByteExporter:
     kind = type(exporter)
     where = f"{kind.__module__}.{kind.__qualname__}"
     known: dict[str, tuple[Capability, Callable[[SpanExporter], ByteExporter]]] = {
-        f"{HTTP}.OTLPSpanExporter": (HTTP_BYTES, _Http),
-        f"{GRPC}.OTLPSpanExporter": (GRPC_BYTES, _Grpc),
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter": (HTTP_BYTES, _Http),
+        "opentelemetry.exporter.otlp.proto.grpc.trace_exporter.OTLPSpanExporter": (GRPC_BYTES, _Grpc),
     }
     if where not in known:
         raise Unknown(f"{where} is not the SDK's OTLP exporter")

@@ -31,10 +31,6 @@ class FastPath:
     spans: FastSpans
     metrics: FastMetrics
 
-    def explain(self) -> str:
-        """How spans and metrics travel now, or why they take the plain path; a line each."""
-        return f"{self.spans.explain()}\n{self.metrics.explain()}"
-
 
 def path(tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> FastPath | None:
     """The fast path for ``tracer``'s spans and for measurements, taken wherever it is open.
@@ -57,7 +53,8 @@ def path(tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> Fast
 
 
 def explain(provider: trace.TracerProvider | None = None) -> str:
-    """How spans and metrics would travel in this process, a line each, for ``vibevoice-otel doctor``.
+    """How spans and metrics would travel in this process, or why they take the plain path; a line each, for
+    ``vibevoice-otel doctor``.
 
     Args:
         provider: the tracer provider; the global one by default.
@@ -70,4 +67,5 @@ def explain(provider: trace.TracerProvider | None = None) -> str:
             f"spans and metrics: made one by one by the public API: unsupported opentelemetry-sdk internals ({error})"
         )
     tracer = trace.get_tracer(semconv.SCOPE, "", provider, semconv.SCHEMA_URL)
-    return FastPath(FastSpans(tracer, lambda _what, _reason, _count: None), FastMetrics()).explain()
+    spans = FastSpans(tracer, lambda _what, _reason, _count: None)
+    return f"{spans.explain()}\n{FastMetrics().explain()}"

@@ -15,11 +15,11 @@ from opentelemetry.trace import SpanContext
 from vibevoice_otel import semconv
 from vibevoice_otel.otlp.encode import Encoded, Trace, of_block, of_operation
 from vibevoice_otel.otlp.request import EncodedRequest, Envelope
-from vibevoice_otel.otlp.sender import Sender
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.sdk import decode, support
 from vibevoice_otel.sdk.capability import Unknown
 from vibevoice_otel.sdk.exporters import adopt
+from vibevoice_otel.sdk.support import SenderProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class FastSpans:
     def __init__(self, tracer: trace.Tracer, on_drop: Callable[[str, str, int], None]) -> None:
         self._tracer = tracer
         self._on_drop = on_drop
-        self._senders: dict[Any, Sender] = {}  # by the processor whose exporter they copy
+        self._senders: dict[Any, SenderProcessor] = {}  # by the processor whose exporter they copy
         self._seen: tuple[tuple[object, ...], object] | None = None  # what the decision below was made from
-        self._targets: tuple[Sender, ...] = ()
+        self._targets: tuple[SenderProcessor, ...] = ()
         self._envelope: Envelope | None = None
         self._max_text: int | None = None
         self._refusal: str | None = None
@@ -98,7 +98,7 @@ class FastSpans:
         support.check_limits(now)
         senders = {
             processor: self._senders.get(processor)
-            or Sender(adopt(exporter), interval, self._on_drop, self._by(processor, now))
+            or SenderProcessor(adopt(exporter), interval, self._on_drop, self._by(processor, now))
             for processor, exporter, interval in support.exporters(members)
         }
         self._envelope = support.envelope(now.resource, now.scope, now.max_text)
@@ -106,8 +106,7 @@ class FastSpans:
         self._targets = tuple(senders.values())
         for processor in senders.keys() - self._senders.keys():
             self._senders[processor] = senders[processor]
-            # so that the provider's flush and shutdown reach it
-            now.chain.add_span_processor(support.SenderProcessor(senders[processor]))
+            now.chain.add_span_processor(senders[processor])
 
     def _by(self, processor: SpanProcessor, now: support.Inside) -> Callable[[EncodedRequest, Exception], bool]:
         """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter

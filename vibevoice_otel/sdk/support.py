@@ -33,25 +33,14 @@ MOST_ATTRIBUTES = 16
 SELF_METRICS = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 
 
-class SenderProcessor(SpanProcessor):
-    """Stands in the provider's chain for a :class:`Sender`, so that the provider's flush and shutdown reach it."""
-
-    def __init__(self, sender: Sender) -> None:
-        self.sender = sender
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self.sender.force_flush(timeout_millis)
-
-    def shutdown(self) -> None:
-        self.sender.shutdown()
+class SenderProcessor(Sender, SpanProcessor):
+    """A sender that stands in the provider's chain, so that the provider's flush and shutdown reach it."""
 
 
 def remove(chain: Any, sender: Sender) -> None:
     """Take ``sender`` out of the provider's chain again."""
     with chain._lock:
-        chain._span_processors = tuple(
-            each for each in chain._span_processors if getattr(each, "sender", None) is not sender
-        )
+        chain._span_processors = tuple(each for each in chain._span_processors if each is not sender)
 
 
 @dataclass(frozen=True, slots=True)
