@@ -5,6 +5,7 @@ it was.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -134,9 +135,7 @@ def hooked() -> Iterator[Any]:
         recorder = VibeVoiceInstrumentor().recorder
         assert recorder is not None
         hooks = Hooks("upstream", recorder.on_drop)
-        hooks.replace(
-            Model, "from_pretrained", lambda original: upstream._from_pretrained(hooks, recorder, original), ""
-        )
+        hooks.replace(Model, "from_pretrained", functools.partial(upstream._from_pretrained, hooks, recorder), "")
         yield told
         hooks.undo()
 

@@ -220,7 +220,7 @@ def test_the_end_of_a_service_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             export = shutdown.LastExport(lambda: None, lambda: (), 1.0)
             patch.setattr(export, name, broken)
-            assert asyncio.run(shutdown._shutdown(original, export)("the server")) == "the server is down"
+            assert asyncio.run(shutdown._shutdown(export, original, "the server")) == "the server is down"
     for name in ("used", "flush"):
         with monkeypatch.context() as patch:
             export = shutdown.LastExport(lambda: None, lambda: (), 1.0)

@@ -50,8 +50,8 @@ class LongFormAdapter(ModelAdapter):
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess of the long-form model"
-        make = functools.partial(standalone.remember, self._recorder)
-        self.hooks.replace_in(module, "VibeVoiceProcessor", "__call__", make, part)
+        hook = functools.partial(standalone.remember, self._recorder)
+        self.hooks.replace_in(module, "VibeVoiceProcessor", "__call__", hook, part)
 
 
 def hook_passes(hooks: Hooks, model: type) -> None:

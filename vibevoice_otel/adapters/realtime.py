@@ -46,8 +46,8 @@ class RealtimeAdapter(ModelAdapter):
 
     def _processor(self, module: ModuleType) -> None:
         part = "vibevoice.preprocess, in a program without the server"
-        make = functools.partial(standalone.remember, self._recorder)
-        self.hooks.replace_in(module, "VibeVoiceStreamingProcessor", "process_input_with_cached_prompt", make, part)
+        hook = functools.partial(standalone.remember, self._recorder)
+        self.hooks.replace_in(module, "VibeVoiceStreamingProcessor", "process_input_with_cached_prompt", hook, part)
 
 
 def hook_passes(hooks: Hooks, model: type, speech: str = "forward_tts_lm") -> None:

@@ -71,19 +71,13 @@ class ModelWatch:
         for found in _subclasses(base):
             self._consider(found)
 
-    def _defined(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def init_subclass(cls: type, **kwargs: Any) -> None:
-            original(cls, **kwargs)
-            self._consider(cls)
+    def _defined(self, original: Callable[..., Any], cls: type, /, **kwargs: Any) -> None:
+        original(cls, **kwargs)
+        self._consider(cls)
 
-        return init_subclass
-
-    def _loaded(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
-            self._consider(cls)
-            return original(cls, *args, **kwargs)
-
-        return from_pretrained
+    def _loaded(self, original: Callable[..., Any], cls: type, /, *args: Any, **kwargs: Any) -> Any:
+        self._consider(cls)
+        return original(cls, *args, **kwargs)
 
     def _consider(self, found: type) -> None:
         what = kind(found)

@@ -4,6 +4,7 @@ loading, passes.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -17,7 +18,7 @@ from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import Parts, hook_generate
-from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.adapters.shared.intervals import timed, times
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import Candidate, here
 from vibevoice_otel.recording.clock import now
@@ -135,7 +136,7 @@ def hook_connector(hooks: Hooks, module: ModuleType) -> None:
 def hook_model(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | None = None) -> None:
     """Hook what both model classes have: loading, generate, a frame's sampling, the number of steps."""
     hooks.replace(
-        model, "from_pretrained", lambda original: _from_pretrained(hooks, recorder, original), semconv.MODEL_LOAD.name
+        model, "from_pretrained", functools.partial(_from_pretrained, hooks, recorder), semconv.MODEL_LOAD.name
     )
     hook_generate(hooks, recorder, model, parts)
     hooks.replace(model, "set_ddpm_inference_steps", _set_steps, "steps that stick from an earlier request")
@@ -218,32 +219,27 @@ def _pass_carried_on(run: Run, leaf: Leaf, _result: Any) -> None:
 INITIAL_STEPS = "_vibevoice_otel_initial_steps"
 
 
-def _set_steps(original: Callable[..., Any]) -> Callable[..., Any]:
-    def set_ddpm_inference_steps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        started = now()
-        result = original(self, *args, **kwargs)
-        steps = getattr(self, "ddpm_inference_steps", None)
-        timeline = here()
-        if timeline is None:
-            setattr(self, INITIAL_STEPS, steps)
-            return result
-        if isinstance(steps, int):
-            timeline.used.steps = steps
-            timeline.used.steps_sticky = steps != getattr(self, INITIAL_STEPS, steps) and not _asked_for(
-                timeline, steps
-            )
-        if not any(note.span is semconv.MODEL_LOAD for note in timeline.notes):
-            # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it
-            # ready.
-            timeline.note(semconv.MODEL_LOAD, started, now(), **{semconv.CACHE.key: Cache.HIT})
+def _set_steps(original: Callable[..., Any], model: Any, /, *args: Any, **kwargs: Any) -> Any:
+    started = now()
+    result = original(model, *args, **kwargs)
+    steps = getattr(model, "ddpm_inference_steps", None)
+    request = here()
+    if request is None:
+        setattr(model, INITIAL_STEPS, steps)
         return result
+    if isinstance(steps, int):
+        request.used.steps = steps
+        request.used.steps_sticky = steps != getattr(model, INITIAL_STEPS, steps) and not _asked_for(request, steps)
+    if not any(note.span is semconv.MODEL_LOAD for note in request.notes):
+        # Upstream loads at start-up; a request finds the model there, and setting its steps is all that makes it
+        # ready.
+        request.note(semconv.MODEL_LOAD, started, now(), **{semconv.CACHE.key: Cache.HIT})
+    return result
 
-    return set_ddpm_inference_steps
 
-
-def _asked_for(timeline: Timeline | Candidate, steps: int) -> bool:
+def _asked_for(request: Timeline | Candidate, steps: int) -> bool:
     try:
-        return int(timeline.asked.steps or "") == steps
+        return int(request.asked.steps or "") == steps
     except ValueError:
         return False
 
@@ -251,30 +247,21 @@ def _asked_for(timeline: Timeline | Candidate, steps: int) -> bool:
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
-def _from_pretrained(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if loading.is_loading():
-            with loading.attempt():
-                return original(cls, *args, **kwargs)
-        caller = _loading_service()
-        if (
-            caller is not None
-        ):  # its module was executed, and its load begun, outside of any application that we see start
-            service.hook_service(hooks, recorder, caller)
-        started, error = now(), None
-        try:
+def _from_pretrained(
+    hooks: Hooks, recorder: Recorder, original: Callable[..., Any], cls: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    if loading.is_loading():
+        with loading.attempt():
             return original(cls, *args, **kwargs)
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            attributes: dict[str, Any] = {semconv.CACHE.key: Cache.MISS}
-            path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-            if path is not None:
-                attributes[semconv.GEN_AI_MODEL.key] = str(path)
-            recorder.standalone(semconv.MODEL_LOAD, started, now(), attributes, error)
-
-    return from_pretrained
+    caller = _loading_service()
+    if caller is not None:  # its module was executed, and its load begun, outside of any application that we see start
+        service.hook_service(hooks, recorder, caller)
+    attributes: dict[str, Any] = {semconv.CACHE.key: Cache.MISS}
+    path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+    if path is not None:
+        attributes[semconv.GEN_AI_MODEL.key] = str(path)
+    with timed(lambda start, end, error: recorder.standalone(semconv.MODEL_LOAD, start, end, attributes, error)):
+        return original(cls, *args, **kwargs)
 
 
 def _loading_service(depth: int = 5) -> Any | None:

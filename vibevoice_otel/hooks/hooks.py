@@ -26,6 +26,8 @@ _ABSENT = object()
 MARK = "__vibevoice_otel__"
 #: Parameters of an ASGI application, behind the object that it is a method of.
 ASGI = ("scope", "receive", "send")
+#: Called in the original's place, with the original and then the call's arguments.
+Hook = Callable[..., Any]
 
 
 def _nobody(_what: str, _reason: str, _count: int) -> None:
@@ -49,17 +51,14 @@ class _Slot:
     that place is put into it.
     """
 
-    def __init__(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]], where: str) -> None:
-        self._first, self._make, self._where = hooks, make, where
-        self._target: Any = None
-        self._hook: Callable[..., Any] | None = None
+    def __init__(self, hooks: Hooks, hook: Hook | None, where: str) -> None:
+        self._first, self._hook, self._where = hooks, hook, where
         self.hooks: Hooks | None = hooks
 
     def wrap(self, target: Callable[..., Any]) -> Callable[..., Any]:
-        self._target, self._hook = target, self._make(target)
-
         def call(*args: Any, **kwargs: Any) -> Any:
-            return (self._hook or target)(*args, **kwargs)
+            hook = self._hook
+            return target(*args, **kwargs) if hook is None else hook(target, *args, **kwargs)
 
         return call
 
@@ -76,11 +75,9 @@ class _Slot:
         is_application = tuple(inspect.signature(target).parameters)[1:] == ASGI
         return functools.wraps(target)(application if is_application else replacement)
 
-    def fill(self, hooks: Hooks, make: Callable[[Any], Callable[..., Any]]) -> None:
+    def fill(self, hooks: Hooks, hook: Hook | None) -> None:
         """Serve ``hooks`` from now on. A hot hook was made once, is stateless, and tells its first owner what fails."""
-        self.hooks, self._first.on_drop = hooks, hooks.on_drop
-        if self._target is not None:
-            self._hook = make(self._target)
+        self.hooks, self._hook, self._first.on_drop = hooks, hook, hooks.on_drop
 
     def empty(self) -> None:
         self.hooks = self._hook = None
@@ -132,51 +129,61 @@ class Hooks:
 
         self._undo.append(when_imported(module, imported))
 
-    def replace(
-        self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str, *, hot: bool = False
-    ) -> bool:
-        """Replace ``owner.name`` by ``make(original)``; False, with one warning, when there is none.
+    def replace(self, owner: Any, name: str, hook: Hook, part: str) -> bool:
+        """Have each call of ``owner.name`` go to ``hook``, which is given the original and then the call's arguments;
+        False, with one warning, when there is none.
 
-        What the hook itself raises is counted and logged, and the call goes on without it. A ``hot`` hook, and a
-        coroutine's, sees to that itself (:meth:`failed`).
+        What the hook itself raises is counted and logged, and the call goes on without it. A coroutine's sees to that
+        itself (:meth:`failed`).
 
         ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is
         harmless, by another adapter too (they share what upstream's models share): the second time does nothing.
         """
-        where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', '')}.{name}".replace(
-            "..", "."
-        ).strip(".")
-        if isinstance(owner, ModuleType):
-            where = f"{owner.__name__}.{name}"
+
+        def make(original: Callable[..., Any], slot: _Slot) -> Callable[..., Any]:
+            if inspect.iscoroutinefunction(original):
+                return slot.wrap_coroutine(original)
+            return guarded(original, slot.wrap, slot.failed)
+
+        return self._put(owner, name, hook, make, part)
+
+    def replace_hot(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str) -> bool:
+        """:meth:`replace` by ``make(original)``, between which and the caller nothing stands: it sees to its own
+        failures.
+        """
+        return self._put(owner, name, None, lambda original, _: functools.wraps(original)(make(original)), part)
+
+    def _put(
+        self,
+        owner: Any,
+        name: str,
+        hook: Hook | None,
+        make: Callable[[Any, _Slot], Callable[..., Any]],
+        part: str,
+    ) -> bool:
+        home = owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
+        where = f"{home}.{name}"
         with self._lock:
-            original = getattr(owner, name, None)
-            own = vars(owner).get(name)  # what a class inherits may be hooked for another reason, and is not this hook
+            original: Any = getattr(owner, name, None)
+            own = vars(owner).get(name, _ABSENT)  # what a class inherits may be hooked for another reason
             slot = getattr(getattr(own, "__func__", own), MARK, None)
             if slot is not None:
                 if slot.hooks is None:  # ours of an earlier time, inside another library's wrapper
-                    slot.fill(self, make)
+                    slot.fill(self, hook)
                     self._undo.append(slot.empty)
                 return True
-            found = original is not None and callable(original)
+            found = callable(original)
             self._found(where, part, found=found)
-            if original is None or not found:
+            if not found:
                 return False
-            own = vars(owner).get(name, _ABSENT)
             kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
                 staticmethod if isinstance(own, staticmethod) else None
             )
             if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
-                kind, original = (
-                    classmethod,
-                    original.__func__,
-                )  # bound afresh at each call, so that a subclass stays itself
-            slot = _Slot(self, make, where)
-            if hot:
-                replacement: Callable[..., Any] = functools.wraps(original)(make(original))
-            elif inspect.iscoroutinefunction(original):
-                replacement = slot.wrap_coroutine(original)
-            else:
-                replacement = guarded(original, slot.wrap, slot.failed)
+                # bound afresh at each call, so that a subclass stays itself
+                kind, original = classmethod, original.__func__
+            slot = _Slot(self, hook, where)
+            replacement = make(original, slot)
             setattr(replacement, MARK, slot)
             setattr(owner, name, kind(replacement) if kind is not None else replacement)
             self._undo += slot.empty, lambda: _restore(owner, name, own, replacement)
@@ -203,15 +210,13 @@ class Hooks:
             where = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', name)}"
             return noted(original, before, after, lambda error: self.failed(where, error), here, find)
 
-        return self.replace(owner, name, make, part, hot=True)
+        return self.replace_hot(owner, name, make, part)
 
-    def replace_in(
-        self, module: ModuleType, owner: str, name: str, make: Callable[[Any], Callable[..., Any]], part: str
-    ) -> None:
+    def replace_in(self, module: ModuleType, owner: str, name: str, hook: Hook, part: str) -> None:
         """:meth:`replace` ``name`` of the class ``owner`` of ``module``, where there is one (:meth:`owner`)."""
         found = self.owner(module, owner, part)
         if found is not None:
-            self.replace(found, name, make, part)
+            self.replace(found, name, hook, part)
 
     def owner(self, module: ModuleType, name: str, part: str) -> Any | None:
         """The class ``name`` of ``module``; None, with one warning, when there is none."""

@@ -84,14 +84,11 @@ class LivePage:
         what = "the service's address, for the live page"
         self.hooks.on_import("uvicorn.server", lambda m: self.hooks.replace(m.Server, "startup", self._startup, what))
 
-    def _startup(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
-            result = await original(server, *args, **kwargs)
-            if not getattr(server, OURS, False):
-                self._started(server)
-            return result
-
-        return startup
+    async def _startup(self, original: Callable[..., Any], server: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = await original(server, *args, **kwargs)
+        if not getattr(server, OURS, False):
+            self._started(server)
+        return result
 
     def _started(self, server: Any) -> None:
         try:

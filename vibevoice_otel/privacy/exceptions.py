@@ -121,24 +121,26 @@ def _stack(error: BaseException) -> str:
         return HIDDEN
 
 
-def _record_exception(original: Callable[..., Any]) -> Callable[..., Any]:
-    def record_exception(self: Any, exception: BaseException, attributes: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if _is_private(self):
-            attributes = {**(attributes or {}), "exception.message": HIDDEN, "exception.stacktrace": _stack(exception)}
-        return original(self, exception, attributes, *args, **kwargs)
+def _record_exception(
+    original: Callable[..., Any],
+    span: Any,
+    /,
+    exception: BaseException,
+    attributes: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if _is_private(span):
+        attributes = {**(attributes or {}), "exception.message": HIDDEN, "exception.stacktrace": _stack(exception)}
+    return original(span, exception, attributes, *args, **kwargs)
 
-    return record_exception
 
-
-def _set_status(original: Callable[..., Any]) -> Callable[..., Any]:
-    def set_status(self: Any, status: Any, description: str | None = None) -> Any:
-        if _is_private(self):
-            if isinstance(status, Status):
-                status = Status(status.status_code, _type_only(status.description))
-            description = _type_only(description)
-        return original(self, status, description)
-
-    return set_status
+def _set_status(original: Callable[..., Any], span: Any, /, status: Any, description: str | None = None) -> Any:
+    if _is_private(span):
+        if isinstance(status, Status):
+            status = Status(status.status_code, _type_only(status.description))
+        description = _type_only(description)
+    return original(span, status, description)
 
 
 def _type_only(description: str | None) -> str | None:

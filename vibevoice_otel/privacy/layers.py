@@ -104,30 +104,27 @@ class LayerGuard:
     def _attach(self, module: ModuleType, name: str) -> None:
         self._hooks.replace_in(module, name, "__call__", self._call, PART)
 
-    def _call(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        async def call(layer: Any, *args: Any, **kwargs: Any) -> None:
-            scope = args[0] if args else kwargs["scope"]
-            if scope["type"] not in {"http", "websocket"}:
-                await original(layer, *args, **kwargs)
-                return
-            told = self._told(scope)
-            if not args:  # FastAPI's, which is given the application with each request
-                await original(layer, **{**kwargs, "scope": told, "app": _restoring(told, kwargs["app"])})
-                return
-            seen = copy.copy(layer)  # the layer for the length of one request
-            seen.app = _restoring(told, layer.app)
-            if self._quiet and hasattr(seen, MESSAGE_SPANS[0]):
-                for name in MESSAGE_SPANS:
-                    setattr(seen, name, True)
-            given = dict(vars(seen))
-            try:
-                await original(seen, told, *args[1:], **kwargs)
-            finally:
-                for name, value in vars(seen).items():
-                    if value is not given.get(name):  # contrib's remembers the length of its last answer
-                        setattr(layer, name, value)
-
-        return call
+    async def _call(self, original: Callable[..., Awaitable[None]], layer: Any, /, *args: Any, **kwargs: Any) -> None:
+        scope = args[0] if args else kwargs["scope"]
+        if scope["type"] not in {"http", "websocket"}:
+            await original(layer, *args, **kwargs)
+            return
+        told = self._told(scope)
+        if not args:  # FastAPI's, which is given the application with each request
+            await original(layer, **{**kwargs, "scope": told, "app": _restoring(told, kwargs["app"])})
+            return
+        seen = copy.copy(layer)  # the layer for the length of one request
+        seen.app = _restoring(told, layer.app)
+        if self._quiet and hasattr(seen, MESSAGE_SPANS[0]):
+            for name in MESSAGE_SPANS:
+                setattr(seen, name, True)
+        given = dict(vars(seen))
+        try:
+            await original(seen, told, *args[1:], **kwargs)
+        finally:
+            for name, value in vars(seen).items():
+                if value is not given.get(name):  # contrib's remembers the length of its last answer
+                    setattr(layer, name, value)
 
     def _told(self, scope: Scope) -> Told:
         true = scope.scope if isinstance(scope, Told) else scope

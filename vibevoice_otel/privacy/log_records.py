@@ -9,6 +9,7 @@ console stays as it is.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable
 from types import ModuleType
@@ -31,40 +32,34 @@ TARGETS = (
 def attach(hooks: Hooks) -> None:
     """Hook each of :data:`TARGETS` as its module is imported; one that is not in an SDK's version is left out."""
     for module, name, is_handler in TARGETS:
-        make = _of_handler if is_handler else _of_logger
-        hooks.on_import(module, lambda loaded, name=name, make=make: _attach(hooks, loaded, name, make))  # type: ignore[misc]
+        hook = _of_handler if is_handler else _of_logger
+        hooks.on_import(module, functools.partial(_attach, hooks, name, hook))
 
 
-def _attach(hooks: Hooks, module: ModuleType, name: str, make: Callable[..., Any]) -> None:
+def _attach(hooks: Hooks, name: str, hook: Callable[..., Any], module: ModuleType) -> None:
     owner = getattr(module, name, None)
     if isinstance(owner, type):
-        hooks.replace(owner, "emit", make, PART)
+        hooks.replace(owner, "emit", hook, PART)
 
 
-def _of_handler(original: Callable[..., Any]) -> Callable[..., Any]:
-    def emit(self: Any, record: logging.LogRecord) -> Any:
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if error is not None and exceptions.is_private_error(error):
-            record = copy.copy(record)
-            hidden = stand_in(error)
-            record.exc_info, record.exc_text = (type(hidden), hidden, hidden.__traceback__), None
-        return original(self, record)
-
-    return emit
+def _of_handler(original: Callable[..., Any], handler: Any, /, record: logging.LogRecord) -> Any:
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if error is not None and exceptions.is_private_error(error):
+        record = copy.copy(record)
+        hidden = stand_in(error)
+        record.exc_info, record.exc_text = (type(hidden), hidden, hidden.__traceback__), None
+    return original(handler, record)
 
 
-def _of_logger(original: Callable[..., Any]) -> Callable[..., Any]:
-    def emit(self: Any, record: Any = None, *args: Any, **kwargs: Any) -> Any:
-        error = kwargs.get("exception")
-        if error is not None and exceptions.is_private_error(error):
-            kwargs["exception"] = stand_in(error)
-        inner = getattr(record, "log_record", record)  # the SDK's own kind of record holds the API's
-        error = getattr(inner, "exception", None)
-        if error is not None and exceptions.is_private_error(error):
-            inner.exception = stand_in(error)
-        return original(self, record, *args, **kwargs)
-
-    return emit
+def _of_logger(original: Callable[..., Any], logger: Any, /, record: Any = None, *args: Any, **kwargs: Any) -> Any:
+    error = kwargs.get("exception")
+    if error is not None and exceptions.is_private_error(error):
+        kwargs["exception"] = stand_in(error)
+    inner = getattr(record, "log_record", record)  # the SDK's own kind of record holds the API's
+    error = getattr(inner, "exception", None)
+    if error is not None and exceptions.is_private_error(error):
+        inner.exception = stand_in(error)
+    return original(logger, record, *args, **kwargs)
 
 
 def stand_in(error: BaseException) -> BaseException:

@@ -34,11 +34,8 @@ class WsgiGuard:
     def _attach(self, module: ModuleType) -> None:
         self._hooks.replace(module, "collect_request_attributes", self._collect, PART)
 
-    def _collect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def collect_request_attributes(environ: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            return original(self._told(environ), *args, **kwargs)
-
-        return collect_request_attributes
+    def _collect(self, original: Callable[..., Any], /, environ: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return original(self._told(environ), *args, **kwargs)
 
     def _told(self, environ: dict[str, Any]) -> dict[str, Any]:
         """A copy of ``environ`` as it may be told."""

@@ -67,7 +67,7 @@ class MetricsPages:
 
         for place in (module, sys.modules.get("prometheus_client")):
             if place is not None and hasattr(place, name):
-                self.hooks.replace(place, name, make, PART, hot=True)  # a guard that fails must not open the page
+                self.hooks.replace_hot(place, name, make, PART)  # a guard that fails must not open the page
 
     def _server(self, server: Any) -> None:
         page = server.get_app()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -170,24 +171,21 @@ class LastExport:
 def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
     """Hook uvicorn's Server.shutdown."""
     part = "the export of what is left when uvicorn stops"
-    hooks.replace_in(module, "Server", "shutdown", lambda original: _shutdown(original, export), part)
+    hooks.replace_in(module, "Server", "shutdown", functools.partial(_shutdown, export), part)
 
 
-def _shutdown(original: Callable[..., Any], export: LastExport) -> Callable[..., Any]:
-    async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+async def _shutdown(export: LastExport, original: Callable[..., Any], server: Any, /, *args: Any, **kwargs: Any) -> Any:
+    with _survived():
+        export.closing(now_closing=True)
+    try:
+        return await original(server, *args, **kwargs)
+    finally:
+        # Told by a signal the process is about to end; stopped by its own program it may go on, and serve again.
+        ending = bool(getattr(server, "_captured_signals", ()))
         with _survived():
-            export.closing(now_closing=True)
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            # Told by a signal the process is about to end; stopped by its own program it may go on, and serve again.
-            ending = bool(getattr(self, "_captured_signals", ()))
-            with _survived():
-                await export.flush_beside(end_open=ending)
-            with _survived():
-                export.closing(now_closing=ending)
-
-    return shutdown
+            await export.flush_beside(end_open=ending)
+        with _survived():
+            export.closing(now_closing=ending)
 
 
 def hook_multiprocessing(hooks: Hooks, util: ModuleType, export: LastExport) -> None:

@@ -71,29 +71,23 @@ class WorkerIdentity:
             self._take(started or "")
 
     def _multiprocessing(self, module: ModuleType) -> None:
-        def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            def start(child: Any, *args: Any, **kwargs: Any) -> Any:
-                if getattr(child, "_start_method", None) == "forkserver":  # its environment is of another time
-                    return original(child, *args, **kwargs)
-                with self._numbered(lambda: _lives(child)):
-                    return original(child, *args, **kwargs)
+        self._hooks.replace_in(module, "BaseProcess", "start", self._start, PART)
 
-            return start
-
-        self._hooks.replace_in(module, "BaseProcess", "start", make, PART)
+    def _start(self, original: Callable[..., Any], child: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if getattr(child, "_start_method", None) == "forkserver":  # its environment is of another time
+            return original(child, *args, **kwargs)
+        with self._numbered(lambda: _lives(child)):
+            return original(child, *args, **kwargs)
 
     def _gunicorn(self, module: ModuleType) -> None:
-        def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            def spawn_worker(master: Any, *args: Any, **kwargs: Any) -> Any:
-                pids: list[int] = []
-                with self._numbered(lambda: bool(pids) and pids[0] in master.WORKERS):
-                    pid = original(master, *args, **kwargs)
-                    pids.append(pid)
-                return pid
+        self._hooks.replace_in(module, "Arbiter", "spawn_worker", self._spawn_worker, PART)
 
-            return spawn_worker
-
-        self._hooks.replace_in(module, "Arbiter", "spawn_worker", make, PART)
+    def _spawn_worker(self, original: Callable[..., Any], master: Any, /, *args: Any, **kwargs: Any) -> Any:
+        pids: list[int] = []
+        with self._numbered(lambda: bool(pids) and pids[0] in master.WORKERS):
+            pid = original(master, *args, **kwargs)
+            pids.append(pid)
+        return pid
 
     @contextmanager
     def _numbered(self, alive: Callable[[], bool]) -> Iterator[None]:

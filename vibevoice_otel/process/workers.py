@@ -48,16 +48,13 @@ def attach(hooks: Hooks) -> None:
 def _hook(hooks: Hooks, owner: str | None, name: str, prepare: Callable[..., object], module: ModuleType) -> None:
     found = module if owner is None else hooks.owner(module, owner, PART)
     if found is not None:
-        hooks.replace(found, name, lambda original: _before(prepare, original), PART)
+        hooks.replace(found, name, functools.partial(_before, prepare), PART)
 
 
-def _before(prepare: Callable[..., object], original: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if EXPORTER in chosen() or os.environ.get(config_file.VARIABLE):
-            prepare(*args)
-        return original(*args, **kwargs)
-
-    return run
+def _before(prepare: Callable[..., object], original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if EXPORTER in chosen() or os.environ.get(config_file.VARIABLE):
+        prepare(*args)
+    return original(*args, **kwargs)
 
 
 def _hypercorn(config: Any) -> None:

@@ -248,9 +248,9 @@ def nobodys() -> Timeline:
 
 
 @contextmanager
-def unseen(timeline: Timeline | None = None) -> Iterator[None]:
-    """What is done in the block serves a request that is not observed."""
-    token = current.set(timeline or nobodys())
+def serving(timeline: Timeline | None) -> Iterator[None]:
+    """What is done in the block serves ``timeline``."""
+    token = current.set(timeline)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import is_served
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import unseen
+from vibevoice_otel.recording.timeline import nobodys, serving
 from vibevoice_otel.web.ends import Scope
 from vibevoice_otel.web.exchange import http_routes, may_be_speech
 from vibevoice_otel.web.tenants import Tenants
@@ -68,24 +69,16 @@ class FlaskAdapter:
             self.hooks.replace(flask, "__call__", self._call, PART)
             self.hooks.replace(flask, "dispatch_request", self._dispatch, "their SERVER spans")
 
-    def _call(self, original: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-        def call(self_: Any, *request: Any) -> Iterable[bytes]:
-            if len(request) != WSGI:  # uvicorn asks whether this is a factory; what Flask raises is the answer
-                return original(self_, *request)
-            environ, start_response = request
-
-            def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-                return original(self_, environ, start_response)
-
-            return self._serve(app, environ, start_response)
-
-        return call
+    def _call(self, original: Callable[..., Iterable[bytes]], flask: Any, *request: Any) -> Iterable[bytes]:
+        if len(request) != WSGI:  # uvicorn asks whether this is a factory; what Flask raises is the answer
+            return original(flask, *request)
+        return self._serve(functools.partial(original, flask), *request)
 
     def _serve(self, app: App, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         exchange = None
         if not self._recorder.gone and not is_served():
             if not is_instrumentation_enabled():
-                with unseen():
+                with serving(nobodys()):
                     return app(environ, start_response)
             exchange = self.hooks.attempt("the beginning of a request", self._exchange, environ)
         if exchange is None:
@@ -101,13 +94,9 @@ class FlaskAdapter:
             return None
         return WsgiExchange(scope, arrived, self._recorder, self._known, self._tenants)
 
-    def _dispatch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _dispatch(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         request: Any = sys.modules["flask.globals"].request
-
-        def dispatch_request(self_: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = request.environ.get(EXCHANGE)
-            if exchange is not None:
-                exchange.routed(_route(request))
-            return original(self_, *args, **kwargs)
-
-        return dispatch_request
+        exchange = request.environ.get(EXCHANGE)
+        if exchange is not None:
+            exchange.routed(_route(request))
+        return original(*args, **kwargs)

@@ -70,26 +70,23 @@ class WebAdapter:
     def _attach(self, module: ModuleType) -> None:
         self.hooks.replace(module.Starlette, "__call__", self._call, "first-audio latency and every socket's end")
 
-    def _call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        before, starting, hooks, enter = self._before, self._starting, self.hooks, self._enter
-
-        async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                if before is not None and ARRIVED not in scope:
-                    scope = before(scope)
-                if scope["type"] == "lifespan" and starting is not None:
-                    starting()
-                if scope["type"] in {"websocket", "http"}:
-                    scope.setdefault(ARRIVED, now())
-                    enter(self)
-            except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
-                hooks.failed("the web application's entry", error)
-            if scope["type"] == "lifespan":
-                await start_up(functools.partial(original, self), scope, receive, send)
-                return
-            await original(self, scope, receive, send)
-
-        return call
+    async def _call(
+        self, original: Callable[..., Any], application: Any, /, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            if self._before is not None and ARRIVED not in scope:
+                scope = self._before(scope)
+            if scope["type"] == "lifespan" and self._starting is not None:
+                self._starting()
+            if scope["type"] in {"websocket", "http"}:
+                scope.setdefault(ARRIVED, now())
+                self._enter(application)
+        except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
+            self.hooks.failed("the web application's entry", error)
+        if scope["type"] == "lifespan":
+            await start_up(functools.partial(original, application), scope, receive, send)
+        else:
+            await original(application, scope, receive, send)
 
     def _enter(self, application: Any) -> None:
         """Put RequestMiddleware into the application's stack if it is not there (the stack is built once, on first

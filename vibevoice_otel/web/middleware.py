@@ -16,7 +16,7 @@ from vibevoice_otel.failures import P, T
 from vibevoice_otel.privacy import exceptions, query
 from vibevoice_otel.recording.candidate import Candidate, arrival, is_served
 from vibevoice_otel.recording.clock import now
-from vibevoice_otel.recording.timeline import Asked, Timeline, current, unseen
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, nobodys, serving
 from vibevoice_otel.web import answers, ends, formats
 from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 from vibevoice_otel.web.exchange import http_routes, may_be_speech, template
@@ -55,7 +55,7 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if current.get() is None and not is_instrumentation_enabled():
-            with unseen():
+            with serving(nobodys()):
                 await self.app(scope, receive, send)
             return
         if scope["type"] == "http" and self._speaks(scope) and not _is_further_in(scope):

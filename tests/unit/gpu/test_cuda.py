@@ -99,7 +99,7 @@ def test_a_capture_waits_for_a_question_and_stops_the_next() -> None:
         raise RuntimeError("already capturing")
 
     with pytest.raises(RuntimeError, match="already"):
-        captures.watch_begin(refused)()
+        captures.watch_begin(refused)
     with captures.reading() as allowed:
         assert allowed, "a capture that did not begin is none"
 
@@ -110,7 +110,7 @@ def test_a_capture_is_announced_before_it_is_held_back(monkeypatch: pytest.Monke
     held: list[tuple[float, int]] = []
     monkeypatch.setattr(cuda.time, "sleep", lambda seconds: held.append((seconds, captures.active)))
     began: list[int] = []
-    captures.watch_begin(lambda: began.append(len(held)))()
+    captures.watch_begin(lambda: began.append(len(held)))
     assert held == [(cuda.GRACE, 1)]
     assert began == [1]
 

@@ -37,16 +37,13 @@ def hook_streamer(hooks: Hooks, module: ModuleType) -> None:
         )
 
 
-def _streamer_init(original: Callable[..., Any]) -> Callable[..., Any]:
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        timeline = thread.timeline or links.around()
-        if timeline is not None:
-            links.mark(self, timeline)
-            queues = getattr(self, "audio_queues", ())
-            timeline.backlog = lambda: max((each.qsize() for each in queues), default=0)
-
-    return init
+def _streamer_init(original: Callable[..., Any], streamer: Any, /, *args: Any, **kwargs: Any) -> None:
+    original(streamer, *args, **kwargs)
+    timeline = thread.timeline or links.around()
+    if timeline is not None:
+        links.mark(streamer, timeline)
+        queues = getattr(streamer, "audio_queues", ())
+        timeline.backlog = lambda: max((each.qsize() for each in queues), default=0)
 
 
 def _put_begins(timeline: Timeline, _args: Any, _kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ def hook_captures(hooks: Hooks, module: ModuleType) -> None:
     """
     graph = getattr(module, "CUDAGraph", None)
     if isinstance(graph, type) and hasattr(graph, "capture_begin"):
-        hooks.replace(graph, "capture_begin", _watched, "knowing that a CUDA graph is being captured")
+        hooks.replace(graph, "capture_begin", _capture_begin, "knowing that a CUDA graph is being captured")
         hooks.replace(graph, "capture_end", captures.watch_end, "knowing that a CUDA graph has been captured")
 
 
@@ -38,12 +38,7 @@ def _compiles(timeline: Timeline, _args: Any, _kwargs: Any) -> None:
     timeline.warm_up.append(WarmUp.COMPILE)
 
 
-def _watched(original: Callable[..., Any]) -> Callable[..., Any]:
-    watched = captures.watch_begin(original)
-
-    def capture_begin(*args: Any, **kwargs: Any) -> Any:
-        if thread.timeline is not None:
-            thread.timeline.warm_up.append(WarmUp.CAPTURE)
-        return watched(*args, **kwargs)
-
-    return capture_begin
+def _capture_begin(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if thread.timeline is not None:
+        thread.timeline.warm_up.append(WarmUp.CAPTURE)
+    return captures.watch_begin(original, *args, **kwargs)

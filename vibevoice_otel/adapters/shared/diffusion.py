@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def hook_scheduler(hooks: Hooks, scheduler: type) -> None:
     """Hook a scheduler class's ``set_timesteps`` and ``step``."""
     hooks.note(scheduler, "set_timesteps", "the start of each frame's first diffusion step", None, _first_step_begins)
-    hooks.replace(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step", hot=True)
+    hooks.replace_hot(scheduler, "step", lambda original: _step(hooks, original), "vibevoice.diffusion.step")
 
 
 def _first_step_begins(run: Run, _token: Any, _result: Any) -> None:

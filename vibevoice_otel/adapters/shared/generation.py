@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -17,7 +18,7 @@ from vibevoice_otel.recording import device
 from vibevoice_otel.recording.candidate import waiting
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Run, Timeline, bound, current, thread, unseen
+from vibevoice_otel.recording.timeline import Run, Timeline, bound, nobodys, serving, thread
 
 #: What torch raises when a device's memory runs out.
 OUT_OF_MEMORY = frozenset({"OutOfMemoryError"})
@@ -34,17 +35,7 @@ def hook_generate(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | 
         if parts is not None:  # a mistake there costs what it would have hooked
             hooks.attempt("the parts of a fork's model", parts, model, kwargs)
 
-    hooks.replace(model, "generate", lambda original: _generate(recorder, original, seen), "vibevoice.generate")
-
-
-def hook_run_generation(hooks: Hooks, recorder: Recorder, service: type) -> None:
-    """Hook the method of a service that its generation thread runs: generation, and what it does before and after."""
-    hooks.replace(
-        service,
-        "_run_generation",
-        lambda original: _run_generation(recorder, original),
-        "the generation thread's part of the trace",
-    )
+    hooks.replace(model, "generate", partial(_generate, recorder, seen), "vibevoice.generate")
 
 
 _numbers = itertools.count(1)
@@ -71,62 +62,58 @@ def _request_of(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any
     return found
 
 
-def _run_generation(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def run_generation(*args: Any, **kwargs: Any) -> Any:
-        timeline = links.of_any((*args, *kwargs.values()))
-        if timeline is None:
+def run_generation(recorder: Recorder, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """In place of the method of a service that its generation thread runs: generation, and what stands around it."""
+    timeline = links.of_any((*args, *kwargs.values()))
+    if timeline is None:
+        return original(*args, **kwargs)
+    if timeline.unseen:
+        with serving(timeline):
             return original(*args, **kwargs)
-        if timeline.unseen:
-            with unseen(timeline):
-                return original(*args, **kwargs)
-        part = _part()
+    part = _part()
+    recorder.hold(timeline, part)
+    # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
+    token = otel_context.attach(timeline.context) if timeline.context is not None else None
+    try:
+        with bound(timeline):
+            return original(*args, **kwargs)
+    finally:
+        if token is not None:
+            otel_context.detach(token)
+        recorder.release(timeline, part)
+
+
+def _generate(
+    recorder: Recorder, seen: Parts, original: Callable[..., Any], model: Any, /, *args: Any, **kwargs: Any
+) -> Any:
+    run = thread.run
+    if run is not None and run.start is None:
+        seen(model, kwargs)
+        return _timed(recorder, run, original, model, args, kwargs)
+    if run is not None and run.end is None:  # a subclass calls its base's: the same run
+        return original(model, *args, **kwargs)
+    timeline = thread.timeline or _request_of(recorder, args, kwargs)
+    part = _part()
+    served: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if timeline.unseen if timeline is not None else not is_instrumentation_enabled():
+        with serving(timeline or nobodys()):
+            return original(model, *args, **kwargs)
+    if timeline is None:  # a script that calls the model itself: the generation is the request
+        timeline = standalone.open_request(recorder, part)
+        served = serving(timeline)
+    else:
         recorder.hold(timeline, part)
-        # Log lines of this thread carry the trace, with or without opentelemetry-instrumentation-threading.
-        token = otel_context.attach(timeline.context) if timeline.context is not None else None
-        try:
-            with bound(timeline):
-                return original(*args, **kwargs)
-        finally:
-            if token is not None:
-                otel_context.detach(token)
-            recorder.release(timeline, part)
-
-    return run_generation
-
-
-def _generate(recorder: Recorder, original: Callable[..., Any], seen: Parts) -> Callable[..., Any]:
-    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        run = thread.run
-        if run is not None and run.start is None:
-            seen(self, kwargs)
-            return _timed(recorder, run, original, self, args, kwargs)
-        if run is not None and run.end is None:  # a subclass calls its base's: the same run
-            return original(self, *args, **kwargs)
-        timeline = thread.timeline or _request_of(recorder, args, kwargs)
-        own, part = timeline is None, _part()
-        if timeline.unseen if timeline is not None else not is_instrumentation_enabled():
-            with unseen(timeline):
-                return original(self, *args, **kwargs)
-        if timeline is None:  # a script that calls the model itself: the generation is the request
-            timeline = standalone.open_request(recorder, part)
-        else:
-            recorder.hold(timeline, part)
-        recorder.model_ready = True
-        used = timeline.used
-        identity = recorder.models.of(self)
-        used.model, used.revision = used.model or identity.name, identity.revision
-        used.voice = used.voice or voices.of_prompt(kwargs.get("all_prefilled_outputs"))
-        token = current.set(timeline) if own else None
-        try:
-            with bound(timeline) as run:
-                seen(self, kwargs)
-                return _timed(recorder, run, original, self, args, kwargs)
-        finally:
-            recorder.release(timeline, part)
-            if token is not None:
-                reset(token)
-
-    return generate
+    recorder.model_ready = True
+    used = timeline.used
+    identity = recorder.models.of(model)
+    used.model, used.revision = used.model or identity.name, identity.revision
+    used.voice = used.voice or voices.of_prompt(kwargs.get("all_prefilled_outputs"))
+    try:
+        with served, bound(timeline) as run:
+            seen(model, kwargs)
+            return _timed(recorder, run, original, model, args, kwargs)
+    finally:
+        recorder.release(timeline, part)
 
 
 def _timed(recorder: Recorder, run: Run, original: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Any:
@@ -159,11 +146,3 @@ def _blocked(run: Run) -> None:
         return
     if timeline is not None and run.start is not None and run.end is not None:
         timeline.events_blocked += run.end - run.start
-
-
-def reset(token: Any) -> None:
-    """Take back what ``current`` was set to."""
-    with contextlib.suppress(
-        ValueError
-    ):  # closed from another context than the one that began; that one's copy ends with it
-        current.reset(token)

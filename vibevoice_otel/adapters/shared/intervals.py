@@ -1,7 +1,11 @@
-"""Notes of what recurs in every frame: an operation's start and end, on the host's clock and the device's."""
+"""An operation's start and end: of what recurs in every frame on the host's clock and the device's, of a cold one on
+the host's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vibevoice_otel.hooks.wrappers import After, Before
@@ -23,3 +27,16 @@ def times(leaf: Leaf, *, outside_prefill: bool = False) -> tuple[Before, After]:
         return leaf, now()
 
     return enter, Run.leave
+
+
+@contextmanager
+def timed(note: Callable[[int, int, str | None], object]) -> Iterator[None]:
+    """Time the block: ``note`` is given its start, its end, and the name of the exception that ended it, if one did."""
+    started, error = now(), None
+    try:
+        yield
+    except BaseException as failure:
+        error = type(failure).__name__
+        raise
+    finally:
+        note(started, now(), error)

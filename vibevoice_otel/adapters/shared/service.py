@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -16,88 +17,66 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import links, loading, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
-from vibevoice_otel.adapters.shared.generation import hook_run_generation
+from vibevoice_otel.adapters.shared.generation import run_generation
+from vibevoice_otel.adapters.shared.intervals import timed
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
-from vibevoice_otel.recording.timeline import Asked, Timeline, current, nobodys
+from vibevoice_otel.recording.timeline import Asked, Timeline, current, nobodys, serving
 from vibevoice_otel.semconv import Cache
 
 _END = object()
+_signature = lru_cache(maxsize=8)(inspect.signature)
 
 
 def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
     """Hook a StreamingTTSService class: load, voices, preparation, stream, and the generation thread's target."""
     replace = hooks.replace
-    replace(service, "__init__", lambda original: _created(recorder, original), "every voice's series from the start")
-    replace(service, "load", lambda original: _load(recorder, original), "vibevoice.model.load")
-    replace(service, "_get_voice_resources", lambda original: _voice_used(recorder, original), "the voice that spoke")
-    replace(service, "_ensure_voice_cached", lambda original: _voice_load(recorder, original), "vibevoice.voice.load")
+    replace(service, "__init__", partial(_created, recorder), "every voice's series from the start")
+    replace(service, "load", partial(_load, recorder), "vibevoice.model.load")
+    replace(service, "_get_voice_resources", partial(_voice_used, recorder), "the voice that spoke")
+    replace(service, "_ensure_voice_cached", partial(_voice_load, recorder), "vibevoice.voice.load")
     replace(service, "_prepare_inputs", _prepare, "vibevoice.preprocess")
-    replace(
-        service,
-        "stream",
-        lambda original: _stream(hooks, recorder, original),
-        "vibevoice.queue and the request's outcome",
-    )
-    hook_run_generation(hooks, recorder, service)
+    replace(service, "stream", partial(_stream, hooks, recorder), "vibevoice.queue and the request's outcome")
+    replace(service, "_run_generation", partial(run_generation, recorder), "the generation thread's part of the trace")
 
 
 # ---------------------------------------------------------------------------------------------------------- the service
 
 
-def _created(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def _created(recorder: Recorder, original: Callable[..., Any], service: Any, /, *args: Any, **kwargs: Any) -> None:
     """A service that knows its voices at once gets their series before its first request, else their first failures are
     no increase.
     """
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _learn(recorder, self)
-
-    return init
+    original(service, *args, **kwargs)
+    _learn(recorder, service)
 
 
-def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
-        cache = Cache.MISS if getattr(self, "model", None) is None else Cache.HIT
-        started, error, attempts = now(), None, []
-        try:
-            with loading.load() as attempts:
-                return original(self, *args, **kwargs)
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            model = str(getattr(self, "model_path", "") or "")
-            attributes: dict[str, Any] = {
-                semconv.CACHE.key: cache,
-                **({semconv.GEN_AI_MODEL.key: model} if model else {}),
-                **loading.told(attempts),
-            }
-            _note_or_standalone(
-                recorder, semconv.MODEL_LOAD, started, attributes, error, standalone=cache == Cache.MISS
-            )
-            _learn(recorder, self)
+def _load(recorder: Recorder, original: Callable[..., Any], service: Any, /, *args: Any, **kwargs: Any) -> Any:
+    cache = Cache.MISS if getattr(service, "model", None) is None else Cache.HIT
 
-    return load
+    def note(started: int, ended: int, error: str | None) -> None:
+        attributes = {semconv.CACHE.key: cache, **loading.told(attempts)}
+        model = str(getattr(service, "model_path", "") or "")
+        if model:
+            attributes[semconv.GEN_AI_MODEL.key] = model
+        _note_load(recorder, semconv.MODEL_LOAD, attributes, started, ended, error)
+        _learn(recorder, service)
+
+    with loading.load() as attempts, timed(note):
+        return original(service, *args, **kwargs)
 
 
-def _note_or_standalone(
-    recorder: Recorder,
-    span: semconv.Span,
-    started: int,
-    attributes: dict[str, Any],
-    error: str | None,
-    *,
-    standalone: bool,
+def _note_load(
+    recorder: Recorder, span: semconv.Span, attributes: dict[str, Any], started: int, ended: int, error: str | None
 ) -> None:
+    """Note a load of the request that waits for it; without one, a load of what was not there is a trace of its own."""
     request = here()
     if request is not None:
-        request.note(span, started, now(), error, **attributes)
-    elif standalone:
-        recorder.standalone(span, started, now(), attributes, error)
+        request.note(span, started, ended, error, **attributes)
+    elif attributes[semconv.CACHE.key] == Cache.MISS:
+        recorder.standalone(span, started, ended, attributes, error)
 
 
 def _learn(recorder: Recorder, service: Any) -> None:
@@ -109,71 +88,48 @@ def _learn(recorder: Recorder, service: Any) -> None:
         recorder.learn_voices(presets, cfg, getattr(service, "inference_steps", None))
 
 
-def _voice_used(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_voice_resources(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _learn(recorder, self)
-        result = original(self, *args, **kwargs)
-        request = here()
-        if request is not None and isinstance(result, tuple) and result and isinstance(result[0], str):
-            request.used.voice = result[0]
-        return result
-
-    return get_voice_resources
+def _voice_used(recorder: Recorder, original: Callable[..., Any], service: Any, /, *args: Any, **kwargs: Any) -> Any:
+    _learn(recorder, service)
+    result = original(service, *args, **kwargs)
+    request = here()
+    if request is not None and isinstance(result, tuple) and result and isinstance(result[0], str):
+        request.used.voice = result[0]
+    return result
 
 
-def _voice_load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def ensure_voice_cached(self: Any, key: str, *args: Any, **kwargs: Any) -> Any:
-        cache = Cache.HIT if key in getattr(self, "_voice_cache", ()) else Cache.MISS
-        request = here()
-        if request is not None:
-            request.used.voice = key  # known even when loading it fails
-        started, error = now(), None
+def _voice_load(
+    recorder: Recorder, original: Callable[..., Any], service: Any, /, key: str, *args: Any, **kwargs: Any
+) -> Any:
+    cache = Cache.HIT if key in getattr(service, "_voice_cache", ()) else Cache.MISS
+    request = here()
+    if request is not None:
+        request.used.voice = key  # known even when loading it fails
+    attributes = {semconv.CACHE.key: cache, semconv.VOICE.key: key}
+    with timed(partial(_note_load, recorder, semconv.VOICE_LOAD, attributes)):
         voices.loading.timed = True
         try:
-            return original(self, key, *args, **kwargs)
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
+            return original(service, key, *args, **kwargs)
         finally:
             voices.loading.timed = False
-            attributes = {semconv.CACHE.key: cache, semconv.VOICE.key: key}
-            _note_or_standalone(
-                recorder, semconv.VOICE_LOAD, started, attributes, error, standalone=cache == Cache.MISS
-            )
-
-    return ensure_voice_cached
 
 
-def _prepare(original: Callable[..., Any]) -> Callable[..., Any]:
-    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
-        request = here()
-        if request is None:
-            return original(*args, **kwargs)
-        # The prompt that the text is joined to is ready unless this very request had to load it.
-        loads = [note for note in request.notes if note.span is semconv.VOICE_LOAD]
-        cache = loads[-1].attributes[semconv.CACHE.key] if loads else Cache.HIT
-        started, error = now(), None
-        try:
-            inputs = original(*args, **kwargs)
-            links.mark(inputs, request)
-            return inputs
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            request.note(semconv.PREPROCESS, started, now(), error, **{semconv.CACHE.key: cache})
-
-    return prepare_inputs
+def _prepare(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    request = here()
+    if request is None:
+        return original(*args, **kwargs)
+    # The prompt that the text is joined to is ready unless this very request had to load it.
+    loads = [note for note in request.notes if note.span is semconv.VOICE_LOAD]
+    cache = loads[-1].attributes[semconv.CACHE.key] if loads else Cache.HIT
+    told = {semconv.CACHE.key: cache}
+    with timed(lambda start, end, error: request.note(semconv.PREPROCESS, start, end, error, **told)):
+        inputs = original(*args, **kwargs)
+        links.mark(inputs, request)
+        return inputs
 
 
-def _stream(hooks: Hooks, recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(original)
-
-    def stream(*args: Any, **kwargs: Any) -> Any:
-        asked = signature.bind_partial(*args, **kwargs).arguments
-        return _observed(hooks, recorder, original(*args, **kwargs), asked, args[0] if args else None)
-
-    return stream
+def _stream(hooks: Hooks, recorder: Recorder, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    asked = _signature(original).bind_partial(*args, **kwargs).arguments
+    return _observed(hooks, recorder, original(*args, **kwargs), asked, args[0] if args else None)
 
 
 def _observed(
@@ -232,11 +188,8 @@ def _within(timeline: Timeline) -> Callable[..., Any]:
     """Calls a function with ``timeline`` as the current request."""
 
     def run(function: Callable[..., Any], *args: Any) -> Any:
-        token = current.set(timeline)
-        try:
+        with serving(timeline):
             return function(*args)
-        finally:
-            current.reset(token)
 
     return run
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import links, voices
+from vibevoice_otel.adapters.shared.intervals import timed
 from vibevoice_otel.recording.candidate import Candidate, here
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.recorder import Recorder
@@ -43,35 +44,30 @@ def _voice(recorder: Recorder, request: Timeline | Candidate, samples: Any) -> N
         request.used.voice = name
 
 
-def remember(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+def remember(recorder: Recorder, original: Callable[..., Any], processor: Any, /, *args: Any, **kwargs: Any) -> Any:
     """A processor's entry point: the preprocessing of the request that it serves, else of the generate that follows.
 
     A service that is hooked times its own preparation, of which this is a part.
     """
+    request = thread.timeline or here()
+    if isinstance(request, Timeline) and request.work_start is not None:
+        return original(processor, *args, **kwargs)
+    length = characters(kwargs.get("text", args[0] if args else None))
 
-    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = thread.timeline or here()
-        if isinstance(request, Timeline) and request.work_start is not None:
-            return original(self, *args, **kwargs)
-        started, error, length = now(), None, characters(kwargs.get("text", args[0] if args else None))
-        try:
-            result = original(self, *args, **kwargs)
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            if request is not None:
-                request.note(semconv.PREPROCESS, started, now(), error)
-                _voice(recorder, request, kwargs.get("voice_samples"))
-                if length is not None:
-                    request.asked.text_length = (request.asked.text_length or 0) + length
-        if request is None:
-            _last.preparation = _Preparation(started, now(), length)
-        else:
-            links.mark(result, request)
-        return result
+    def note(started: int, ended: int, error: str | None) -> None:
+        if request is not None:
+            request.note(semconv.PREPROCESS, started, ended, error)
+            _voice(recorder, request, kwargs.get("voice_samples"))
+            if length is not None:
+                request.asked.text_length = (request.asked.text_length or 0) + length
+        elif error is None:
+            _last.preparation = _Preparation(started, ended, length)
 
-    return process
+    with timed(note):
+        result = original(processor, *args, **kwargs)
+    if request is not None:
+        links.mark(result, request)
+    return result
 
 
 def characters(text: Any) -> int | None:

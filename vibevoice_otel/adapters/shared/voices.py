@@ -6,6 +6,7 @@ keep the mark when the service copies them. A long-form voice is a sample's path
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import threading
@@ -38,30 +39,25 @@ loading = _Loading()
 
 def hook_load(hooks: Hooks, recorder: Recorder, torch: ModuleType) -> None:
     """Hook ``torch.load``: of everything but a voice it is left alone."""
-    hooks.replace(
-        torch,
-        "load",
-        lambda original: _load(recorder, original),
-        "the voice that spoke, in a server without upstream's",
-    )
+    part = "the voice that spoke, in a server without upstream's"
+    hooks.replace(torch, "load", functools.partial(_load, recorder), part)
 
 
-def _load(recorder: Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
-    def load(*args: Any, **kwargs: Any) -> Any:
-        started = now()
-        loaded = original(*args, **kwargs)
-        if isinstance(loaded, Mapping) and PREFILLED in loaded:
-            name = _name(args[0] if args else kwargs.get("f"))
-            if name is not None:
-                _mark(loaded, name)
-                recorder.bounds.learn_voices([name])
-                request = here()
-                if request is not None and not loading.timed:
-                    attributes: dict[str, Any] = {semconv.CACHE.key: Cache.MISS, semconv.VOICE.key: name}
-                    request.note(semconv.VOICE_LOAD, started, now(), **attributes)
-        return loaded
-
-    return load
+def _load(recorder: Recorder, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    started = now()
+    loaded = original(*args, **kwargs)
+    name = None
+    if isinstance(loaded, Mapping) and PREFILLED in loaded:
+        name = _name(args[0] if args else kwargs.get("f"))
+    if name is not None:
+        for tensor in _tensors(loaded):
+            setattr(tensor, VOICE, name)
+        recorder.bounds.learn_voices([name])
+        request = here()
+        if request is not None and not loading.timed:
+            attributes: dict[str, Any] = {semconv.CACHE.key: Cache.MISS, semconv.VOICE.key: name}
+            request.note(semconv.VOICE_LOAD, started, now(), **attributes)
+    return loaded
 
 
 def _name(file: Any) -> str | None:
@@ -71,11 +67,6 @@ def _name(file: Any) -> str | None:
         return None
     found = Path(os.fsdecode(path))
     return None if found.is_absolute() and found.is_relative_to(tempfile.gettempdir()) else found.stem
-
-
-def _mark(prompt: Mapping[str, Any], name: str) -> None:
-    for tensor in _tensors(prompt):
-        setattr(tensor, VOICE, name)
 
 
 def _tensors(prompt: Mapping[str, Any]) -> Iterator[Any]:

@@ -54,29 +54,21 @@ class Captures:
         with self._lock:
             yield not self.active
 
-    def watch_begin(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watch_begin(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Hook of ``torch.cuda.CUDAGraph.capture_begin``."""
+        self.begin()
+        try:
+            return original(*args, **kwargs)
+        except BaseException:
+            self.end()  # it did not begin
+            raise
 
-        def capture_begin(*args: Any, **kwargs: Any) -> Any:
-            self.begin()
-            try:
-                return original(*args, **kwargs)
-            except BaseException:
-                self.end()  # it did not begin
-                raise
-
-        return capture_begin
-
-    def watch_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watch_end(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Hook of ``torch.cuda.CUDAGraph.capture_end``."""
-
-        def capture_end(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.end()
-
-        return capture_end
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.end()
 
 
 captures = Captures()
