@@ -9,11 +9,9 @@ from collections.abc import Callable
 
 from vibevoice_otel import forking
 from vibevoice_otel.hooks.hooks import Hooks
-from vibevoice_otel.privacy import exceptions, log_records
+from vibevoice_otel.privacy import exceptions, log_records, logs
 from vibevoice_otel.privacy.layers import LayerGuard
-from vibevoice_otel.privacy.logs import LogGuard
 from vibevoice_otel.privacy.query import Redactor
-from vibevoice_otel.privacy.wsgi import WsgiGuard
 
 #: The guard that waits for its last request; there is at most one, for the next one that is put in takes over from it.
 _leaving: list[PrivacyGuard] = []
@@ -43,15 +41,11 @@ class PrivacyGuard:
         self._message_spans = message_spans
 
     def instrument(self) -> None:
-        with _lock:
-            for guard in _leaving:
-                guard.hooks.undo()
-            _leaving.clear()
+        _leave()
         hooks, redactor = self.hooks, self._redactor
         parts: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("access logs", LogGuard(hooks, redactor.query).instrument),
+            ("access logs", lambda: logs.attach(hooks, redactor.query)),
             ("OpenTelemetry's layers", LayerGuard(hooks, redactor, message_spans=self._message_spans).instrument),
-            ("OpenTelemetry's WSGI layers", WsgiGuard(hooks, redactor).instrument),
             ("exceptions", lambda: hooks.on_import("opentelemetry.sdk.trace", lambda m: exceptions.attach(hooks, m))),
             ("log records", lambda: log_records.attach(hooks)),
         )

@@ -1,8 +1,7 @@
-"""OpenTelemetry's own ASGI layers read a request's scope without the spoken text; everything else reads the scope as it
-came.
+"""OpenTelemetry's own ASGI and WSGI layers read a request without the spoken text; everything else reads it as it came.
 
-A layer is recognised by module and class, wherever it stands: around the application, between its middlewares, in a
-mount, or inside FastAPI itself. Its ``__call__`` is given a :class:`Told`, a view of the scope, and whatever it calls
+An ASGI layer is recognised by module and class, wherever it stands: around the application, between its middlewares, in
+a mount, or inside FastAPI itself. Its ``__call__`` is given a :class:`Told`, a view of the scope, and whatever it calls
 next is given the scope again. Nothing is put into an application, so nothing has to leave one, and a request in flight
 at uninstrument ends as it began.
 """
@@ -10,7 +9,9 @@ at uninstrument ends as it began.
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,10 @@ LAYERS = (
     ("fastapi.telemetry._asgi", "NativeTelemetry"),
 )
 PART = "the hiding of the spoken text from OpenTelemetry's spans of web requests"
+#: The module of contrib's WSGI middleware, and what of an environ holds the whole of a request's target: gunicorn's and
+#: werkzeug's, uWSGI's.
+WSGI = "opentelemetry.instrumentation.wsgi"
+TARGETS = ("RAW_URI", "REQUEST_URI")
 #: contrib's switches for its span of every single message.
 MESSAGE_SPANS = ("exclude_receive_span", "exclude_send_span")
 
@@ -35,58 +40,45 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Told(MutableMapping[str, Any]):
+class Told(UserDict[str, Any]):
     """A scope as it may be told: ``hidden`` stands in place of the scope's own values, all else is read from and
     written to it.
 
     Args:
-        scope: the true one.
+        scope: the true one; no copy is made of it.
         hidden: what is read instead, by key.
     """
 
-    __slots__ = ("_hidden", "scope")
-
     def __init__(self, scope: Scope, hidden: Mapping[str, Any]) -> None:
-        self.scope = scope
+        self.data = scope  # type: ignore[assignment]
         self._hidden = {key: value for key, value in hidden.items() if key in scope}
 
     def __getitem__(self, key: str) -> Any:
-        return self._hidden[key] if key in self._hidden else self.scope[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self._hidden[key] if key in self._hidden else self.scope.get(key, default)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.scope
+        return self._hidden[key] if key in self._hidden else self.data[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        (self._hidden if key in self._hidden else self.scope)[key] = value
+        (self._hidden if key in self._hidden else self.data)[key] = value
 
     def __delitem__(self, key: str) -> None:
-        del self.scope[key]
+        del self.data[key]
         self._hidden.pop(key, None)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scope)
-
-    def __len__(self) -> int:
-        return len(self.scope)
-
-    def copy(self) -> dict[str, Any]:
+    def copy(self) -> dict[str, Any]:  # type: ignore[override]
         return dict(self)
 
     def true(self, told: Scope) -> Scope:
         """The true scope of ``told``: of this view itself, or of a copy that the layer made of it."""
         if told is self:
-            return self.scope
+            return self.data
         for key, value in self._hidden.items():
             if told.get(key) == value:
-                told[key] = self.scope[key]
+                told[key] = self.data[key]
         return told
 
 
 class LayerGuard:
-    """Hooks every layer of :data:`LAYERS` as its module is imported.
+    """Hooks every layer of :data:`LAYERS` as its module is imported, and the function by which contrib's WSGI
+    middleware (and Flask's, which calls it) makes attributes of a request.
 
     Args:
         hooks: where taking the hooks out again is remembered.
@@ -99,9 +91,10 @@ class LayerGuard:
 
     def instrument(self) -> None:
         for module, name in LAYERS:
-            self._hooks.on_import(module, lambda loaded, name=name: self._attach(loaded, name))  # type: ignore[misc]
+            self._hooks.on_import(module, partial(self._attach, name))
+        self._hooks.on_import(WSGI, lambda m: self._hooks.replace(m, "collect_request_attributes", self._collect, PART))
 
-    def _attach(self, module: ModuleType, name: str) -> None:
+    def _attach(self, name: str, module: ModuleType) -> None:
         self._hooks.replace_in(module, name, "__call__", self._call, PART)
 
     async def _call(self, original: Callable[..., Awaitable[None]], layer: Any, /, *args: Any, **kwargs: Any) -> None:
@@ -127,7 +120,7 @@ class LayerGuard:
                     setattr(layer, name, value)
 
     def _told(self, scope: Scope) -> Told:
-        true = scope.scope if isinstance(scope, Told) else scope
+        true = scope.data if isinstance(scope, Told) else scope
         try:
             hidden: dict[str, Any] = {"query_string": self._redactor.query(true["path"], true.get("query_string", b""))}
             headers = adoption.headers(true)
@@ -137,6 +130,21 @@ class LayerGuard:
             self._hooks.failed("the hiding of a query string", error)
             hidden = {"query_string": b""}
         return Told(true, hidden)
+
+    def _collect(self, original: Callable[..., Any], /, environ: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The function sees a copy of ``environ`` as it may be told."""
+        told = dict(environ)
+        try:
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            query = self._redactor.query(path, environ.get("QUERY_STRING", "").encode("latin-1")).decode("latin-1")
+        except Exception as error:  # noqa: BLE001 - the request is served, and nothing of its query is told
+            self._hooks.failed("the hiding of a query string", error)
+            query = ""
+        told["QUERY_STRING"] = query
+        for name in TARGETS:
+            if name in told:
+                told[name] = str(told[name]).partition("?")[0] + (f"?{query}" if query else "")
+        return original(told, *args, **kwargs)
 
 
 def readable(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

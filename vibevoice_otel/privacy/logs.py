@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -62,24 +63,14 @@ class HideQuery(logging.Filter):
         return self._redact(path, query.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
 
-class LogGuard:
-    """Puts the filter on the servers' loggers, whether they are there already or not (a filter outlives their
+def attach(hooks: Hooks, redact: Callable[[str, bytes], bytes]) -> None:
+    """Put :class:`HideQuery` on the servers' loggers, whether they are there already or not (a filter outlives their
     configuration).
-
-    Args:
-        hooks: where taking the filter off again is remembered.
-        redact: see HideQuery.
     """
-
-    def __init__(self, hooks: Hooks, redact: Callable[[str, bytes], bytes]) -> None:
-        self._hooks = hooks
-        self._filter = HideQuery(redact)
-
-    def instrument(self) -> None:
-        for name in LOGGERS:
-            logger = logging.getLogger(name)
-            logger.addFilter(self._filter)
-            self._hooks.on_undo(lambda logger=logger: logger.removeFilter(self._filter))  # type: ignore[misc]
+    hiding = HideQuery(redact)
+    for logger in map(logging.getLogger, LOGGERS):
+        logger.addFilter(hiding)
+        hooks.on_undo(functools.partial(logger.removeFilter, hiding))
 
 
 class Heard(logging.Handler):

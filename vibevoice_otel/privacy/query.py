@@ -21,17 +21,18 @@ MAX_ASKED = 64
 
 def redact(query: bytes) -> bytes:
     """The query string with the value of every ``text`` parameter replaced; percent-encoded names are decoded first."""
-    if b"%" in query.partition(b"=")[0] or b"%" in b"".join(part.partition(b"=")[0] for part in query.split(b"&")):
-        parts = []
-        for part in query.split(b"&"):
-            name, equals, value = part.partition(b"=")
-            parts.append((b"text" if _plain(name).lower() == b"text" else name) + equals + value)
-        query = b"&".join(parts)
+    if b"%" in query:
+        parts = (part.partition(b"=") for part in query.split(b"&"))
+        query = b"&".join(
+            (b"text" if b"%" in name and _plain(name) == b"text" else name) + equals + value
+            for name, equals, value in parts
+        )
     return _TEXT.sub(rb"\1\2" + REDACTED, query)
 
 
 def _plain(name: bytes) -> bytes:
-    return _ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), name)
+    """``name`` decoded, in lower case."""
+    return _ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), name).lower()
 
 
 class Redactor:
@@ -57,7 +58,7 @@ class Redactor:
         return b"&".join(self._part(*part.partition(b"=")) for part in query.split(b"&"))
 
     def _part(self, name: bytes, equals: bytes, value: bytes) -> bytes:
-        plain = _plain(name).lower()
+        plain = _plain(name)
         if plain in {b"cfg", b"steps"}:
             return plain + equals + (value if not value or _NUMBER.fullmatch(value) else REDACTED)
         if plain == b"voice":
