@@ -11,7 +11,6 @@ from opentelemetry.instrumentation.propagators import (
     TraceResponsePropagator,
     get_global_response_propagator,
 )
-from opentelemetry.propagators.textmap import Setter
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.timeline import Note
@@ -26,13 +25,6 @@ TOLD = {
 }
 
 
-class _Headers(Setter[list[tuple[bytes, bytes]]]):
-    """Appends to the headers of an ASGI message."""
-
-    def set(self, carrier: list[tuple[bytes, bytes]], key: str, value: str) -> None:
-        carrier.append((key.lower().encode(), value.encode()))
-
-
 _PROPAGATOR = TraceResponsePropagator()
 
 
@@ -44,9 +36,10 @@ def with_trace(message: Message, server: trace.Span) -> Message:
     """
     if get_global_response_propagator() is not None:  # type: ignore[no-untyped-call]
         return message
-    headers = list(message.get("headers", ()))
-    _PROPAGATOR.inject(headers, trace.set_span_in_context(server), _Headers())
-    return {**message, "headers": headers}
+    told: dict[str, str] = {}
+    _PROPAGATOR.inject(told, trace.set_span_in_context(server))
+    headers = ((key.lower().encode(), value.encode()) for key, value in told.items())
+    return {**message, "headers": [*message.get("headers", ()), *headers]}
 
 
 def with_timing(message: Message, notes: Iterable[Note], waited: int) -> Message:

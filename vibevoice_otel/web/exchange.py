@@ -1,11 +1,12 @@
-"""One HTTP request and its answer, whatever the server's interface is: a candidate that the generation linked to it
-opens.
+"""One request and its answer, whatever the server's interface is: a candidate that the generation linked to it opens.
 
 Nothing is read or sent on our account and no body is kept: what passes is looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
@@ -14,7 +15,7 @@ from opentelemetry import trace
 from vibevoice_otel import failures, routes
 from vibevoice_otel.failures import P, T
 from vibevoice_otel.recording import outcome
-from vibevoice_otel.recording.candidate import Candidate
+from vibevoice_otel.recording.candidate import REQUEST, Candidate, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.timeline import Asked, Timeline
 from vibevoice_otel.routes import SpeechRoutes
@@ -24,6 +25,8 @@ from vibevoice_otel.web.ends import Message, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.context import Context
 
     from vibevoice_otel.deferred import DeferredRecorder
     from vibevoice_otel.recording.recorder import Recorder
@@ -50,19 +53,14 @@ def http_routes(settings: Settings) -> SpeechRoutes:
     return SpeechRoutes(settings.routes if settings.routes is not DEFAULT_ROUTES else (), over_http=True)
 
 
-def template(scope: Scope) -> str:
-    """The route as it is declared (``/speak/{voice}``), else the path."""
-    return str(getattr(scope.get("route"), "path_format", None) or scope["path"])
-
-
 class Exchange:
-    """One HTTP request and its answer.
+    """One request and its answer: over HTTP, where a subclass does not say otherwise.
 
     Args:
         scope: the request's; its path, route and headers are read.
         arrived: when it came in.
         recorder: where its timeline is opened, if it is one of speech.
-        known: which paths are speech over HTTP whatever comes of the request.
+        known: which paths are speech whatever comes of the request.
         tenants: names whose request it is.
     """
 
@@ -99,7 +97,7 @@ class Exchange:
         self._error: str | None = None
         self.candidate = Candidate(self._open)
 
-    def _open(self, asked: Asked) -> Timeline:
+    def _open(self, asked: Asked) -> Timeline | None:
         ends.mark(asked, self._scope)
         timeline = self._recorder.open(
             "web", context=ends.caller(self._scope, self._context), asked=asked, opened=self._arrived
@@ -111,8 +109,23 @@ class Exchange:
         return timeline
 
     def _route(self) -> str:
-        """The route as it is declared."""
-        return template(self._scope)
+        """The route as it is declared (``/speak/{voice}``), else the path."""
+        return str(getattr(self._scope.get("route"), "path_format", None) or self._scope["path"])
+
+    def _within(self) -> Context:
+        """OpenTelemetry's context of the application's code."""
+        # OpenTelemetry's threading instrumentation takes this context into threads and executors, where ours is not.
+        return otel_context.set_value(REQUEST, self.candidate, self._context)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """The application's code runs in the block."""
+        token, attached = arrival.set(self.candidate), otel_context.attach(self._within())
+        try:
+            yield
+        finally:
+            otel_context.detach(attached)
+            arrival.reset(token)
 
     def _answer(self, message: Message) -> Message:
         return self._guard("the headers of an answer", self._with_headers, message) or message
@@ -165,16 +178,19 @@ class Exchange:
             self.candidate.end()
         if timeline is None or timeline.web_closed is not None:
             return
-        timeline.http_status, timeline.web_closed = self._status, at
-        timeline.tenant = self._tenants.of(self._scope)
-        timeline.model_ready = self._recorder.model_ready
-        timeline.web_error = timeline.web_error or self._error
-        if timeline not in self._recorder:
-            return  # the observation ended before the request did: it is not judged
-        if self._recorder.closing and not self._complete:
-            timeline.cut_off = True
-        ends.tell(self._server, timeline)
-        self._recorder.release(timeline, "web")
+        timeline.http_status, timeline.model_ready = self._status, self._recorder.model_ready
+        self._over(timeline, at, whole=self._complete)
+
+    def _over(self, timeline: Timeline, at: int, *, whole: bool) -> None:
+        """The request has ended; ``whole`` unless a service that stops may have cut it off."""
+        timeline.web_closed, timeline.web_error = at, timeline.web_error or self._error
+        try:
+            timeline.tenant = self._tenants.of(self._scope)
+            if timeline in self._recorder:  # else the observation ended before the request did: it is not judged
+                timeline.cut_off = self._recorder.closing and not whole
+                ends.tell(self._server, timeline)
+        finally:
+            self._recorder.release(timeline, "web")
 
     def _is_known(self) -> bool:
         path = self._scope["path"]

@@ -5,6 +5,7 @@ ServerErrorMiddleware  >  OpenTelemetry's middleware, if any  >  RequestMiddlewa
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.privacy.layers import is_layer
 from vibevoice_otel.recording.clock import now
+from vibevoice_otel.recording.warmup import startup
 from vibevoice_otel.traceparent import adoption
-from vibevoice_otel.web.ends import Receive, Scope, Send
+from vibevoice_otel.web.ends import App, Message, Receive, Scope, Send
 from vibevoice_otel.web.middleware import ARRIVED, RequestMiddleware
-from vibevoice_otel.web.startup import start_up
 
 if TYPE_CHECKING:
     from vibevoice_otel.deferred import DeferredRecorder
@@ -84,7 +85,7 @@ class WebAdapter:
         except Exception as error:  # noqa: BLE001 - a request is served whatever telemetry meets
             self.hooks.failed("the web application's entry", error)
         if scope["type"] == "lifespan":
-            await start_up(functools.partial(original, application), scope, receive, send)
+            await _start_up(functools.partial(original, application), scope, receive, send)
         else:
             await original(application, scope, receive, send)
 
@@ -110,6 +111,20 @@ class WebAdapter:
             self._recorder.on_drop("hooks", "unknown_middleware_stack", 1)
             return
         chain[inside - 1].app = RequestMiddleware(chain[inside], self._recorder)
+
+
+async def _start_up(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve the life span of ``app``: until it says that it is ready, what it speaks is its own warm-up."""
+    with contextlib.ExitStack() as starting:
+        startup.begun()
+        starting.callback(startup.done)
+
+        async def observed(message: Message) -> None:
+            if message["type"].startswith("lifespan.startup."):
+                starting.close()
+            await send(message)
+
+        await app(scope, receive, observed)
 
 
 def _unlink(stack: Any, leaves: Callable[[RequestMiddleware], bool]) -> None:

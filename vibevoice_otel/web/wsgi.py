@@ -16,7 +16,6 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from vibevoice_otel.privacy import exceptions
-from vibevoice_otel.recording.candidate import REQUEST, arrival
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.web.ends import Scope
 from vibevoice_otel.web.exchange import Exchange
@@ -82,15 +81,8 @@ class WsgiExchange(Exchange):
     @contextmanager
     def _inside(self) -> Iterator[None]:
         """The application's code runs in the block."""
-        token = arrival.set(self.candidate)
-        # OpenTelemetry's threading instrumentation takes this context into threads and executors, where ours is not.
-        attached = otel_context.attach(otel_context.set_value(REQUEST, self.candidate, self._context))
-        try:
-            with exceptions.protected(self._server):
-                yield
-        finally:
-            otel_context.detach(attached)
-            arrival.reset(token)
+        with super()._inside(), exceptions.protected(self._server):
+            yield
 
     def _starting(self, start_response: StartResponse) -> StartResponse:
         def starting(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

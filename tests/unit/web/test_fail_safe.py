@@ -28,7 +28,7 @@ from vibevoice_otel.privacy import query
 from vibevoice_otel.recording import outcome
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.settings import Settings
-from vibevoice_otel.web import ends, middleware
+from vibevoice_otel.web import asgi, ends
 
 
 @pytest.mark.parametrize("around", [lambda app: app, OpenTelemetryMiddleware, ServerErrorMiddleware])
@@ -73,7 +73,7 @@ WEB = {
     "reading the baggage": (ends, "baggage"),
     "deciding the outcome": (outcome, "decide"),
     "telling the SERVER span": (ends, "tell"),
-    "noting a message": (middleware, "_sent"),
+    "noting a message": (asgi.SocketExchange, "_sent"),
     "hiding the query": (query.Redactor, "query"),
 }
 
