@@ -111,7 +111,7 @@ class Model:
         hooks, module = Hooks("benchmark", recorder.on_drop, thread), classes
         upstream._scheduler(hooks, module)  # type: ignore[arg-type]
         upstream._tokenizers(hooks, module)  # type: ignore[arg-type]
-        upstream.hook_connector(hooks, module)  # type: ignore[arg-type]
+        upstream.hook_connector(hooks, classes.SpeechConnector)
         hook_streamer(hooks, module)  # type: ignore[arg-type]
         RealtimeAdapter(recorder)._model(module)  # type: ignore[arg-type]
         return cls(classes)

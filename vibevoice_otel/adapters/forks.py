@@ -11,21 +11,19 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vibevoice_otel import semconv
 from vibevoice_otel.adapters import longform, realtime, upstream
 from vibevoice_otel.adapters.shared import links
 from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
-from vibevoice_otel.adapters.shared.intervals import times
 from vibevoice_otel.adapters.surface import Kind, kind
-from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.recorder import Recorder
 from vibevoice_otel.recording.timeline import Run, thread
 
 #: Where upstream's package has its models, below its root.
 MODULAR = ".modular."
+CONNECTORS = ("acoustic_connector", "semantic_connector", "multi_modal_projector")
 
 
 class ForksAdapter(ModelAdapter):
@@ -87,21 +85,17 @@ class ForksAdapter(ModelAdapter):
             kwargs.get("noise_scheduler"),
             getattr(config, "noise_scheduler", None),
         )
-        for scheduler in filter(None, schedulers):
-            hook_scheduler(self.hooks, type(scheduler))
         acoustic = getattr(inner, "acoustic_tokenizer", None) or getattr(inner, "audio_tower", None)
-        if acoustic is not None:
-            upstream.hook_decode(self.hooks, type(acoustic))
         semantic = getattr(inner, "semantic_tokenizer", None)
-        if semantic is not None:
-            upstream.hook_semantic(self.hooks, type(semantic))
-        connectors = (
-            getattr(inner, name, None) for name in ("acoustic_connector", "semantic_connector", "multi_modal_projector")
-        )
-        for connector in filter(None, connectors):
-            self.hooks.note(
-                type(connector), "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True)
-            )
+        connectors = (getattr(inner, name, None) for name in CONNECTORS)
+        for hook, parts in (
+            (hook_scheduler, schedulers),
+            (upstream.hook_decode, (acoustic,)),
+            (upstream.hook_semantic, (semantic,)),
+            (upstream.hook_connector, connectors),
+        ):
+            for part in filter(None, parts):
+                hook(self.hooks, type(part))
         streamer = kwargs.get("audio_streamer") or kwargs.get("streamer")
         module = sys.modules.get(type(streamer).__module__)
         if streamer is not None and hasattr(module, "AudioSampleIterator"):

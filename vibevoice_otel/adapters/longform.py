@@ -8,50 +8,26 @@ of all of them together.
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
 from typing import Any
 
-from vibevoice_otel.adapters import surface, upstream
-from vibevoice_otel.adapters.shared import standalone
-from vibevoice_otel.adapters.shared.adapter import ModelAdapter
+from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters.surface import Kind
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.timeline import Run
 
-MODEL = "VibeVoiceForConditionalGenerationInference"
 
-
-class LongFormAdapter(ModelAdapter):
-    """Attaches as the long-form model's modules of ``package`` are imported: upstream's, or a copy's under another
-    name.
-    """
+class LongFormAdapter(upstream.PackagedModel):
+    """The long-form model."""
 
     name = "longform"
+    modeling = "modeling_vibevoice"
+    model = "VibeVoiceForConditionalGenerationInference"
+    kind = Kind.LONGFORM
+    processor = "vibevoice_processor", "VibeVoiceProcessor", "__call__", "vibevoice.preprocess of the long-form model"
 
-    def instrument(self) -> None:
-        self.hooks.on_import(f"{self._package}.modular.modeling_vibevoice_inference", self._model)
-        self.instrument_parts()
-
-    def instrument_parts(self) -> None:
-        """What stands beside the model."""
-        self.hooks.on_import(f"{self._package}.processor.vibevoice_processor", self._processor)
-
-    def _model(self, module: ModuleType) -> None:
-        model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.LONGFORM)
-        model = model or self.hooks.owner(module, MODEL, "everything that the model does")
-        if model is None:
-            return
-        upstream.hook_model(self.hooks, self._recorder, model)
+    def _passes(self, model: type) -> None:
         hook_passes(self.hooks, model)
-        # Other models of the package have this module too, so it is hooked on account of this one.
-        where = f"{self._package}.modular.modeling_vibevoice"
-        self.hooks.on_import(where, lambda m: upstream.hook_connector(self.hooks, m))
-
-    def _processor(self, module: ModuleType) -> None:
-        part = "vibevoice.preprocess of the long-form model"
-        hook = functools.partial(standalone.remember, self._recorder)
-        self.hooks.replace_in(module, "VibeVoiceProcessor", "__call__", hook, part)
 
 
 def hook_passes(hooks: Hooks, model: type) -> None:

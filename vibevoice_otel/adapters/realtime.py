@@ -6,48 +6,33 @@ a thread of its own, the close of an abandoned stream on the event loop.
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
 from typing import Any
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters import surface, upstream
-from vibevoice_otel.adapters.shared import standalone
-from vibevoice_otel.adapters.shared.adapter import ModelAdapter
+from vibevoice_otel.adapters import upstream
+from vibevoice_otel.adapters.surface import Kind
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.timeline import Run
 
-MODEL = "VibeVoiceStreamingForConditionalGenerationInference"
 
-
-class RealtimeAdapter(ModelAdapter):
-    """Attaches as the realtime modules of ``package`` are imported: upstream's, or a copy's under another name."""
+class RealtimeAdapter(upstream.PackagedModel):
+    """The realtime model."""
 
     name = "realtime"
+    modeling = "modeling_vibevoice_streaming"
+    model = "VibeVoiceStreamingForConditionalGenerationInference"
+    kind = Kind.REALTIME
+    processor = (
+        "vibevoice_streaming_processor",
+        "VibeVoiceStreamingProcessor",
+        "process_input_with_cached_prompt",
+        "vibevoice.preprocess, in a program without the server",
+    )
 
-    def instrument(self) -> None:
-        on_import, package = self.hooks.on_import, self._package
-        on_import(f"{package}.modular.modeling_vibevoice_streaming", lambda m: upstream.hook_connector(self.hooks, m))
-        on_import(f"{package}.modular.modeling_vibevoice_streaming_inference", self._model)
-        self.instrument_parts()
-
-    def instrument_parts(self) -> None:
-        """What stands beside the model."""
-        self.hooks.on_import(f"{self._package}.processor.vibevoice_streaming_processor", self._processor)
-
-    def _model(self, module: ModuleType) -> None:
-        model = getattr(module, MODEL, None) or surface.among(module, surface.Kind.REALTIME)
-        model = model or self.hooks.owner(module, MODEL, "everything that the model does")
-        if model is not None:
-            upstream.hook_model(self.hooks, self._recorder, model)
-            hook_passes(self.hooks, model)
-
-    def _processor(self, module: ModuleType) -> None:
-        part = "vibevoice.preprocess, in a program without the server"
-        hook = functools.partial(standalone.remember, self._recorder)
-        self.hooks.replace_in(module, "VibeVoiceStreamingProcessor", "process_input_with_cached_prompt", hook, part)
+    def _passes(self, model: type) -> None:
+        hook_passes(self.hooks, model)
 
 
 def hook_passes(hooks: Hooks, model: type, speech: str = "forward_tts_lm") -> None:

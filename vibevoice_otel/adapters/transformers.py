@@ -11,10 +11,10 @@ from typing import Any
 from vibevoice_otel.adapters.shared import service
 from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
-from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilations
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import hook_generate
 from vibevoice_otel.adapters.shared.intervals import times
+from vibevoice_otel.adapters.upstream import hook_connector
 from vibevoice_otel.hooks.wrappers import Before
 from vibevoice_otel.recording.clock import now
 from vibevoice_otel.recording.interval import Leaf
@@ -35,8 +35,6 @@ class TransformersAdapter(ModelAdapter):
             "diffusers.schedulers.scheduling_dpmsolver_multistep",
             lambda m: hook_scheduler(self.hooks, m.DPMSolverMultistepScheduler),
         )
-        on_import("torch.cuda.graphs", lambda m: hook_captures(self.hooks, m))
-        on_import("torch._dynamo.callback", lambda m: hook_compilations(self.hooks, m))
         on_import(
             "vibevoice_otel.service.engine",
             lambda m: service.hook_service(self.hooks, self._recorder, m.StreamingTTSService),
@@ -70,7 +68,7 @@ class TransformersAdapter(ModelAdapter):
         )
         projector = getattr(module, "VibeVoiceMultiModalProjector", None)
         if projector is not None:
-            note(projector, "forward", "vibevoice.connector", *times(Leaf.CONNECTOR, outside_prefill=True))
+            hook_connector(self.hooks, projector)
 
     def _guidance(self, module: ModuleType) -> None:
         # guidance_scale also makes transformers' generate add its own guidance on the logits: one more unconditional

@@ -8,10 +8,11 @@ import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 from vibevoice_otel import semconv
-from vibevoice_otel.adapters.shared import loading, service, voices
+from vibevoice_otel.adapters import surface
+from vibevoice_otel.adapters.shared import loading, service, standalone, voices
 from vibevoice_otel.adapters.shared.adapter import ModelAdapter
 from vibevoice_otel.adapters.shared.audio import note_chunk
 from vibevoice_otel.adapters.shared.audio_queue import hook_streamer
@@ -19,6 +20,7 @@ from vibevoice_otel.adapters.shared.capture import hook_captures, hook_compilati
 from vibevoice_otel.adapters.shared.diffusion import hook_scheduler
 from vibevoice_otel.adapters.shared.generation import Parts, hook_generate
 from vibevoice_otel.adapters.shared.intervals import timed, times
+from vibevoice_otel.adapters.surface import Kind
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import Candidate, here
 from vibevoice_otel.recording.clock import now
@@ -69,6 +71,44 @@ class UpstreamAdapter(ModelAdapter):
             for found in filter(is_service, candidates):
                 if not hasattr(vars(found).get("stream"), "__vibevoice_otel__"):
                     service.hook_service(self.hooks, self._recorder, found)
+
+
+class PackagedModel(ModelAdapter):
+    """Attaches as the modules of one model of ``package`` are imported: upstream's, or a copy's under another name."""
+
+    modeling: ClassVar[str]  # module with its connectors; what generates lies in another beside it
+    model: ClassVar[str]  # class
+    kind: ClassVar[Kind]
+    processor: ClassVar[tuple[str, str, str, str]]  # module, class, method, and what depends on it
+
+    def instrument(self) -> None:
+        self.hooks.on_import(f"{self._package}.modular.{self.modeling}_inference", self._model)
+        self.instrument_parts()
+
+    def instrument_parts(self) -> None:
+        """What stands beside the model."""
+        module, owner, method, part = self.processor
+        hook = functools.partial(standalone.remember, self._recorder)
+        where = f"{self._package}.processor.{module}"
+        self.hooks.on_import(where, lambda m: self.hooks.replace_in(m, owner, method, hook, part))
+
+    def _model(self, module: ModuleType) -> None:
+        model = getattr(module, self.model, None) or surface.among(module, self.kind)
+        model = model or self.hooks.owner(module, self.model, "everything that the model does")
+        if model is None:
+            return
+        hook_model(self.hooks, self._recorder, model)
+        self._passes(model)
+        # Other models of the package may have this module too, so it is hooked on account of this one.
+        self.hooks.on_import(f"{self._package}.modular.{self.modeling}", self._connector)
+
+    def _passes(self, model: type) -> None:
+        raise NotImplementedError
+
+    def _connector(self, module: ModuleType) -> None:
+        connector = self.hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
+        if connector is not None:
+            hook_connector(self.hooks, connector)
 
 
 def is_service(candidate: Any) -> TypeGuard[type]:
@@ -126,11 +166,9 @@ def _decoded(run: Run, begun: tuple[Leaf, int], audio: Any) -> None:
         run.decoded += note_chunk(timeline, getattr(audio, "audio", audio))
 
 
-def hook_connector(hooks: Hooks, module: ModuleType) -> None:
-    """Hook a module's SpeechConnector."""
-    connector = hooks.owner(module, "SpeechConnector", semconv.CONNECTOR.name)
-    if connector is not None:
-        hooks.note(connector, "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True))
+def hook_connector(hooks: Hooks, connector: type) -> None:
+    """Hook the ``forward`` of a connector."""
+    hooks.note(connector, "forward", semconv.CONNECTOR.name, *times(Leaf.CONNECTOR, outside_prefill=True))
 
 
 def hook_model(hooks: Hooks, recorder: Recorder, model: type, parts: Parts | None = None) -> None:
@@ -250,8 +288,9 @@ def _asked_for(request: Timeline | Candidate, steps: int) -> bool:
 def _from_pretrained(
     hooks: Hooks, recorder: Recorder, original: Callable[..., Any], cls: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
-    if loading.is_loading():
-        with loading.attempt():
+    attempts = loading.attempts.get()
+    if attempts is not None:
+        with timed(lambda _start, _end, error: attempts.append(error)):
             return original(cls, *args, **kwargs)
     caller = _loading_service()
     if caller is not None:  # its module was executed, and its load begun, outside of any application that we see start

@@ -132,17 +132,16 @@ def _timed(recorder: Recorder, run: Run, original: Callable[..., Any], model: An
         raise
     finally:
         run.end = now()
-        _blocked(run)
+        if timeline is not None and on_event_loop():
+            timeline.events_blocked += run.end - run.start
         if notes is not None:
             notes.end(failed=run.error in OUT_OF_MEMORY)
 
 
-def _blocked(run: Run) -> None:
-    """A generation on an event loop's own thread held it all the while."""
-    timeline = thread.timeline
+def on_event_loop() -> bool:
+    """Whether the calling thread runs an event loop, which is held for as long as the thread works."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return
-    if timeline is not None and run.start is not None and run.end is not None:
-        timeline.events_blocked += run.end - run.start
+        return False
+    return True

@@ -9,36 +9,19 @@ from contextvars import ContextVar
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.records import AttributeValue
 
-_attempts: ContextVar[list[str | None] | None] = ContextVar("vibevoice_otel_attempts", default=None)
+#: What each attempt of the load that is being timed failed with, None where it did not; None outside of any load.
+attempts: ContextVar[list[str | None] | None] = ContextVar("vibevoice_otel_attempts", default=None)
 
 
 @contextmanager
 def load() -> Iterator[list[str | None]]:
-    """Collect what each attempt made in the block failed with, None where it did not."""
+    """Collect the attempts that are made in the block."""
     made: list[str | None] = []
-    token = _attempts.set(made)
+    token = attempts.set(made)
     try:
         yield made
     finally:
-        _attempts.reset(token)
-
-
-def is_loading() -> bool:
-    """Whether a load is being timed, so that an attempt is a part of it."""
-    return _attempts.get() is not None
-
-
-@contextmanager
-def attempt() -> Iterator[None]:
-    """One attempt of the load that is being timed."""
-    made = _attempts.get()
-    assert made is not None
-    made.append(None)
-    try:
-        yield
-    except BaseException as error:
-        made[-1] = type(error).__name__
-        raise
+        attempts.reset(token)
 
 
 def told(made: list[str | None]) -> dict[str, AttributeValue]:

@@ -6,7 +6,6 @@ on the AudioStreamer, which is made there (audio_queue.py), into the generation 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -17,7 +16,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from vibevoice_otel import semconv
 from vibevoice_otel.adapters.shared import links, loading, voices
 from vibevoice_otel.adapters.shared.audio import note_chunk
-from vibevoice_otel.adapters.shared.generation import run_generation
+from vibevoice_otel.adapters.shared.generation import on_event_loop, run_generation
 from vibevoice_otel.adapters.shared.intervals import timed
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.recording.candidate import here
@@ -253,13 +252,7 @@ def _close(timeline: Timeline, chunks: Iterator[Any]) -> None:
     """Close the service's generator; when that happens on an event loop, note for how long it was blocked."""
     started = now()
     try:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+        getattr(chunks, "close", bool)()
     finally:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
+        if on_event_loop():
             timeline.events_blocked += now() - started
