@@ -129,9 +129,9 @@ class Hooks:
 
         self._undo.append(when_imported(module, imported))
 
-    def replace(self, owner: Any, name: str, hook: Hook, part: str) -> bool:
+    def replace(self, owner: Any, name: str, hook: Hook, part: str) -> None:
         """Have each call of ``owner.name`` go to ``hook``, which is given the original and then the call's arguments;
-        False, with one warning, when there is none.
+        where there is none, one warning says so.
 
         What the hook itself raises is counted and logged, and the call goes on without it. A coroutine's sees to that
         itself (:meth:`failed`).
@@ -145,13 +145,13 @@ class Hooks:
                 return slot.wrap_coroutine(original)
             return guarded(original, slot.wrap, slot.failed)
 
-        return self._put(owner, name, hook, make, part)
+        self._put(owner, name, hook, make, part)
 
-    def replace_hot(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str) -> bool:
+    def replace_hot(self, owner: Any, name: str, make: Callable[[Any], Callable[..., Any]], part: str) -> None:
         """:meth:`replace` by ``make(original)``, between which and the caller nothing stands: it sees to its own
         failures.
         """
-        return self._put(owner, name, None, lambda original, _: functools.wraps(original)(make(original)), part)
+        self._put(owner, name, None, lambda original, _: functools.wraps(original)(make(original)), part)
 
     def _put(
         self,
@@ -160,7 +160,7 @@ class Hooks:
         hook: Hook | None,
         make: Callable[[Any, _Slot], Callable[..., Any]],
         part: str,
-    ) -> bool:
+    ) -> None:
         home = owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
         where = f"{home}.{name}"
         with self._lock:
@@ -171,11 +171,11 @@ class Hooks:
                 if slot.hooks is None:  # ours of an earlier time, inside another library's wrapper
                     slot.fill(self, hook)
                     self._undo.append(slot.empty)
-                return True
+                return
             found = callable(original)
             self._found(where, part, found=found)
             if not found:
-                return False
+                return
             kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
                 staticmethod if isinstance(own, staticmethod) else None
             )
@@ -187,7 +187,6 @@ class Hooks:
             setattr(replacement, MARK, slot)
             setattr(owner, name, kind(replacement) if kind is not None else replacement)
             self._undo += slot.empty, lambda: _restore(owner, name, own, replacement)
-        return True
 
     def note(
         self,
@@ -197,7 +196,7 @@ class Hooks:
         before: Before | None,
         after: After | None = None,
         find: Find | None = None,
-    ) -> bool:
+    ) -> None:
         """Have ``before`` and ``after`` note each call of ``owner.name`` (:func:`wrappers.noted`); else as
         :meth:`replace`.
 
@@ -210,7 +209,7 @@ class Hooks:
             where = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', name)}"
             return noted(original, before, after, lambda error: self.failed(where, error), here, find)
 
-        return self.replace_hot(owner, name, make, part)
+        self.replace_hot(owner, name, make, part)
 
     def replace_in(self, module: ModuleType, owner: str, name: str, hook: Hook, part: str) -> None:
         """:meth:`replace` ``name`` of the class ``owner`` of ``module``, where there is one (:meth:`owner`)."""

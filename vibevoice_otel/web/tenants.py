@@ -42,16 +42,11 @@ class Tenants:
         self._hook: Hook | None = None
         self._given: set[str] = set()
 
-    @property
-    def known(self) -> bool:
-        """Whether requests have tenants at all."""
-        return bool(self._path or (self._key and self._listed))
-
     def of(self, scope: Mapping[str, Any]) -> str | None:
         """The tenant of a request whose ASGI scope this is, at its end; None where the operator asks for none."""
         if self._path:
             return self._by_hook(scope)
-        if not self.known:
+        if not self._key or not self._listed:
             return None
         named = next((text for key, text in baggage(scope) if key == self._key), b"")
         return self._listed.get(unquote_to_bytes(named[: 3 * MAX_NAME]), OTHER)
@@ -67,7 +62,7 @@ class Tenants:
                     self._path,
                     type(error).__name__,
                 )
-                self._hook = _nobody
+                self._hook = lambda _: None
         try:
             name = self._hook(scope)
         except Exception:  # noqa: BLE001 - the operator's own code, which knows what its failure means
@@ -79,7 +74,3 @@ class Tenants:
                 return OTHER
             self._given.add(name)
         return name
-
-
-def _nobody(_scope: Mapping[str, Any]) -> None:
-    return None
