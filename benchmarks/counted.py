@@ -35,7 +35,7 @@ def hook(times: int) -> None:
     from vibevoice_otel.recording.timeline import Timeline, bound
 
     hooks = SimpleNamespace(
-        replace=lambda owner, name, make, _part, **_: setattr(owner, name, make(getattr(owner, name))),
+        replace_hot=lambda owner, name, make, _part: setattr(owner, name, make(getattr(owner, name))),
         note=lambda *_: None,
     )
     diffusion.hook_scheduler(hooks, Scheduler)  # type: ignore[arg-type]
