@@ -136,8 +136,9 @@ class Hooks:
         What the hook itself raises is counted and logged, and the call goes on without it. A coroutine's sees to that
         itself (:meth:`failed`).
 
-        ``owner`` is a class or a module. A class method's ``original`` takes the class first. Replacing twice is
-        harmless, by another adapter too (they share what upstream's models share): the second time does nothing.
+        ``owner`` is a class, a module or an object. A class method's ``original`` takes the class first. Replacing
+        twice is harmless, by another adapter too (they share what upstream's models share): the second time does
+        nothing.
         """
 
         def make(original: Callable[..., Any], slot: _Slot) -> Callable[..., Any]:
@@ -161,7 +162,8 @@ class Hooks:
         make: Callable[[Any, _Slot], Callable[..., Any]],
         part: str,
     ) -> None:
-        home = owner.__name__ if isinstance(owner, ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
+        kind = owner if isinstance(owner, type) else type(owner)
+        home = owner.__name__ if isinstance(owner, ModuleType) else f"{kind.__module__}.{kind.__qualname__}"
         where = f"{home}.{name}"
         with self._lock:
             original: Any = getattr(owner, name, None)
@@ -176,16 +178,16 @@ class Hooks:
             self._found(where, part, found=found)
             if not found:
                 return
-            kind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
+            bind: type[staticmethod[..., Any] | classmethod[Any, ..., Any]] | None = (
                 staticmethod if isinstance(own, staticmethod) else None
             )
             if isinstance(owner, type) and getattr(original, "__self__", None) is owner:
                 # bound afresh at each call, so that a subclass stays itself
-                kind, original = classmethod, original.__func__
+                bind, original = classmethod, original.__func__
             slot = _Slot(self, hook, where)
             replacement = make(original, slot)
             setattr(replacement, MARK, slot)
-            setattr(owner, name, kind(replacement) if kind is not None else replacement)
+            setattr(owner, name, bind(replacement) if bind is not None else replacement)
             self._undo += slot.empty, lambda: _restore(owner, name, own, replacement)
 
     def note(

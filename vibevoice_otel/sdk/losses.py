@@ -22,27 +22,28 @@ def count_losses(hooks: Hooks, processor: SpanProcessor) -> None:
     """
     exporter: Any = getattr(processor, "span_exporter", None)
     metrics: Any = getattr(getattr(processor, "_batch_processor", None), "_metrics", None)
-    for owner, name, make in ((exporter, "export", _exporting), (metrics, "drop_items", _dropping)):
+    for owner, name, hook in ((exporter, "export", _exporting), (metrics, "drop_items", _dropping)):
         if hasattr(owner, name) and hasattr(owner, "__dict__"):
-            hooks.replace(owner, name, partial(make, hooks), PART)
+            hooks.replace(owner, name, partial(hook, hooks), PART)
 
 
-def _exporting(hooks: Hooks, export: Callable[..., SpanExportResult]) -> Callable[..., SpanExportResult]:
-    def counted(spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> SpanExportResult:
-        result: SpanExportResult = SpanExportResult.FAILURE
-        try:
-            result = export(spans, *args, **kwargs)
-            return result
-        finally:
-            if result is SpanExportResult.FAILURE:
-                hooks.on_drop("spans", "export_failed", len(spans))
+def _exporting(
+    hooks: Hooks,
+    export: Callable[..., SpanExportResult],
+    /,
+    spans: Sequence[ReadableSpan],
+    *args: Any,
+    **kwargs: Any,
+) -> SpanExportResult:
+    result: SpanExportResult = SpanExportResult.FAILURE
+    try:
+        result = export(spans, *args, **kwargs)
+        return result
+    finally:
+        if result is SpanExportResult.FAILURE:
+            hooks.on_drop("spans", "export_failed", len(spans))
 
-    return counted
 
-
-def _dropping(hooks: Hooks, drop: Callable[..., None]) -> Callable[..., None]:
-    def dropped(count: int, error_type: str = "queue_full") -> None:
-        drop(count, error_type)
-        hooks.on_drop("spans", "shutdown" if error_type == "already_shutdown" else error_type, count)
-
-    return dropped
+def _dropping(hooks: Hooks, drop: Callable[..., None], /, count: int, error_type: str = "queue_full") -> None:
+    drop(count, error_type)
+    hooks.on_drop("spans", "shutdown" if error_type == "already_shutdown" else error_type, count)
