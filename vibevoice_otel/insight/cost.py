@@ -122,8 +122,11 @@ def _voice(
 
 def _money(prices: Prices, hours: float | None, joules: float | None) -> float | None:
     kwh = None if joules is None else joules / 3.6e6
-    both = ((prices.card_hour, hours), (prices.kwh, kwh))
-    parts = [price * used for price, used in both if price is not None and used is not None]
+    parts = [
+        price * used
+        for price, used in ((prices.card_hour, hours), (prices.kwh, kwh))
+        if price is not None and used is not None
+    ]
     return sum(parts) if parts else None
 
 

@@ -174,7 +174,13 @@ def voices(source: Source, *, slo_seconds: float = semconv.SLO_FIRST_AUDIO_SECON
     if restarts:
         notes.append(f"{restarts} process(es) restarted within the window; counts around the restart are estimates.")
     return VoicesReport(
-        source.origin, CONFIDENCE, profiles, _most_stable(profiles[: len(ranked)], posterior), fleet, slo_seconds, notes
+        source.origin,
+        CONFIDENCE,
+        profiles,
+        _most_stable(profiles[: len(ranked)], unhappy, posterior),
+        fleet,
+        slo_seconds,
+        notes,
     )
 
 
@@ -210,10 +216,14 @@ def _unhappy(
     return result, draws
 
 
-def _most_stable(ranked: Sequence[VoiceProfile], draws: dict[str, Floats]) -> MostStable | None:
-    if len(ranked) < 2 or (share := ranked[0].unhappy) is None:
+def _most_stable(
+    ranked: Sequence[VoiceProfile], unhappy: dict[str, Estimate], draws: dict[str, Floats]
+) -> MostStable | None:
+    if len(ranked) < 2:
         return None
-    best, others = ranked[0], [each.voice for each in ranked[1:]]
+    best = ranked[0]
+    share = unhappy[best.voice]
+    others = [each.voice for each in ranked[1:]]
     sooner = {voice: draws[best.voice] < draws[voice] for voice in others}
     probability = float(np.logical_and.reduce(list(sooner.values())).mean())
     close = [voice for voice in others if float(sooner[voice].mean()) < CONFIDENCE]
@@ -355,7 +365,8 @@ def _slopes(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
         lambda design: stats.weighted_line(design, means, variances),
     )
     tried = [(c, at) for c, at in usable if c.ended >= 5]
-    failed, ended = np.array([c.failed for c, _ in tried]), np.array([c.ended for c, _ in tried])
+    failed = np.array([c.failed for c, _ in tried])
+    ended = np.array([c.ended for c, _ in tried])
     if ended.sum() >= LEAST_REQUESTS:
         ones, settings = np.ones((len(tried), 1)), [at for _, at in tried]
         found |= _effects(_EFFECTS[2:], settings, ones, lambda design: stats.logistic(design, failed, ended))

@@ -195,14 +195,11 @@ def _labels(row: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in row["metric"].items() if key != "__name__"}
 
 
-#: Fetches an address, with the form that is posted to it, if any: the answer's body and content type.
-Fetch = Callable[..., tuple[bytes, str]]
-
-
 def endpoint(
     url: str, *, accept: str, token: str, headers: Mapping[str, str] | None, ca_file: str | None, timeout: float
-) -> tuple[str, Fetch]:
-    """The checked base address and what fetches from it.
+) -> tuple[str, Callable[..., tuple[bytes, str]]]:
+    """The checked base address, and what fetches an address, with the form that is posted to it, if any: the answer's
+    body and content type.
 
     Raises:
         SourceError: when the address or the certificate file cannot be used.

@@ -16,7 +16,8 @@ from vibevoice_otel.insight.source import Origin, Source
 
 #: The realtime server's own. Its cfg is the target for every text: a measurement of the realtime checkpoint by speech
 #: recognition found syllable loops from 1.1 to 1.4 and exact speech from 1.5 to 1.8 (wildminder/ComfyUI-VibeVoice).
-DEFAULT_STEPS, DEFAULT_CFG = 5, 1.5
+DEFAULT_STEPS = 5
+DEFAULT_CFG = 1.5
 Preference = Literal["model", "long-text"]
 #: What ``prefer="long-text"`` aims at for long texts: advice given for VibeVoice in general, which that measurement
 #: contradicts for the realtime checkpoint.
@@ -158,8 +159,7 @@ def choose(cells: Sequence[Cell], length: str, voice: str | None, rails: Rails) 
         )
     best = next((c for c in candidates if c.suits), None)
     if best is not None:
-        seen = f"{best.requests:.0f} requests, {best.basis}"
-        reason = f"the best setting seen to keep up: many steps, {why} ({seen})"
+        reason = f"the best setting seen to keep up: many steps, {why} ({best.requests:.0f} requests, {best.basis})"
         notes += _untried(best, candidates, cells, rails)
         return Recommendation(best.steps, best.cfg, True, reason, voice, length, candidates, notes)
     tried = [c for c in candidates if c.in_time is not None and c.fed is not None and _within(c.steps, c.cfg, rails)]

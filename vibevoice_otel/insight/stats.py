@@ -163,7 +163,8 @@ def stratified_excess(strata: Iterable[Sequence[float] | Floats]) -> tuple[float
     bad, n, rest_bad, rest_n = np.array(informative, np.float64).T
     total, events = n + rest_n, bad + rest_bad
     variance = float((n * rest_n * events * (total - events) / (total**2 * (total - 1))).sum())
-    upper, lower = float((bad * (rest_n - rest_bad) / total).sum()), float((rest_bad * (n - bad) / total).sum())
+    upper = float((bad * (rest_n - rest_bad) / total).sum())
+    lower = float((rest_bad * (n - bad) / total).sum())
     ratio = upper / lower if lower > 0 else math.inf
     if variance >= 5:
         excess = float((bad - n * events / total).sum())

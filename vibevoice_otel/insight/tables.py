@@ -142,10 +142,10 @@ def _basis(card: CardAnswer) -> str:
 def _voices(report: VoicesReport, console: Console) -> None:
     console.print(Text(f"Voices, from {report.origin.describe()}; intervals at {report.confidence:.0%}", style="dim"))
     if report.most_stable:
-        best, alike = report.most_stable, ""
-        if names := best.not_separable_from:
-            alike = f"; not to be told apart from {', '.join(names[:4])}"
-            alike += f" and {len(names) - 4} more" if len(names) > 4 else ""
+        best = report.most_stable
+        names = best.not_separable_from
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        alike = f"; not to be told apart from {', '.join(names[:4])}{more}" if names else ""
         told = f", {best.evidence}. {best.probability:.0%} sure to be the best{alike}."
         console.print(Text.assemble("Most stable: ", (best.voice, "bold green"), told))
     if report.voices:

@@ -77,7 +77,8 @@ def fit(
     moments, raw = [], []
     for active, device in seen:
         both = ~np.isnan(active) & ~np.isnan(device.allocated)
-        n, m = np.minimum(active, slots or np.inf), device.allocated / _SCALE - origin
+        n = np.minimum(active, slots or np.inf)
+        m = device.allocated / _SCALE - origin
         raw.append(np.array([n, m])[:, both])
         moments.append(blocks(np.where(both, _powers(n, m), 0.0), size))
     n_all, m_all = np.concatenate(raw, axis=1)

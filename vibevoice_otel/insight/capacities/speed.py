@@ -57,7 +57,8 @@ def _compute(base: Floats, slope: Floats, slots: Slots, n_blocks: int) -> Found:
         fed = np.where(slope > 0, (1 - base) / slope, np.where(base < 1, np.inf, 0.0))
         at_work = np.where(fed < 1, 0.0, np.minimum(fed, slots))  # below one: not even alone
         held = np.where(at_work > 0, at_work / (base + slope * at_work), 0.0)
-    alone, factor = float(base[0] + slope[0]), float(base[0] + slope[0] * float(at_work[0]))
+    alone = float(base[0] + slope[0])
+    factor = float(base[0] + slope[0] * float(at_work[0]))
     why = f"{factor:.3f} s of work for a second of audio in each of {slots[0]} slot(s)"
     if at_work[0] < 1:
         why = f"{alone:.3f} s of work for a second of audio: slower than it is heard, even alone"

@@ -168,9 +168,9 @@ def _leave_out(side: Side, weights: Floats, quantile: float | None, scale: Scale
     numerator, under = side.numerator, side.under
     if len(under) < LEAST_BLOCKS:
         raise TooLittle(f"only {len(under)} blocks of time hold requests; {LEAST_BLOCKS} are needed")
-    all_of, all_under = numerator.sum(axis=0), under.sum(axis=0)
-    whole = float(_standardised(all_of[None], all_under[None], weights, quantile, side.edges)[0])
-    left = _standardised(all_of - numerator, all_under - under, weights, quantile, side.edges)
+    sums = numerator.sum(axis=0)[None], under.sum(axis=0)[None]
+    whole = float(_standardised(*sums, weights, quantile, side.edges)[0])
+    left = _standardised(sums[0] - numerator, sums[1] - under, weights, quantile, side.edges)
     if scale == "ratio":
         if not whole > 0 or not (left > 0).all():
             raise TooLittle("a side's figure is zero")
