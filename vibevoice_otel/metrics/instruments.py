@@ -172,14 +172,13 @@ class Instruments:
         self._synchronous: dict[str, Any] = {}
         for metric in semconv.METRICS:
             if metric.source.startswith("span ") or metric is semconv.DROPPED:
-                self._synchronous[metric.name] = self._create(metric)
-
-    def _create(self, metric: Metric) -> Any:
-        if metric.instrument == "counter":
-            return self.meter.create_counter(metric.name, metric.unit, metric.brief)
-        return self.meter.create_histogram(
-            metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets)
-        )
+                self._synchronous[metric.name] = (
+                    self.meter.create_counter(metric.name, metric.unit, metric.brief)
+                    if metric.instrument == "counter"
+                    else self.meter.create_histogram(
+                        metric.name, metric.unit, metric.brief, explicit_bucket_boundaries_advisory=list(metric.buckets)
+                    )
+                )
 
     def add(self, metric: Metric, amount: float, attributes: Attributes) -> None:
         """Add to a counter; an amount of 0 makes the series exist, so that increase() sees its first event."""

@@ -292,8 +292,9 @@ class Assembly:
 
     @property
     def _spoken(self) -> int:
-        """Samples that were made to be heard."""
-        return self._samples - self.timeline.withheld
+        """Samples that were made to be heard: not those past the end of speech, which ``generate`` gives to nothing."""
+        runs = self.timeline.runs
+        return self._samples - sum(max(0, run.decoded - run.returned) for run in runs if run.returned is not None)
 
     def _defective_frames(self, batch: Batch, found: dict[str, NDArray[np.bool_]]) -> None:
         """Count defects, and remember of which frames until these have records: the k-th frame handed over is the k-th

@@ -211,11 +211,6 @@ class Timeline:
         return max(ends) if ends and len(ends) == len(started) else None
 
     @property
-    def withheld(self) -> int:
-        """Samples that were made past the end of speech and given to nothing."""
-        return sum(max(0, run.decoded - run.returned) for run in self.runs if run.returned is not None)
-
-    @property
     def generate_error(self) -> str | None:
         """The exception that ended the first run that failed."""
         return next((run.error for run in self.runs if run.error is not None), None)
