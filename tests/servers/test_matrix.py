@@ -23,7 +23,6 @@ from vibevoice_otel.semconv import Status
 from .client import Answer
 from .matrix import SHAPES, Shape
 
-pytestmark = pytest.mark.serial
 VOICES = ["de-Spk0_man", "en-Emma_woman", "fr-Spk1_woman"]
 WORD = "kumquat"
 SHORT = "A kumquat falls. It is late."
@@ -153,6 +152,7 @@ def test_sums_are_those_of_the_witness_and_of_the_clients(asked: Callable[[str],
     assert found.grown(semconv.TEXT_LENGTHS, SUM) == sum(len(text) for _, text in ASKED)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", SHAPES)
 def test_first_audio_is_that_of_the_listener(running: Start, name: str) -> None:
     """No earlier than the server's entry into the send that carries it, in every request; within 5 ms of the client's
