@@ -820,7 +820,7 @@ PREFILL = Span(
     "vibevoice.prefill",
     GENERATE.name,
     "The language model reads a window of text.",
-    (WINDOW_INDEX, CLOCK, HOST_DURATION, CLOCK_ERROR),
+    (WINDOW_INDEX, CLOCK, HOST_DURATION, CLOCK_ERROR, STREAM_PARTIAL),
 )
 FRAME = Span(
     "vibevoice.frame",

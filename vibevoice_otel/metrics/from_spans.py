@@ -88,7 +88,7 @@ class FromSpans:
 
     Args:
         instruments: where to record.
-        step_labels: label of each step index, the last one for all beyond (guard.cardinality.Bounds.step_labels).
+        step_labels: label of each step index, the last one for all beyond (recording.labels.Bounds).
         slo_first_audio: seconds within which first audio is good.
         slo_gap: seconds of the longest gap that is good.
         trace_share: the share of ordinary traces that a gateway keeps; exemplars of the others are not offered.
@@ -235,14 +235,19 @@ class FromSpans:
         exemplars: Ids,
         steps: Ints | None = None,
     ) -> None:
-        """Record those of ``values`` that are numbers, by the index of their step where ``steps`` has it."""
+        """Record those of ``values`` that are numbers; with ``steps``, the index of each, as a series for each step."""
         known = ~np.isnan(values)
-        if known.any():
-            measured, chosen = values[known].astype(np.float64), exemplars[known] if len(exemplars) else exemplars
-            self._ledger.record_many(
-                metric, measured, attributes, trace_id, chosen,
-                numbers=None if steps is None else steps[known], split=None if steps is None else self._by_step,
-            )  # fmt: skip
+        if not known.any():
+            return
+        self._ledger.record_many(
+            metric,
+            values[known].astype(np.float64),
+            attributes,
+            trace_id,
+            exemplars[known] if len(exemplars) else exemplars,
+            numbers=None if steps is None else steps[known],
+            split=None if steps is None else self._by_step,
+        )
 
     def _by_step(self, attributes: Attributes, index: int) -> Attributes:
         """The series of one step index, in the order of the contract's labels."""

@@ -24,6 +24,8 @@ from vibevoice_otel.semconv import Metric
 #: Values that wait at most: those of some 55 requests of 2 s. Much of what a write costs does not depend on how many
 #: wait: exemplars, one for each bucket of each series.
 MAX_VALUES = 8192
+#: What one value, and what one block of values, takes in a series' flat row.
+SINGLE, BLOCK = 4, 5
 #: A series: the metric's name and the attributes.
 Key = tuple[str, tuple[tuple[str, str], ...]]
 Floats = NDArray[np.float64]
@@ -37,8 +39,9 @@ class _Series:
     metric: Metric
     attributes: Attributes
     split: Split | None
-    #: Flat rows: value, span id, trace id, time of values that come one at a time; of those that come many at a time
-    #: values, span ids (empty without a trace), trace id, time, numbers (None without ``split``).
+    #: Flat, for a tuple of each would wake the garbage collector more often. Of values that come one at a time: value,
+    #: span id, trace id, time; of those that come many at a time: values, span ids (empty without a trace), trace id,
+    #: time, numbers (None without ``split``).
     entries: list[Any] = field(default_factory=list)
 
 
@@ -106,9 +109,9 @@ class Ledger:
             for metric, attributes, amount in sums.values():
                 self._attempt(metric, 1, self._instruments.add, metric, amount, attributes)
             for each in singles.values():
-                self._attempt(each.metric, len(each.entries) // 4, self._write_singles, each)
+                self._attempt(each.metric, len(each.entries) // SINGLE, self._write_singles, each)
             for each in blocks.values():
-                self._attempt(each.metric, sum(map(len, each.entries[::5])), self._write_blocks, each)
+                self._attempt(each.metric, sum(map(len, each.entries[::BLOCK])), self._write_blocks, each)
 
     def _attempt(self, metric: Metric, count: int, write: Callable[..., None], *series: Any) -> None:
         """Write one series of ``metric``. Where that fails at most its ``count`` values are lost: many requests' others
@@ -123,12 +126,12 @@ class Ledger:
         self._instruments.add(semconv.DROPPED, count, {"what": what, "reason": reason})
 
     def _write_singles(self, series: _Series) -> None:
-        values, span_ids, trace_ids, times = (series.entries[column::4] for column in range(4))
+        values, span_ids, trace_ids, times = (series.entries[column::SINGLE] for column in range(SINGLE))
         exemplars = Exemplars(span_ids, trace_ids, range(len(values)), times) if any(span_ids) else None
         self._instruments.record_many(series.metric, values, series.attributes, exemplars)
 
     def _write_blocks(self, series: _Series) -> None:
-        blocks, span_ids, trace_ids, times, numbered = (series.entries[column::5] for column in range(5))
+        blocks, span_ids, trace_ids, times, numbered = (series.entries[column::BLOCK] for column in range(BLOCK))
         values = np.concatenate(blocks)
         exemplars = None
         if any(map(len, span_ids)):

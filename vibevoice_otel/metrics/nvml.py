@@ -203,7 +203,7 @@ class Cards:
         )
         found: list[Figure] = []
         for metric, attributes, ask in told:
-            with contextlib.suppress(nvml.NVMLError):  # this card, or a part of it (MIG), does not tell
+            with contextlib.suppress(nvml.NVMLError, TypeError):  # this card, or a part of it (MIG), does not tell
                 found.append((metric, attributes, float(ask())))
         with contextlib.suppress(nvml.NVMLError):
             bits, reason = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle), semconv.M_THROTTLE_REASON.key

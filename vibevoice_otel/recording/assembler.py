@@ -252,7 +252,12 @@ class Assembly:
         for note in notes:
             batch.operations.append(
                 self._operation(
-                    note.span, note.start, note.end, batch.root_id, None, note.attributes.copy(), note.error_type
+                    note.span,
+                    note.start,
+                    note.end,
+                    batch.root_id,
+                    attributes=note.attributes.copy(),
+                    error_type=note.error_type,
                 )
             )
             if note.span in NOTE_PARTS and self._parts is not None:

@@ -74,7 +74,7 @@ class Candidate:
                 if timeline is None:
                     return None
                 timeline.notes.extend(self.notes)
-                if self._used is not None:
+                if self._used is not None:  # its first run reads the same object
                     timeline.used = timeline.runs[0].used = self._used
                 self.timeline = timeline
                 waiting.discard(self)

@@ -151,6 +151,7 @@ class Generation:
             inside = frame >= 0
             inside[: counts[Leaf.PREFILL]] = False
             np.copyto(parents, frame_ids[frame], where=inside)
+        # All leaves as one, until each is cut out below and gets its own name.
         every = Block(semconv.PREFILL, pairs[:, 0], pairs[:, 1], self.ids.take(len(pairs)), parents)
         by_device = on_device.leaves(every, counts, frame)
         self.covered += int((every.end - every.start).sum())

@@ -175,7 +175,7 @@ class Timeline:
         self.runs: list[Run] = [
             Run(request, self.used)
         ]  # the first waits for its generate; a loop over sentences adds more
-        self.free: list[Run] = self.runs[:]  # those that no thread makes or has made
+        self.free: list[Run] = self.runs[:]  # those that no thread makes, and none has ended
         # Live state, read at collection.
         self.last_progress = opened
         self.backlog: Callable[[], int] | None = None  # chunks waiting in the audio queue now
@@ -195,8 +195,8 @@ class Timeline:
 
     @property
     def started(self) -> list[Run]:
-        """The runs that have begun."""
-        return [run for run in self.runs if run.start is not None]
+        """The runs that have begun, in that order: one that was left may be taken up after a later one."""
+        return sorted((run for run in self.runs if run.start is not None), key=lambda run: run.start or 0)
 
     @property
     def generate_start(self) -> int | None:
@@ -253,7 +253,7 @@ def serving(timeline: Timeline | None) -> Iterator[None]:
 
 
 def _take_run(timeline: Timeline) -> Run:
-    """The request's run that no thread makes or has made; a new one where there is none."""
+    """A run of the request's that no thread makes and none has ended; a new one where there is none."""
     try:
         return timeline.free.pop()  # which gives a run to one thread alone
     except IndexError:

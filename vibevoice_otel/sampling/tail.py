@@ -179,9 +179,9 @@ class TailProcessor(SpanProcessor):
     # --------------------------------------------------------------------------------------------------------- verdicts
 
     def consume(self, batch: Batch) -> None:
-        """The first of the recorder's sinks: a batch is sampled when its trace is kept, as far as it tells, for good.
+        """Decides whether the trace is kept, as far as ``batch`` tells, and marks it sampled; the first of the sinks.
 
-        That is before the batch's metrics are recorded, and allows their exemplars.
+        Keeping is final. An exemplar of the batch's metrics, which are recorded after it, may then name a span.
         """
         if not batch.recording or batch.sampled:
             return

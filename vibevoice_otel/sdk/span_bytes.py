@@ -107,6 +107,7 @@ class FastSpans:
         for processor in senders.keys() - self._senders.keys():
             self._senders[processor] = senders[processor]
             now.chain.add_span_processor(senders[processor])
+        self._seen = (support.processors(now.chain), now.resource)
 
     def _by(self, processor: SpanProcessor, now: support.Inside) -> Callable[[EncodedRequest, Exception], bool]:
         """What delivers a request whose exporter no longer takes bytes: as objects, to the processor that the exporter

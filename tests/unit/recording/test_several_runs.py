@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.builders import MS, add_frame, assembly, request
 from vibevoice_otel import semconv
+from vibevoice_otel.recording.clock import Anchor
 from vibevoice_otel.recording.interval import Leaf
 from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.recording.timeline import Run, Timeline, bound, thread
@@ -52,6 +53,33 @@ def test_each_generation_is_a_span_that_holds_its_own_frames() -> None:
         assert parent.start <= frames.start[row] <= frames.end[row] <= parent.end
     assert np.asarray(frames.attributes[semconv.FRAME_INDEX.key]).tolist() == [0, 1] * SENTENCES
     assert [op.attributes[semconv.FRAMES.key] for op in spans.values()] == [2] * SENTENCES
+
+
+def test_a_run_that_is_taken_up_late_stands_where_it_began() -> None:
+    """A thread is bound and fails before it generates, while another generates; the next thread takes that first run.
+    Frames are in the order of time, and a defect is its own frame's.
+    """
+    t = Timeline(1, Anchor(wall=0, monotonic=0), 0)
+
+    def generate(run: Run, at: int, loudness: float) -> None:
+        run.start = at
+        for frame in range(2):
+            run.frames.append(at + (1 + 10 * frame) * MS)
+            t.audio_samples.append(3200)
+            t.audio_low.append(-loudness)
+            t.audio_high.append(loudness)
+        run.end = at + 22 * MS
+
+    with bound(t) as first, bound(t) as second:
+        generate(second, 10 * MS, 0.5)
+    with bound(t) as again:
+        assert again is first is not second
+        generate(again, 60 * MS, 0.0)
+    frames = assembly(t).finish(end=400 * MS).block(semconv.FRAME)
+    assert frames is not None
+    assert (np.diff(frames.start) > 0).all()
+    defects = np.asarray(frames.attributes[semconv.FRAME_DEFECT.key]).tolist()
+    assert defects == ["", "", semconv.Defect.SILENT, semconv.Defect.SILENT]
 
 
 def test_the_real_time_factor_is_the_generations_time_over_the_audio() -> None:

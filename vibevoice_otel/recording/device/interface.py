@@ -68,7 +68,7 @@ class Memory:
 
 
 class Device(Protocol):
-    """One accelerator of this process. What stands here with a value is that of one that tells of its memory alone."""
+    """One accelerator of this process. The values here are those of a device that tells its memory and no times."""
 
     id: str
     timed: bool = False  # it has events; without, times stay the host's

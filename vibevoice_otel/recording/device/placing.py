@@ -174,8 +174,10 @@ class Placing:
     # ---------------------------------------------------------------------------------------------------------- reading
 
     def _group_end(self, *, final: bool) -> int | None:
-        entries = (index for index, mark in enumerate(self._marks) if index and mark.kind == FRAME)
-        return next(entries, (len(self._marks) or None) if final else None)
+        for index, mark in enumerate(self._marks):
+            if index and mark.kind == FRAME:
+                return index
+        return len(self._marks) if final and self._marks else None
 
     def _may_come(self, marks: list[Mark]) -> bool:
         """Whether the device may yet come by all of ``marks``: every one has an event, and the youngest is not long
