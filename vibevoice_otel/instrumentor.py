@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vibevoice_otel.recording.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED"
 #: Keywords of instrument() that are no settings.
 ARGUMENTS = frozenset({"tracer_provider", "meter_provider", "logger_provider", "settings", "recorder_options", "sinks"})
 
@@ -31,9 +32,11 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     ``instrument(tracer_provider=, meter_provider=, settings=, sinks=)`` uses the given providers, else the global ones;
     ``sinks`` read every finished record (docs/development.md). A setting may be a keyword too, and wins over its
-    variable; opentelemetry-configuration hands over a file's section so (no ``configuration`` is declared here, which
-    would hold the keys to a dataclass). Instrumenting twice is harmless. ``uninstrument()`` restores every function.
+    variable. Instrumenting twice is harmless. ``uninstrument()`` restores every function.
     """
+
+    #: The section of a configuration file, as opentelemetry-configuration reads it.
+    configuration = settings.Options
 
     _installed: Installation | None = None
 
@@ -51,7 +54,7 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         # The launcher starts instrumentors whatever this says; with it on nothing would be recorded, so nothing is
         # touched.
-        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
             return
         self._installed = Installation(
             lambda: self._read(kwargs),
@@ -64,10 +67,10 @@ class VibeVoiceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     @staticmethod
     def _read(kwargs: dict[str, Any]) -> settings.Reading:
         """The settings, every doubt about them logged."""
-        given = kwargs.get("settings")
-        if isinstance(given, settings.Settings):
-            return settings.Reading(given, [], [], [])
+        if kwargs.get("settings"):
+            return settings.Reading(kwargs["settings"], [], [], [])
         options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
+        options |= options.pop("misspelt", None) or {}
         reading = settings.read(options=options)
         for problem in reading.problems:
             logger.error("%s. The service runs without VibeVoice telemetry until it is mended.", problem)

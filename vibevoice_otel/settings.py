@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, TypeVar
 
 from vibevoice_otel import config_file, semconv
@@ -369,6 +369,22 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _options(self: Any, **given: Any) -> None:
+    for each in fields(self):
+        setattr(self, each.name, given.pop(each.name, None))
+    self.misspelt = given
+
+
+#: What declarative configuration makes of ``instrumentation/development: python: vibevoice:``. It takes any key, so
+#: that one that is misspelt reaches :func:`read`; a dataclass of its own would end in a stack trace and in defaults.
+Options = make_dataclass(
+    "Options",
+    [*((f.name, Any, field(default=None)) for f in fields(Settings)), ("misspelt", Any, field(default=None))],
+    init=False,
+    namespace={"__init__": _options, "__doc__": "The settings as a configuration file names them."},
+)
 
 
 #: Read elsewhere (the command line, the build), so not unknown to us.

@@ -101,21 +101,16 @@ def test_what_is_wrong_in_it_shuts_the_doors(tmp_path: Path, options: dict[str, 
     assert (reading.settings.page, reading.settings.capture_text, reading.settings.max_steps) == ("", False, 9)
 
 
-def test_options_that_arrive_as_keywords_are_taken(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program that calls configure_sdk itself: the section arrives with whatever keys it has, and a misspelt one is
-    told in one line.
+def test_options_that_arrive_as_keywords_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that calls configure_sdk itself: the dataclass takes any key,
+    and a misspelt one is told in one line.
     """
-    from opentelemetry.configuration.instrumentation import configure_instrumentation
-    from opentelemetry.configuration.models import ExperimentalInstrumentation
+    from opentelemetry.configuration._conversion import _dict_to_dataclass
 
-    arrived: dict[str, Any] = {}
-    monkeypatch.setattr(VibeVoiceInstrumentor, "instrument", lambda _self, **options: arrived.update(options))
-    section = {"max_steps": 9, "capture_txt": True, "page": None}
-    configure_instrumentation(ExperimentalInstrumentation(python={"vibevoice": section}))
+    given = _dict_to_dataclass({"max_steps": 9, "capture_txt": True}, VibeVoiceInstrumentor.configuration)
+    options = {name: value for name, value in vars(given).items() if value is not None}
     with caplog.at_level(logging.WARNING):
-        reading = VibeVoiceInstrumentor._read(arrived)
+        reading = VibeVoiceInstrumentor()._read(options)
     assert reading.settings.max_steps == 9
     assert [each for each in caplog.messages if "capture_txt is not a setting; the nearest is capture_text" in each]
     assert len(caplog.messages) == 1

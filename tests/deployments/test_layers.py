@@ -288,6 +288,12 @@ def test_a_layer_is_known_by_module_and_class() -> None:
     assert not is_layer(app)
 
 
+def test_a_scope_as_it_may_be_told_prints_nothing_of_the_true_one() -> None:
+    """A hook of the operator's may put ``str(scope)`` on a span, or a layer say it in an exception."""
+    told = Told({"type": "http", "query_string": b"text=kumquat"}, {"query_string": b"text=REDACTED"})
+    assert "kumquat" not in f"{told} {told!r} {dict(told)} {told.copy()}"
+
+
 def test_what_a_layer_writes_is_in_the_scope() -> None:
     """A view reads and writes the scope, but for what it hides; a copy that a layer makes of it becomes true again."""
     scope = request("http", "/stream", "text=a")

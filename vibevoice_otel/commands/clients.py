@@ -21,10 +21,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-import h11
-from websockets import ConnectionClosed, InvalidStatus
-from websockets.asyncio.client import connect
-
 from vibevoice_otel import __version__, semconv
 from vibevoice_otel.recording.outcome import INCOMPLETE, of_close, of_http
 from vibevoice_otel.recording.playback import Playback
@@ -68,14 +64,18 @@ class Speech:
 
     def body(self, text: str, voice: str | None) -> bytes:
         """The JSON body that asks for ``text``; a member whose voice is not named is left out."""
-        values = {"model": self.model, "voice": voice or "", "text": text, "format": self.response_format}
+        values = {"model": self.model, "voice": voice, "text": text, "format": self.response_format}
 
-        def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {key: value for key, value in pairs if voice is not None or value != "{voice}"}
+        def filled(part: Any) -> Any:
+            if isinstance(part, str):
+                return _PLACE.sub(lambda found: values[found[1]] or "", part)
+            if isinstance(part, list):
+                return [filled(each) for each in part]
+            if isinstance(part, dict):
+                return {key: filled(each) for key, each in part.items() if voice is not None or each != "{voice}"}
+            return part
 
-        # A value goes where its place is in a JSON string: written as JSON has it, without its quotation marks.
-        asked = json.dumps(json.loads(self.template, object_pairs_hook=members))
-        return _PLACE.sub(lambda found: json.dumps(values[found[1]])[1:-1], asked).encode()
+        return json.dumps(filled(json.loads(self.template))).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,9 @@ class WebSocketClient:
         self.where = _where(address)
 
     async def hear(self, hearing: Hearing, text: str, voice: str | None, headers: Mapping[str, str]) -> Outcome:
+        from websockets import ConnectionClosed, InvalidStatus  # noqa: PLC0415 - belongs to the service extra
+        from websockets.asyncio.client import connect  # noqa: PLC0415
+
         query = {**self._query, "text": text, **({"voice": voice} if voice else {})}
         address = urlunsplit(self._parts._replace(query=urlencode(query)))
         try:
@@ -212,6 +215,8 @@ class HttpClient:
         self.where = _where(address)
 
     async def hear(self, hearing: Hearing, text: str, voice: str | None, headers: Mapping[str, str]) -> Outcome:
+        import h11  # noqa: PLC0415 - belongs to the service extra
+
         status, kind, reader = 0, "", None
         try:
             async with aclosing(self._exchange(self._speech.body(text, voice), headers)) as events:
@@ -240,6 +245,8 @@ class HttpClient:
 
     async def _exchange(self, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Any, None]:
         """The events of one exchange, h11's, as they come."""
+        import h11  # noqa: PLC0415
+
         parts, http = self._parts, h11.Connection(h11.CLIENT)
         port = parts.port or (443 if self._tls else 80)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -126,6 +126,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text", default=TEXT, help=f"what to say ({TEXT!r})")
     parser.add_argument("--once", action="store_true", help="one request; the exit code says whether audio came")
     chosen = parser.parse_args(argv)
+    try:
+        import h11  # noqa: F401, PLC0415 - only to say at once what is missing
+        import websockets  # noqa: F401, PLC0415
+    except ModuleNotFoundError as missing:
+        print(f"error: the probe needs {missing.name}: pip install 'vibevoice-otel[service]'", file=sys.stderr)
+        return 2
     probe = Probe(
         chosen.url, chosen.text, chosen.timeout, dict(chosen.header), voice=chosen.voice,
         client=clients.chosen_client(chosen),

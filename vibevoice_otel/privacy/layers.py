@@ -9,8 +9,7 @@ at uninstrument ends as it began.
 from __future__ import annotations
 
 import copy
-from collections import UserDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -40,39 +39,47 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Told(UserDict[str, Any]):
+class Told(MutableMapping[str, Any]):
     """A scope as it may be told: ``hidden`` stands in place of the scope's own values, all else is read from and
-    written to it.
+    written to it. It prints as no more than an object: a hook may put ``str(scope)`` on a span.
 
     Args:
         scope: the true one; no copy is made of it.
         hidden: what is read instead, by key.
     """
 
+    __slots__ = ("_hidden", "scope")
+
     def __init__(self, scope: Scope, hidden: Mapping[str, Any]) -> None:
-        self.data = scope  # type: ignore[assignment]
+        self.scope = scope
         self._hidden = {key: value for key, value in hidden.items() if key in scope}
 
     def __getitem__(self, key: str) -> Any:
-        return self._hidden[key] if key in self._hidden else self.data[key]
+        return self._hidden[key] if key in self._hidden else self.scope[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        (self._hidden if key in self._hidden else self.data)[key] = value
+        (self._hidden if key in self._hidden else self.scope)[key] = value
 
     def __delitem__(self, key: str) -> None:
-        del self.data[key]
+        del self.scope[key]
         self._hidden.pop(key, None)
 
-    def copy(self) -> dict[str, Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scope)
+
+    def __len__(self) -> int:
+        return len(self.scope)
+
+    def copy(self) -> dict[str, Any]:
         return dict(self)
 
     def true(self, told: Scope) -> Scope:
         """The true scope of ``told``: of this view itself, or of a copy that the layer made of it."""
         if told is self:
-            return self.data
+            return self.scope
         for key, value in self._hidden.items():
             if told.get(key) == value:
-                told[key] = self.data[key]
+                told[key] = self.scope[key]
         return told
 
 
@@ -120,7 +127,7 @@ class LayerGuard:
                     setattr(layer, name, value)
 
     def _told(self, scope: Scope) -> Told:
-        true = scope.data if isinstance(scope, Told) else scope
+        true = scope.scope if isinstance(scope, Told) else scope
         try:
             hidden: dict[str, Any] = {"query_string": self._redactor.query(true["path"], true.get("query_string", b""))}
             headers = adoption.headers(true)

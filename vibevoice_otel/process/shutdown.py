@@ -75,10 +75,10 @@ class LastExport:
         self._timeout = timeout
         forking.begin(self._renew)
         self._ending = float("-inf")  # when the process's last flush must be over
-        self._late: list[Any] = []  # the providers that were not through by then
 
     def _renew(self) -> None:
         self._once = threading.Lock()
+        self._flushed: list[tuple[Any, threading.Thread]] = []  # at the last end: providers, and what flushes each
 
     def used(self) -> bool:
         """Whether anything has been recorded in this very process."""
@@ -101,25 +101,27 @@ class LastExport:
         if not self._once.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
         try:
-            if not all(self._in_time([lambda: self._end(end_open=end_open)], deadline)):
+            (ended,) = self._in_time([lambda: self._end(end_open=end_open)], deadline)
+            if ended.is_alive():
                 return False
             providers = [each for each in self._providers() if hasattr(each, "force_flush")]
             left = max(1, int((deadline - time.monotonic()) * 1000))
-            flushed = self._in_time([partial(each.force_flush, left) for each in providers], deadline)
+            threads = self._in_time([partial(each.force_flush, left) for each in providers], deadline)
             if end_open:
-                self._late = [each for each, done in zip(providers, flushed, strict=True) if not done]
-            return all(flushed)
+                self._flushed = list(zip(providers, threads, strict=True))
+            return not any(each.is_alive() for each in threads)
         finally:
             self._once.release()
 
     def leave_late(self) -> None:
-        """At the process's exit: a provider that the last flush has waited for in vain is not waited for again. Its own
-        handler of the exit would, for up to half a minute more.
+        """At the process's exit: a provider whose last flush has not come back by now is not waited for again. Its own
+        handler of the exit would wait, for up to half a minute more.
         """
-        if self._late:
-            logger.warning(LATE, self._timeout, ", ".join(type(each).__name__ for each in self._late))
-        for provider in self._late:
-            atexit.unregister(provider.shutdown)
+        late = [provider for provider, thread in self._flushed if thread.is_alive()]
+        if late:
+            logger.warning(LATE, self._timeout, ", ".join(type(each).__name__ for each in late))
+        for provider in late:
+            atexit.unregister(getattr(provider, "shutdown", None))  # type: ignore[arg-type]
 
     async def flush_beside(self, *, end_open: bool) -> None:
         """:meth:`flush`, awaited on a thread of its own: a busy or wedged executor of the loop's cannot hold
@@ -160,12 +162,12 @@ class LastExport:
             recorder.end_open()
 
     @staticmethod
-    def _in_time(work: list[Callable[[], object]], deadline: float) -> list[bool]:
-        """Do all of it side by side; return what has ended by the deadline."""
+    def _in_time(work: list[Callable[[], object]], deadline: float) -> list[threading.Thread]:
+        """Do all of it side by side until the deadline; a thread that still works then is late."""
         threads = [_beside(each) for each in work]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return [not thread.is_alive() for thread in threads]
+        return threads
 
 
 def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
@@ -184,8 +186,9 @@ async def _shutdown(export: LastExport, original: Callable[..., Any], server: An
         ending = bool(getattr(server, "_captured_signals", ()))
         with _survived():
             await export.flush_beside(end_open=ending)
-        with _survived():
-            export.closing(now_closing=ending)
+        if not ending:
+            with _survived():
+                export.closing(now_closing=False)
 
 
 def hook_multiprocessing(hooks: Hooks, util: ModuleType, export: LastExport) -> None:

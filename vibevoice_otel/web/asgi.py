@@ -124,10 +124,13 @@ class SocketExchange(AsgiExchange):
         timeline = self.candidate.timeline
         return self._context if timeline is None or timeline.context is None else timeline.context
 
+    def _begin_known(self) -> None:
+        if self._scope["path"] in self._known:
+            self._begin()
+
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        if self._scope["path"] in self._known:
-            self._guard("the beginning of a request", self._begin)
+        self._guard("the beginning of a request", self._begin_known)
         with super()._inside(), serving(self.candidate.timeline):
             yield
 

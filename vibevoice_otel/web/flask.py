@@ -64,8 +64,10 @@ class FlaskAdapter:
         self.hooks.on_import("flask.app", self._attach)
 
     def _attach(self, module: ModuleType) -> None:
-        self.hooks.replace_in(module, "Flask", "__call__", self._call, PART)
-        self.hooks.replace_in(module, "Flask", "dispatch_request", self._dispatch, "their SERVER spans")
+        flask = self.hooks.owner(module, "Flask", PART)
+        if flask is not None:
+            self.hooks.replace(flask, "__call__", self._call, PART)
+            self.hooks.replace(flask, "dispatch_request", self._dispatch, "their SERVER spans")
 
     def _call(self, original: Callable[..., Iterable[bytes]], flask: Any, *request: Any) -> Iterable[bytes]:
         if len(request) != WSGI:  # uvicorn asks whether this is a factory; what Flask raises is the answer

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
@@ -26,7 +27,8 @@ from vibevoice_otel.recording.timeline import Asked, Timeline, current, nobodys,
 from vibevoice_otel.semconv import Cache
 
 _END = object()
-_signature = lru_cache(maxsize=8)(inspect.signature)
+#: Signature of each function that has been asked for; gone with the function.
+_signatures: WeakKeyDictionary[Callable[..., Any], inspect.Signature] = WeakKeyDictionary()
 
 
 def hook_service(hooks: Hooks, recorder: Recorder, service: type) -> None:
@@ -127,7 +129,10 @@ def _prepare(original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 def _stream(hooks: Hooks, recorder: Recorder, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    asked = _signature(original).bind_partial(*args, **kwargs).arguments
+    signature = _signatures.get(original)
+    if signature is None:
+        signature = _signatures[original] = inspect.signature(original)
+    asked = signature.bind_partial(*args, **kwargs).arguments
     return _observed(hooks, recorder, original(*args, **kwargs), asked, args[0] if args else None)
 
 
@@ -252,7 +257,9 @@ def _close(timeline: Timeline, chunks: Iterator[Any]) -> None:
     """Close the service's generator; when that happens on an event loop, note for how long it was blocked."""
     started = now()
     try:
-        getattr(chunks, "close", bool)()
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
     finally:
         if on_event_loop():
             timeline.events_blocked += now() - started
