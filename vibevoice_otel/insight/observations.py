@@ -14,7 +14,8 @@ from vibevoice_otel.insight.source import Source, Track
 
 _BLOCKS = 60  # blocks aimed at: enough to resample, each long enough to be almost independent of its neighbours
 _BLOCK_SERVICES = 8.0  # a block lasts at least this many mean generation times
-Key = frozenset[tuple[str, str]]
+#: The labels by which the series of one process are told from another's.
+Identity = frozenset[tuple[str, str]]
 Labels = Mapping[str, str]
 
 
@@ -81,7 +82,7 @@ TIMED = (semconv.INFERENCE, semconv.LM_DURATION, semconv.DECODE_DURATION, semcon
 _OWN = ("device_id", "status", "le", "clock", "limit", "frame_part")
 
 
-def _key(track: Track) -> Key:
+def _key(track: Track) -> Identity:
     return frozenset((name, value) for name, value in track.labels.items() if name not in _OWN)
 
 
@@ -107,16 +108,16 @@ def observe(source: Source) -> Window | None:
     by_key = {_key(track): track for track in active}
     zeros = {key: np.zeros_like(times) for key in by_key}
 
-    def counters(series: str, drop: Sequence[str], by: Callable[[Labels], Any]) -> dict[Any, dict[Key, Floats]]:
+    def counters(series: str, drop: Sequence[str], by: Callable[[Labels], Any]) -> dict[Any, dict[Identity, Floats]]:
         """Increments of each process, by what ``by`` makes of a series' labels."""
-        found: dict[Any, dict[Key, Floats]] = {}
+        found: dict[Any, dict[Identity, Floats]] = {}
         for track in source.history(series, drop) or ():
             if _key(track) in zeros:
                 sums = found.setdefault(by(track.labels), {key: value.copy() for key, value in zeros.items()})
                 sums[_key(track)] += increments(track.values)
         return found
 
-    def of_voices(series: str) -> dict[Key, Floats]:
+    def of_voices(series: str) -> dict[Identity, Floats]:
         return counters(series, ("voice",), lambda _: None).get(None, zeros)
 
     ended = counters(semconv.REQUESTS.prometheus, ("voice", "cfg", "steps"), lambda labels: labels.get("status"))
@@ -158,9 +159,9 @@ def observe(source: Source) -> Window | None:
     return Window(times, step, edges, list(processes.values()))
 
 
-def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> None:
+def _add_at_work(source: Source, processes: dict[Identity, Process], step: float) -> None:
     """What dcgm-exporter says of the cards on which the processes run: by UUID, which NVML told us."""
-    there: dict[str, dict[Key, Blocks]] = {}
+    there: dict[str, dict[Identity, Blocks]] = {}
     mine = semconv.HW_GPU_UTILIZATION
     labels = [name for name in mine.labels if name != HW_ID]
     for track in source.history(mine.prometheus, labels) or ():
@@ -183,11 +184,11 @@ def _add_at_work(source: Source, processes: dict[Key, Process], step: float) -> 
                 processes[key].at_work[series] = own if before is None else before + own
 
 
-def _kernel_share(source: Source, part: str) -> dict[Key, float]:
+def _kernel_share(source: Source, part: str) -> dict[Identity, float]:
     """What each process's histogram of whole frames showed last: its first observation counts, which no increment
     shows.
     """
-    found: dict[Key, float] = {}
+    found: dict[Identity, float] = {}
     for track in source.history(f"{semconv.KERNEL_SHARE.prometheus}_{part}", ("device_id",)) or ():
         known = track.values[~np.isnan(track.values)]
         if known.size and track.labels.get("frame_part") == semconv.SharePart.FRAME:
@@ -199,7 +200,7 @@ def _edge(labels: Labels) -> float:
     return float(labels["le"])
 
 
-def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Floats]:
+def _device_seconds(source: Source, zeros: dict[Identity, Floats]) -> dict[Identity, Floats]:
     sums = {key: np.full_like(value, np.nan) for key, value in zeros.items()}
     for metric in TIMED:
         drop = [name for name in metric.labels if name != "clock"]
@@ -209,7 +210,7 @@ def _device_seconds(source: Source, zeros: dict[Key, Floats]) -> dict[Key, Float
     return sums
 
 
-def _add_devices(source: Source, processes: dict[Key, Process], times: Floats) -> None:
+def _add_devices(source: Source, processes: dict[Identity, Process], times: Floats) -> None:
     for field_name, metric in (
         ("allocated", semconv.GPU_MEMORY),
         ("peak", semconv.GPU_MEMORY_PEAK),

@@ -21,7 +21,7 @@ from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 from vibevoice_otel import semconv
 from vibevoice_otel.insight.recommendation import Rails, Recommendation, choose
 from vibevoice_otel.insight.source import Source, SourceError
-from vibevoice_otel.insight.watch import CONTROL, Watch
+from vibevoice_otel.insight.watch import CONTROL, Outcome, Watch
 
 _log = logging.getLogger(__name__)
 _LIVE: weakref.WeakSet[Policy] = weakref.WeakSet()
@@ -109,7 +109,7 @@ class Policy:
     def decide(self, voice: str | None, text_length: int) -> Decision:
         """The setting for one request, put on the current span as well. Never waits, never raises."""
         decision = self._known(voice, semconv.text_length_range(max(text_length, 0)))
-        outcome = None
+        outcome: Outcome | None = None
         if decision.steps is not None and decision.cfg is not None and (decision.steps, decision.cfg) != self._default:
             outcome, why = self.watch.draw(decision.steps, decision.cfg)
             if outcome != "applied":

@@ -44,26 +44,16 @@ class Rails:
     prefer: Preference = "model"  # "long-text": a cfg of 1.3 for long texts
 
     def __post_init__(self) -> None:
-        for fine, refused in (
-            (
-                self.prefer in get_args(Preference),
-                f"prefer {self.prefer!r}: allowed are {', '.join(get_args(Preference))}",
-            ),
-            (
-                1 <= self.steps[0] <= self.steps[1] and 0 < self.cfg[0] <= self.cfg[1],
-                f"steps {self.steps} and cfg {self.cfg}: allowed are (least, most) with steps from 1 and cfg above 0",
-            ),
-            (
-                all(0 < share < 1 for share in (self.slo_ratio, self.success_ratio, self.sure)),
-                "slo_ratio, success_ratio and sure: allowed are shares between 0 and 1",
-            ),
-            (
-                self.slo_seconds > 0 and self.slowest > 0 and self.least_requests >= 1,
-                "slo_seconds, slowest and least_requests: allowed are positive numbers",
-            ),
-        ):
-            if not fine:
-                raise ValueError(refused)
+        if self.prefer not in get_args(Preference):
+            raise ValueError(f"prefer {self.prefer!r}: allowed are {', '.join(get_args(Preference))}")
+        if not (1 <= self.steps[0] <= self.steps[1] and 0 < self.cfg[0] <= self.cfg[1]):
+            raise ValueError(
+                f"steps {self.steps} and cfg {self.cfg}: allowed are (least, most) with steps from 1 and cfg above 0"
+            )
+        if not all(0 < share < 1 for share in (self.slo_ratio, self.success_ratio, self.sure)):
+            raise ValueError("slo_ratio, success_ratio and sure: allowed are shares between 0 and 1")
+        if not (self.slo_seconds > 0 and self.slowest > 0 and self.least_requests >= 1):
+            raise ValueError("slo_seconds, slowest and least_requests: allowed are positive numbers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from vibevoice_otel import semconv
 from vibevoice_otel.recording.candidate import here
@@ -24,6 +25,8 @@ from vibevoice_otel.recording.records import Batch
 from vibevoice_otel.semconv import FinishReason, Harm, Status, Suspect
 
 _log = logging.getLogger(__name__)
+#: Members of semconv.RECOMMENDATION_OUTCOME.
+Outcome = Literal["applied", "left", "taken_back"]
 
 #: Share of requests that a policy leaves as the service has them.
 CONTROL = 0.05
@@ -138,7 +141,7 @@ class Watch:
         self._blind = False
         self.taken_back: dict[tuple[int, float], TakenBack] = {}
 
-    def draw(self, steps: int, cfg: float) -> tuple[str, str]:
+    def draw(self, steps: int, cfg: float) -> tuple[Outcome, str]:
         """Whether the request that is being served gets the setting: "applied", or another outcome and why not. Never
         waits for the store or a lock that is held for long.
         """

@@ -38,7 +38,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """An answer other than 200. Its arguments: status and a sentence."""
+    """An answer other than 200: status and a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class PageApp:
@@ -77,8 +81,8 @@ class PageApp:
         try:
             await self._route(scope, headers, common, receive, send)
         except Refused as refusal:
-            status, sentence = refusal.args
-            await _answer(send, status, json.dumps({"error": sentence}).encode(), "application/json", common)
+            body = json.dumps({"error": str(refusal)}).encode()
+            await _answer(send, refusal.status, body, "application/json", common)
 
     async def _route(
         self, scope: Scope, headers: dict[str, str], common: Headers, receive: Receive, send: Send
