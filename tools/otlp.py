@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from typing_extensions import Self
 
-from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Server, by_trace, read_spans
+from vibevoice_otel.commands.demo.receiver import ReceivedSpan, Server, by_trace, raw_spans, read_spans
 
 KINDS: dict[str, Any] = {
     "/v1/traces": ExportTraceServiceRequest,
@@ -58,14 +58,7 @@ class Received:
 
     def spans(self, name: str | None = None) -> list[Span]:
         """The spans that have come, as they came; of one name where it is given."""
-        return [
-            span
-            for request in self.of(ExportTraceServiceRequest)
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-            if name in {None, span.name}
-        ]
+        return [span for span in raw_spans(self.of(ExportTraceServiceRequest)) if name in {None, span.name}]
 
     def read_spans(self) -> list[ReceivedSpan]:
         """The spans that have come, in words."""

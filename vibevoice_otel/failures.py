@@ -60,7 +60,7 @@ def warn_once(where: str, error: BaseException) -> None:
 
 
 def start_thread(name: str, run: Callable[[], object]) -> threading.Thread | None:
-    """A thread that does ``run``; None where the system refuses one, told once: whoever needs it asks again."""
+    """A thread that does ``run``; None where the system refuses one. That is logged once; the caller asks again."""
     thread = threading.Thread(target=run, name=f"vibevoice-otel-{name}", daemon=True)
     try:
         thread.start()

@@ -298,11 +298,11 @@ def refused(hearing: Hearing, status: int, kind: str) -> Outcome:
     return hearing.outcome(judged, error_type, came=f"HTTP {status} ({_plain(kind)})" + (remedy and f": {remedy}"))
 
 
-async def speak(who: Client, text: str, voice: str | None, headers: Mapping[str, str], timeout: float) -> Outcome:
+async def speak(by: Client, text: str, voice: str | None, headers: Mapping[str, str], timeout: float) -> Outcome:
     """One request; never raises for what the service or the network does.
 
     Args:
-        who: the client that asks.
+        by: the client that asks.
         text: what to say.
         voice: None leaves the choice to the service.
         headers: sent along.
@@ -310,12 +310,12 @@ async def speak(who: Client, text: str, voice: str | None, headers: Mapping[str,
     """
     hearing = Hearing()
     try:
-        return await asyncio.wait_for(who.hear(hearing, text, voice, headers), timeout)
+        return await asyncio.wait_for(by.hear(hearing, text, voice, headers), timeout)
     except (TimeoutError, asyncio.TimeoutError):
         return hearing.outcome(Status.TIMEOUT, "TimeoutError", came=f"no end within {timeout:g} s")
     except Exception as failure:  # noqa: BLE001 - the network's, or a service that breaks its protocol: both are the answer
-        protocol = "HTTP" if isinstance(who, HttpClient) else "WebSocket"
-        came = f"{who.where} " + ("cannot be reached" if isinstance(failure, OSError) else f"speaks no {protocol}")
+        protocol = "HTTP" if isinstance(by, HttpClient) else "WebSocket"
+        came = f"{by.where} " + ("cannot be reached" if isinstance(failure, OSError) else f"speaks no {protocol}")
         return hearing.outcome(Status.ERROR, type(failure).__name__, came=came)
 
 

@@ -124,7 +124,7 @@ class Policy:
         return decision
 
     def _known(self, voice: str | None, length: str) -> Decision:
-        """What the store's answer says, whoever asks."""
+        """What the store's answer says."""
         age = time.monotonic() - self._at
         if age > self._stale:
             silent = "the store has not answered for too long" if self._table else "no answer from the store yet"

@@ -142,7 +142,7 @@ class FromSpans:
             self._ledger.settle()
 
     def _spoken(self, batch: Batch) -> None:
-        """Speech that somebody asked for."""
+        """Speech for a listener."""
         if batch.sampled and not self._kept(batch):
             batch = replace(batch, sampled=False)  # for exemplars alone: from here on nothing else asks
         if batch.final or batch.blocks:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -173,7 +172,7 @@ class LastExport:
 def hook_uvicorn(hooks: Hooks, module: ModuleType, export: LastExport) -> None:
     """Hook uvicorn's Server.shutdown."""
     part = "the export of what is left when uvicorn stops"
-    hooks.replace_in(module, "Server", "shutdown", functools.partial(_shutdown, export), part)
+    hooks.replace_in(module, "Server", "shutdown", partial(_shutdown, export), part)
 
 
 async def _shutdown(export: LastExport, original: Callable[..., Any], server: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -122,7 +122,7 @@ class StreamingTTSService:
         voice: str,
         stop_event: threading.Event,
     ) -> None:
-        """The generation thread: errors are left in ``errors`` for the reader, who is always told of the end."""
+        """The generation thread: errors are left in ``errors`` for the reader, which always learns of the end."""
         assert self.model is not None
         try:
             if self.is_random:

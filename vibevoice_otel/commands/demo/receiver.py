@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 MAX_BODY = 64 * 1024 * 1024
 DECODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
@@ -36,6 +37,14 @@ def attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}
 
 
+def raw_spans(requests: Iterable[ExportTraceServiceRequest]) -> Iterator[Span]:
+    """The spans of some exports, as they came."""
+    for request in requests:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                yield from scope.spans
+
+
 def read_spans(requests: Iterable[ExportTraceServiceRequest]) -> list[ReceivedSpan]:
     """The spans of some exports, in words, as they came."""
     return [
@@ -45,10 +54,7 @@ def read_spans(requests: Iterable[ExportTraceServiceRequest]) -> list[ReceivedSp
             start=span.start_time_unix_nano, end=span.end_time_unix_nano, kind=span.kind, status=span.status.code,
             attributes=attributes(span.attributes),
         )
-        for request in requests
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
+        for span in raw_spans(requests)
     ]  # fmt: skip
 
 

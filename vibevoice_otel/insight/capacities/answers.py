@@ -46,7 +46,7 @@ class PerCard:
     kernel time.
     """
 
-    limit: str  # who limits the process, in the dashboards' words
+    limit: str  # what limits the process, in the dashboards' words
     streams_a_process: int
     kernels: int | None
     processes_by_memory: int | None
