@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 HIDDEN = "(hidden: it may quote the spoken text)"
 #: Exceptions named in one stack: a chain of causes may be long, or a circle.
 MAX_CHAIN = 20
-_told: set[str] = set()
+_logged: set[str] = set()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -50,8 +50,8 @@ def attempt(
 def warn_once(where: str, error: BaseException) -> None:
     """Log that telemetry failed at ``where``, the first time only."""
     with contextlib.suppress(Exception):
-        if where not in _told:
-            _told.add(where)
+        if where not in _logged:
+            _logged.add(where)
             logger.warning(
                 "telemetry failed in %s and goes on without it; further failures there are only counted\n%s",
                 where,

@@ -24,7 +24,7 @@ from vibevoice_otel.deferred import DeferredRecorder
 from vibevoice_otel.hooks.hooks import Hooks
 from vibevoice_otel.hooks.imports import when_imported
 from vibevoice_otel.privacy.install import PrivacyGuard
-from vibevoice_otel.privacy.logs import be_heard
+from vibevoice_otel.privacy.logs import install_fallback
 from vibevoice_otel.privacy.query import Redactor
 from vibevoice_otel.process import shutdown, workers
 from vibevoice_otel.process.metrics_page import MetricsPages
@@ -71,7 +71,7 @@ class Installation:
         meter_provider: metrics.MeterProvider | None,
         options: dict[str, Any],
     ) -> None:
-        self._undo: list[tuple[str, Undo]] = [("log lines", be_heard())]
+        self._undo: list[tuple[str, Undo]] = [("log lines", install_fallback())]
         self._reading = read()
         self._settings = self._reading.settings
         self._tracers, self._meters = tracer_provider, meter_provider

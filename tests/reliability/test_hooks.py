@@ -129,7 +129,7 @@ def test_every_hook_may_fail(
     for name in sorted((saboteur.first | later) - defined):
         for when in ("before", "finally"):
             saboteur.where, saboteur.when, saboteur.broke = name, when, 0
-            failures._told.clear()
+            failures._logged.clear()
             caplog.clear()
             count = dropped(reader, "hook_error")
             with caplog.at_level(logging.WARNING):

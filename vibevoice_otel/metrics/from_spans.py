@@ -129,7 +129,7 @@ class FromSpans:
             for metric, label, values in AT_ZERO:
                 for value in values:
                     put.add(metric, 0, {**voice, label: str(value)})
-            put.settle()
+            put.flush_if_full()
 
     def consume(self, batch: Batch) -> None:
         with self._ledger.lock:
@@ -139,7 +139,7 @@ class FromSpans:
                 self._warm_up(batch)
             else:
                 self._spoken(batch)
-            self._ledger.settle()
+            self._ledger.flush_if_full()
 
     def _spoken(self, batch: Batch) -> None:
         """Speech for a listener."""

@@ -37,7 +37,7 @@ FIELDS: Mapping[Metric, Mapping[str, Attributes]] = {
 FRESH = 0.2
 
 
-class Look:
+class MemoryReader:
     """The devices' memory as of this collection: six instruments ask, and the counters are read once.
 
     Args:
@@ -50,7 +50,7 @@ class Look:
         self._devices = devices
         self._clock = clock
         forking.begin(self._begin_anew)
-        self._told = False
+        self._logged = False
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
@@ -82,15 +82,15 @@ class Look:
         try:
             return ask()
         except Exception as error:  # noqa: BLE001
-            if not self._told:
-                self._told = True
+            if not self._logged:
+                self._logged = True
                 kind = type(error).__name__
                 logger.warning("a device's memory cannot be read (%s); its memory metrics are missing meanwhile", kind)
             return None
 
 
-def register(instruments: Instruments, look: Look | None = None) -> None:
+def register(instruments: Instruments, look: MemoryReader | None = None) -> None:
     """Register the memory gauges and the allocator's counter."""
-    look = look or Look()
+    look = look or MemoryReader()
     for metric in FIELDS:
         instruments.observe(metric, functools.partial(look.figures, metric))

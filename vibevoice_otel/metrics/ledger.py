@@ -94,7 +94,7 @@ class Ledger:
         series.entries.extend((values, span_ids, trace_id, time_ns(), numbers))
         self._waiting += len(values)
 
-    def settle(self) -> None:
+    def flush_if_full(self) -> None:
         """A batch has been recorded: write where nothing may wait, or where enough has gathered."""
         if not self._instruments.may_wait or self._waiting > MAX_VALUES:
             self.write()

@@ -20,7 +20,7 @@ from vibevoice_otel.page import guard, listener
 from vibevoice_otel.page.feed import Feed
 from vibevoice_otel.page.listener import Listeners, ReportError
 from vibevoice_otel.page.rows import KINDS
-from vibevoice_otel.page.store import Kept, Store
+from vibevoice_otel.page.store import Store, StoredRequest
 from vibevoice_otel.settings import Settings
 from vibevoice_otel.web.ends import Message, Receive, Scope, Send
 
@@ -198,7 +198,7 @@ class PageApp:
         self._store.heard(kept, heard)
         return heard
 
-    async def _finished(self, trace: str) -> Kept:
+    async def _finished(self, trace: str) -> StoredRequest:
         until = time.monotonic() + FINISH_SECONDS
         while True:
             kept = self._store.find(trace)

@@ -22,7 +22,7 @@ from vibevoice_otel.sdk.spans import emit_root
 
 if TYPE_CHECKING:
     from vibevoice_otel.metrics.instruments import Instruments
-    from vibevoice_otel.page.store import Kept
+    from vibevoice_otel.page.store import StoredRequest
     from vibevoice_otel.traceparent import Caller
 
 MAX_BYTES = 4096  # of a report
@@ -128,7 +128,7 @@ class Listeners:
         if len(self.callers) > MAX_CALLERS:
             self.callers.popitem(last=False)
 
-    def record(self, kept: Kept, span_id: int, report: Report) -> dict[str, Any]:
+    def record(self, kept: StoredRequest, span_id: int, report: Report) -> dict[str, Any]:
         """Emit the CLIENT span (if the request's trace is kept) and the metrics; returns what the page shows of it."""
         final = kept.final
         status, error = OUTCOMES[report.outcome]

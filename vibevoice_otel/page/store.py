@@ -20,7 +20,7 @@ MAX_PENDING = 4096  # open requests that have been drained
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredRequest:
     """One request: its batches, and once it has ended what the list shows of it."""
 
     number: int
@@ -65,8 +65,8 @@ class Store:
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[int, Kept] = {}
-        self._finished: deque[Kept] = deque()
+        self._open: dict[int, StoredRequest] = {}
+        self._finished: deque[StoredRequest] = deque()
         self._weight = 0
         self.version = 0  # counts finished requests and changes to them
 
@@ -78,7 +78,7 @@ class Store:
             if kept is None:
                 if len(self._open) >= MAX_PENDING:
                     return
-                kept = self._open[batch.request] = Kept(
+                kept = self._open[batch.request] = StoredRequest(
                     batch.request, f"{batch.trace_id:032x}" if batch.trace_id else ""
                 )
             kept.batches.append(batch)
@@ -87,7 +87,7 @@ class Store:
             if batch.final:
                 self._finish(kept)
 
-    def _lighten(self, kept: Kept) -> None:
+    def _lighten(self, kept: StoredRequest) -> None:
         """A stream of hours lets its oldest frames' insides go, then its oldest frames."""
         limit = self._max_bytes // max(4, len(self._open))
         for everything in (False, True):
@@ -101,7 +101,7 @@ class Store:
                 kept.omitted += rows - sum(len(block) for block in batch.blocks)
                 kept.weight += weight(batch) - before
 
-    def _finish(self, kept: Kept) -> None:
+    def _finish(self, kept: StoredRequest) -> None:
         del self._open[kept.number]
         root = kept.final.operation(semconv.SYNTHESIZE)
         if root is None:
@@ -124,13 +124,13 @@ class Store:
         with self._lock:
             return [kept.summary for kept in self._finished if kept.summary is not None]
 
-    def find(self, key: str) -> Kept | None:
+    def find(self, key: str) -> StoredRequest | None:
         """A request by its number or its trace id (the latest with it); open ones only if they have been drained."""
         with self._lock:
             everything = (*self._open.values(), *reversed(self._finished))
         return next((kept for kept in everything if key in {kept.trace, str(kept.number)}), None)
 
-    def heard(self, kept: Kept, listener: Mapping[str, Any]) -> None:
+    def heard(self, kept: StoredRequest, listener: Mapping[str, Any]) -> None:
         """Add what the listener reported."""
         with self._lock:
             if kept.summary is not None:
@@ -148,7 +148,7 @@ def weight(batch: Batch) -> int:
     return total
 
 
-def summary(kept: Kept, root: Operation) -> dict[str, Any]:
+def summary(kept: StoredRequest, root: Operation) -> dict[str, Any]:
     """What the list, the tiles and the charts show of a finished request. Durations in seconds, ``started`` in
     milliseconds since 1970.
     """

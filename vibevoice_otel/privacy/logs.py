@@ -73,7 +73,7 @@ def attach(hooks: Hooks, redact: Callable[[str, bytes], bytes]) -> None:
         hooks.on_undo(functools.partial(logger.removeFilter, hiding))
 
 
-class Heard(logging.Handler):
+class FallbackHandler(logging.Handler):
     """Writes our warnings to stderr when no other handler would.
 
     Python prints warnings of a program that has configured no logging. The launcher's log handler on the root ends
@@ -96,8 +96,8 @@ class Heard(logging.Handler):
         return False
 
 
-def be_heard() -> Callable[[], None]:
-    """Put :class:`Heard` on our own logger; returns what takes it off."""
-    own, handler = logging.getLogger("vibevoice_otel"), Heard()
+def install_fallback() -> Callable[[], None]:
+    """Put :class:`FallbackHandler` on our own logger; returns what takes it off."""
+    own, handler = logging.getLogger("vibevoice_otel"), FallbackHandler()
     own.addHandler(handler)
     return lambda: own.removeHandler(handler)

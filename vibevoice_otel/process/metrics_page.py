@@ -44,7 +44,7 @@ class MetricsPages:
         self.hooks = Hooks("metrics page", on_drop)
         self._token, self._cert, self._key = settings.metrics_token, settings.metrics_cert, settings.metrics_key
         self._closed = closed
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def instrument(self) -> None:
         """Guard the pages that are open, and those that the program opens later."""
@@ -142,8 +142,8 @@ class MetricsPages:
         return None
 
     def _tell(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
+        if sentence not in self._logged:
+            self._logged.add(sentence)
             logger.warning("%s.", sentence)
 
 

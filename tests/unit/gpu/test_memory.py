@@ -63,7 +63,7 @@ def test_every_counter_of_every_card_is_told() -> None:
         FakeGpu(id="0", counters=Memory(10, 30, 20, 100, 70, 5, 3, 1, 0)),
         FakeGpu(id="1", counters=Memory(11, 31, 21, 200, 71, 6, 4, 2, 1)),
     ]
-    found = points(lambda i: gpu_metrics.register(i, gpu_metrics.Look(lambda: cards)))
+    found = points(lambda i: gpu_metrics.register(i, gpu_metrics.MemoryReader(lambda: cards)))
     for metric, expected in (
         (semconv.GPU_MEMORY, (10, 11)), (semconv.GPU_MEMORY_RESERVED, (30, 31)), (semconv.GPU_MEMORY_PEAK, (20, 21)),
         (semconv.GPU_MEMORY_LIMIT, (100, 200)), (semconv.GPU_MEMORY_FREE, (70, 71)),
@@ -79,7 +79,7 @@ def test_every_counter_of_every_card_is_told() -> None:
 def test_what_a_device_does_not_tell_is_absent() -> None:
     """Apple's GPU knows no events and nothing of other processes: there is no zero in their place."""
     card = FakeGpu(counters=Memory(10, 30, limit=100))
-    found = points(lambda i: gpu_metrics.register(i, gpu_metrics.Look(lambda: [card])))
+    found = points(lambda i: gpu_metrics.register(i, gpu_metrics.MemoryReader(lambda: [card])))
     assert set(found) == {semconv.GPU_MEMORY.name, semconv.GPU_MEMORY_RESERVED.name, semconv.GPU_MEMORY_LIMIT.name}
 
 
@@ -100,7 +100,7 @@ def test_a_device_that_fails_costs_its_own_points_and_one_line(caplog: pytest.Lo
         def memory(self) -> Memory:
             raise RuntimeError("CUDA error")
 
-    look = gpu_metrics.Look(lambda: [Broken(id="0"), FakeGpu(id="1")], clock=iter(range(100)).__next__)
+    look = gpu_metrics.MemoryReader(lambda: [Broken(id="0"), FakeGpu(id="1")], clock=iter(range(100)).__next__)
     assert [a["device_id"] for _, a in look.figures(semconv.GPU_MEMORY)] == ["1"]
     assert [a["device_id"] for _, a in look.figures(semconv.GPU_MEMORY)] == ["1"]
     assert len(caplog.records) == 1
@@ -109,7 +109,7 @@ def test_a_device_that_fails_costs_its_own_points_and_one_line(caplog: pytest.Lo
 def test_the_peak_survives_a_service_that_resets_it() -> None:
     """We never reset torch's high-water mark; a service that does cannot make ours fall."""
     card = FakeGpu(counters=Memory(10, 30, peak=50))
-    look = gpu_metrics.Look(lambda: [card], clock=iter(range(100)).__next__)
+    look = gpu_metrics.MemoryReader(lambda: [card], clock=iter(range(100)).__next__)
     assert [value for value, _ in look.figures(semconv.GPU_MEMORY_PEAK)] == [50]
     card.counters = Memory(10, 30, peak=10)
     assert [value for value, _ in look.figures(semconv.GPU_MEMORY_PEAK)] == [50]

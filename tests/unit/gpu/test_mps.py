@@ -33,7 +33,7 @@ def test_its_memory_is_what_it_tells(limit: int | None) -> None:
     """
     device, _ = opened(**({"recommended_max_memory": lambda: limit} if limit else {}))
     assert device.memory().known() == {"allocated": 5 * MIB, "reserved": 9 * MIB, **({"limit": limit} if limit else {})}
-    look = gpu_metrics.Look(lambda: [device])
+    look = gpu_metrics.MemoryReader(lambda: [device])
     assert list(look.figures(semconv.GPU_MEMORY)) == [(5 * MIB, {"device_id": "0"})]
     assert list(look.figures(semconv.GPU_MEMORY_PEAK)) == []
     assert list(look.figures(semconv.GPU_MEMORY_EVENTS)) == []

@@ -77,7 +77,7 @@ def test_waiting_changes_nothing(requests: list[tuple[list[float], bool, float]]
                     semconv.INFERENCE, np.array(steps), {"voice": "v"}, number, ids,
                     numbers=np.arange(len(steps)) % 5, split=by_index,
                 )  # fmt: skip
-            put.settle()
+            put.flush_if_full()
     assert both[0].points() == both[1].points()
     assert both[0].points() == both[1].points(), "nothing is told twice"
 
@@ -91,10 +91,10 @@ def test_it_waits_for_the_collection_but_not_without_end() -> None:
     block = np.full(1000, 0.01)
     for _ in range(module.MAX_VALUES // 1000):
         books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, 0, np.empty(0, np.uint64))
-        books.ledger.settle()
+        books.ledger.flush_if_full()
     assert not written
     books.ledger.record_many(semconv.DECODE_DURATION, block, {"voice": "v"}, 0, np.empty(0, np.uint64))
-    books.ledger.settle()
+    books.ledger.flush_if_full()
     assert sum(written) == 1000 * (module.MAX_VALUES // 1000 + 1)
 
 

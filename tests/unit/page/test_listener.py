@@ -19,7 +19,7 @@ from vibevoice_otel import semconv
 from vibevoice_otel.metrics.instruments import Instruments, Limits
 from vibevoice_otel.page import listener
 from vibevoice_otel.page.listener import Listeners, Report, ReportError, check
-from vibevoice_otel.page.store import Kept, Store
+from vibevoice_otel.page.store import Store, StoredRequest
 from vibevoice_otel.traceparent import Caller
 
 NOW = 1_800_000_000.0
@@ -88,7 +88,7 @@ def listeners(exporter: InMemorySpanExporter, reader: InMemoryMetricReader | Non
     return Listeners(provider.get_tracer("t"), instruments)
 
 
-def kept(*, sampled: bool = True) -> Kept:
+def kept(*, sampled: bool = True) -> StoredRequest:
     store = Store(10, 1_000_000)
     store.consume(dataclasses.replace(finish(request()), sampled=sampled, recording=sampled))
     found = store.find("1")

@@ -201,7 +201,7 @@ def test_an_exporter_that_fails_is_told_once(monkeypatch: pytest.MonkeyPatch, ca
     """What could not be handed over is counted as lost spans each time; the log says so once; later traces go out
     again.
     """
-    monkeypatch.setattr(failures, "_told", set())
+    monkeypatch.setattr(failures, "_logged", set())
     held = Held(limit=100)
 
     def refuse() -> list[Any]:

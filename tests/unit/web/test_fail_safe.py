@@ -105,7 +105,7 @@ def test_the_webs_hooks_may_fail(what: str, monkeypatch: pytest.MonkeyPatch, cap
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise Broken
 
-    monkeypatch.setattr(failures, "_told", set())
+    monkeypatch.setattr(failures, "_logged", set())
     try:
         assert asyncio.run(_ask(app)) == ["websocket.accept", audio, 1000]
         owner, name = WEB[what]
